@@ -1,0 +1,90 @@
+"""The seam to a training engine: `load_engine(name).train(spec, log)` returns a RunRecord; stdlib only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+from optsweep_engines.spec import RunRecord, RunSpec
+
+ENTRY_POINT_GROUP = "optsweep.engines"
+
+
+class Preempted(BaseException):
+    """The run was asked to stop without an end of its own: it resumes later from its checkpoint."""
+
+
+class Superseded(BaseException):
+    """A newer attempt of this run exists: this one must stop and write nothing more."""
+
+
+class RunLog(Protocol):
+    """The engine's only way to the run folder and to the world outside; `run.py` builds it."""
+
+    attempt: int
+    """Number of this attempt, from 1."""
+    data_root: Path
+    """Folder that holds the prepared datasets."""
+    device: str
+    """"cpu", "cuda" or "cuda:0"; "auto" = the best one here."""
+    threads: int
+    """CPU threads that the engine may use."""
+
+    def metric(self, row: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl (keys of MetricRow and any further numeric ones); non-finite becomes null."""
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one line to events.jsonl."""
+
+    def stop_requested(self) -> str | None:
+        """None, "cancelled" or "preempted"; cheap enough to be asked at every step."""
+
+    def checkpoint_due(self) -> bool:
+        """True when so many seconds have passed since the last checkpoint that the next one is due."""
+
+    def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        """Let `write` fill a temporary file, then publish it by fsync and rename; keeps the newest two.
+
+        Raises:
+            Superseded: a newer attempt exists.
+        """
+
+    def checkpoints(self) -> Iterator[tuple[int, Path]]:
+        """(step, file) of every checkpoint of this run with a valid checksum, newest first, all attempts."""
+
+
+class Engine(Protocol):
+    """One training engine. Found by entry point; the in-tree ones are registered like a stranger's."""
+
+    name: str
+
+    def train(self, spec: RunSpec, log: RunLog) -> RunRecord:
+        """Train to the end of the spec, or resume and train to the end.
+
+        Raises:
+            Preempted: `log.stop_requested()` said so; a checkpoint was saved first.
+        """
+
+    def devices(self) -> list[dict[str, Any]]:
+        """What can be trained on here: [{"device": "cuda:0", "name": ..., "memory_bytes": ...}]."""
+
+
+def engine_names() -> list[str]:
+    """Names of all registered engines, installed or not."""
+    return sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))
+
+
+def load_engine(name: str) -> Engine:
+    """Import one engine.
+
+    Raises:
+        LookupError: no engine of that name is registered.
+        ImportError: its library is not installed.
+    """
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        if entry.name == name:
+            engine: Engine = entry.load()()
+            return engine
+    raise LookupError(f'engine "{name}" is not registered; known: {", ".join(engine_names()) or "none"}')

@@ -1,0 +1,275 @@
+"""The words that cross every border: RunSpec (what to train), RunRecord (how it ended), MetricRow; stdlib only."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias, TypedDict
+
+Scalar: TypeAlias = float | int | bool | str | None
+
+NUMERICS_VERSION = 1
+"""Bumped whenever a trajectory changes, so that a mended bug does not keep its old results."""
+
+FINAL_STATUSES = ("done", "diverged", "oom", "failed", "cancelled")
+RecordStatus: TypeAlias = Literal["done", "diverged", "oom", "failed", "cancelled"]
+
+
+def canonical_scalar(value: Scalar) -> Scalar:
+    """One spelling per number: 12 significant digits (1e-25 = 9.999999999999999e-26), integral floats as ints (1.0 = 1).
+
+    Raises:
+        ValueError: for NaN and infinities, which no knob may hold.
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} is not a finite number")
+        value = float(f"{value:.12g}")
+        if value.is_integer() and abs(value) < 1e15:
+            return int(value)
+    return value
+
+
+def canonical_json(data: Any) -> str:
+    """Sorted keys, no blanks, canonical numbers: the text that is hashed."""
+
+    def canonical(item: Any) -> Any:
+        if isinstance(item, Mapping):
+            return {str(key): canonical(item[key]) for key in item}
+        if isinstance(item, list | tuple):
+            return [canonical(entry) for entry in item]
+        return canonical_scalar(item)
+
+    return json.dumps(canonical(data), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """The shape of one decoder; every number that decides its parameters and its initialisation."""
+
+    family: str
+    """Architecture: "llama" (RMSNorm, half-split RoPE, SwiGLU, separate q/k/v)."""
+    layers: int
+    width: int
+    """Hidden size, features."""
+    heads: int
+    """Attention heads; head size = width / heads."""
+    mlp_width: int
+    """Inner size of the MLP, features."""
+    vocab_size: int
+    """Rows of the embedding, tokens."""
+    tied_embeddings: bool = False
+    """True: the head is the transposed embedding."""
+    init_std: float
+    """Standard deviation of every matrix at initialisation, attention outputs and MLP outputs included."""
+    embedding_std: float
+    """Standard deviation of the embedding at initialisation."""
+    norm_eps: float = 1e-6
+    """Inside the inverse square root of every RMSNorm."""
+    rope_theta: float = 10000.0
+    """Base of the rotary frequencies."""
+
+    @property
+    def non_embedding_params(self) -> int:
+        """N: attention and MLP matrices, without embedding, head and norms."""
+        return self.layers * (4 * self.width * self.width + 3 * self.width * self.mlp_width)
+
+    @property
+    def head_params(self) -> int:
+        """Parameters multiplied in the output projection, tied or not."""
+        return self.vocab_size * self.width
+
+    @property
+    def total_params(self) -> int:
+        """Every stored parameter: N, embedding, untied head, norms."""
+        norms = (2 * self.layers + 1) * self.width
+        tables = self.head_params * (1 if self.tied_embeddings else 2)
+        return self.non_embedding_params + tables + norms
+
+    def flops_per_token(self, seq_len: int) -> float:
+        """Model FLOPs of one trained token, forward and backward: 6 (N + head) + 12 layers width T."""
+        return 6.0 * (self.non_embedding_params + self.head_params) + 12.0 * self.layers * self.width * seq_len
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run, fully resolved and frozen. Where it runs is not part of it."""
+
+    engine: str
+    """Name of the engine: "torch" or "jax"."""
+    optimizer: str
+    """Catalogue name, or `file.py:Name` for a user's own."""
+    hyperparameters: Mapping[str, Scalar]
+    """Every tunable number of the run but the batch: the rule's knobs and warmup, decay, min_lr_ratio, max_grad_norm."""
+    model: str
+    """Catalogue name of the shape."""
+    shape: ModelShape
+    dataset: str
+    """Catalogue name of the dataset."""
+    dataset_hash: str | None
+    """sha256 of the prepared shards; None while unprepared, and the run_id is then provisional."""
+    tokens: int
+    """Target training tokens D; trained tokens = steps * batch_size * seq_len <= D."""
+    batch_size: int
+    """Sequences per optimizer step."""
+    seq_len: int
+    """Tokens per sequence."""
+    schedule: str
+    """"cosine", "linear", "wsd" or "constant"."""
+    dtype: str
+    """Compute type: "fp32" or "bf16" (parameters stay fp32)."""
+    seed: int
+    """Decides initialisation and data order."""
+    validation_set: str = "validation"
+    """Name of the held-out split."""
+    validation_tokens: int = 65536
+    """Held-out tokens that the loss is measured on: the first ones of the split, in windows of seq_len."""
+    validation_interval: int = 0
+    """Steps between validations; 0 = only at the end (the end is always measured)."""
+    accumulation: int = field(default=1, metadata={"neutral": 1})
+    """Micro-batches per optimizer step; batch_size is the whole."""
+    optimizer_file_hash: str | None = field(default=None, metadata={"neutral": None})
+    """sha256 of the user's optimizer file."""
+    numerics_version: int = NUMERICS_VERSION
+
+    def __post_init__(self) -> None:
+        knobs = {key: canonical_scalar(self.hyperparameters[key]) for key in sorted(self.hyperparameters)}
+        object.__setattr__(self, "hyperparameters", MappingProxyType(knobs))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps: D // (batch_size * seq_len)."""
+        return self.tokens // (self.batch_size * self.seq_len)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.seq_len
+
+    @property
+    def chinchilla(self) -> float:
+        """Ratio D / (20 N), to five digits: D is a whole number of tokens, the ratio that asked for it is rounder."""
+        return float(f"{self.tokens / (20 * self.shape.non_embedding_params):.5g}")
+
+    @property
+    def log_interval(self) -> int:
+        """Steps between metric lines: about 200 lines per run, the same in every attempt."""
+        return max(1, self.steps // 200)
+
+    @property
+    def flops(self) -> float:
+        """Model FLOPs of the whole run."""
+        return self.shape.flops_per_token(self.seq_len) * self.steps * self.tokens_per_step
+
+    @property
+    def run_id(self) -> str:
+        """First 128 bits (32 hex digits) of sha256 over the canonical JSON."""
+        data = self.to_dict()
+        for item in dataclasses.fields(self):
+            if "neutral" in item.metadata and data[item.name] == item.metadata["neutral"]:
+                del data[item.name]
+        return hashlib.sha256(canonical_json(data).encode()).hexdigest()[:32]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, all fields."""
+        data = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        data["hyperparameters"] = dict(self.hyperparameters)
+        data["shape"] = dataclasses.asdict(self.shape)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RunSpec:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: for an unknown or a missing key.
+        """
+        plain = dict(data)
+        plain["shape"] = checked(ModelShape, plain.get("shape", {}), "shape")
+        return checked(cls, plain, "spec")
+
+    def replace(self, **changes: Any) -> RunSpec:
+        """A copy with some fields changed (and so another run_id)."""
+        return dataclasses.replace(self, **changes)
+
+    def __hash__(self) -> int:
+        return hash(self.run_id)
+
+
+class MetricRow(TypedDict, total=False):
+    """One line of metrics.jsonl. Losses in nats per token; null where not finite."""
+
+    step: int
+    tokens: int
+    train_seconds: float
+    train_loss: float | None
+    val_loss: float | None
+    lr: float
+    grad_norm: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """The engine's own account of how a run ended. Diverged is a result, not an exception."""
+
+    run_id: str
+    attempt: int
+    status: RecordStatus
+    train_loss: float | None
+    """Last logged training loss, nats per token; None if never finite."""
+    val_loss: float | None
+    """Validation loss at the end (diverged: the last measured one), nats per token."""
+    steps: int
+    """Optimizer steps done."""
+    tokens: int
+    """Tokens trained on."""
+    train_seconds: float
+    """Seconds in training steps, over all attempts, validation and checkpoints apart."""
+    tokens_per_second: float | None
+    """Median steady rate of this attempt."""
+    peak_bytes: int | None
+    """Most memory held: device memory on a GPU, resident set on a CPU."""
+    optimizer_state_bytes: int | None
+    device: str
+    versions: Mapping[str, str]
+    parameters_sha256: str | None = None
+    """Hash over the final parameters, bank by bank in name order."""
+    resumed_from_step: int = 0
+    error: str | None = None
+    """One line that says what went wrong."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RunRecord:
+        return checked(cls, data, "record")
+
+
+def checked(kind: type[Any], data: Any, where: str) -> Any:
+    """Build a dataclass from outside data.
+
+    Raises:
+        ValueError: naming an unknown or a missing key.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where} is not a table of fields")
+    items = {item.name: item for item in dataclasses.fields(kind)}
+    unknown = sorted(set(data) - set(items))
+    if unknown:
+        raise ValueError(f'{where} has the unknown key "{unknown[0]}"')
+    required = [
+        name
+        for name, item in items.items()
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in data]
+    if missing:
+        raise ValueError(f'{where} lacks the key "{missing[0]}"')
+    return kind(**data)
