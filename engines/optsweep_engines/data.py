@@ -1,0 +1,287 @@
+"""Datasets: prepared once into memory-mapped uint16 shards; every batch is a pure function of (hash, seed, step)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+ENTRY_POINT_GROUP = "optsweep.datasets"
+
+Tokens: TypeAlias = npt.NDArray[np.uint16]
+
+VALIDATION_PERCENT = 5
+"""Share of the documents that go to the validation split, chosen by a hash of their names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetEntry:
+    """One line of the catalogue: where documents come from and what their tokens are."""
+
+    name: str
+    vocab_size: int
+    """Token ids are below it."""
+    source: str
+    doc: str
+    documents: Callable[[], Iterator[tuple[str, Tokens]]] | None = None
+    """Yields (document name, its tokens) in a fixed order; None: the dataset cannot be prepared here."""
+    fingerprint: Callable[[], str] | None = None
+    """A cheap text that changes when the documents here may differ; compared before prepared shards are reused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedDataset:
+    """Shards on disk: train.bin and validation.bin (little-endian uint16) beside manifest.json."""
+
+    name: str
+    sha256: str
+    """Hash over header and tokens of both splits."""
+    vocab_size: int
+    train_tokens: int
+    validation_tokens: int
+    source: str
+    folder: Path
+
+    @cached_property
+    def train(self) -> Tokens:
+        """The training split, memory-mapped."""
+        return np.asarray(np.memmap(self.folder / "train.bin", dtype="<u2", mode="r"))
+
+    @cached_property
+    def validation(self) -> Tokens:
+        """The held-out split, memory-mapped."""
+        return np.asarray(np.memmap(self.folder / "validation.bin", dtype="<u2", mode="r"))
+
+    def verify(self) -> None:
+        """Hash every token again.
+
+        Raises:
+            ValueError: the shards are not what the manifest says.
+        """
+        found = _content_hash(self.vocab_size, self.train, self.validation)
+        if found != self.sha256:
+            raise ValueError(f"{self.folder}: the tokens hash to {found[:12]}, the manifest says {self.sha256[:12]}")
+
+
+def _standard_library() -> Iterator[tuple[str, Tokens]]:
+    """Source files of the running Python, sorted by path; tests, IDLE, build settings, installed packages left out."""
+    root = Path(sysconfig.get_path("stdlib"))
+    left_out = {"test", "tests", "idle_test", "idlelib", "site-packages", "dist-packages", "__pycache__"}
+    files = [
+        (path.relative_to(root).as_posix(), path)
+        for path in root.rglob("*.py")
+        if not left_out & set(path.relative_to(root).parts[:-1]) and not path.name.startswith("_sysconfigdata")
+    ]
+    for name, path in sorted(files):
+        yield name, np.frombuffer(path.read_bytes() + b"\0", dtype=np.uint8).astype("<u2")
+
+
+DATASETS: dict[str, DatasetEntry] = {
+    entry.name: entry
+    for entry in (
+        DatasetEntry(
+            name="embedded",
+            vocab_size=256,
+            source="source text of the Python standard library on this machine",
+            doc="bytes; about 12 MB, on every machine; differs by Python version, so its hash is part of each run",
+            documents=_standard_library,
+            fingerprint=lambda: f"python {sys.version}",
+        ),
+        DatasetEntry(
+            name="dclm-mix",
+            vocab_size=128256,
+            source="dclm_baseline 3.8, starcoderdata 0.25, proofpile_2 0.055 (weights); https://arxiv.org/abs/2509.02046",
+            doc="training mix of the reference study, Llama 3 tokens; declared for planning, cannot be prepared here",
+        ),
+    )
+}
+
+
+def datasets() -> dict[str, DatasetEntry]:
+    """Every registered dataset by name: the in-tree ones and those of installed packages."""
+    found: dict[str, DatasetEntry] = dict(DATASETS)
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name != "builtin":
+            found.update(point.load())
+    return found
+
+
+def dataset(name: str) -> DatasetEntry:
+    """The entry of a name, matched without case.
+
+    Raises:
+        LookupError: no such dataset; the argument is the name that was asked for.
+    """
+    by_name = {key.lower(): entry for key, entry in datasets().items()}
+    if name.lower() not in by_name:
+        raise LookupError(name)
+    return by_name[name.lower()]
+
+
+def prepare(name: str, root: Path) -> PreparedDataset:
+    """Write the shards to `root/<name>-<first 12 of hash>` and return them; the folder appears whole or not at all.
+
+    Raises:
+        LookupError: no such dataset.
+        ValueError: it cannot be prepared here, or its documents are too few for a held-out split.
+        OSError: the folder cannot be written.
+    """
+    entry = dataset(name)
+    if entry.documents is None or entry.fingerprint is None:
+        raise ValueError(f"dataset {entry.name} cannot be prepared here: {entry.source}")
+    train: list[Tokens] = []
+    validation: list[Tokens] = []
+    for document, tokens in entry.documents():
+        held_out = int.from_bytes(hashlib.sha256(document.encode()).digest()[:4], "big") % 100 < VALIDATION_PERCENT
+        (validation if held_out else train).append(tokens)
+    if not train or not validation:
+        raise ValueError(f"dataset {entry.name}: {len(train) + len(validation)} documents are too few to hold some out")
+    splits = {"train": np.concatenate(train), "validation": np.concatenate(validation)}
+    sha256 = _content_hash(entry.vocab_size, splits["train"], splits["validation"])
+    root.mkdir(parents=True, exist_ok=True)
+    final = root / f"{entry.name}-{sha256[:12]}"
+    temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=root))
+    try:
+        for split, tokens in splits.items():
+            with (temporary / f"{split}.bin").open("wb") as file:
+                file.write(tokens.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+        manifest = {
+            "name": entry.name,
+            "sha256": sha256,
+            "vocab_size": entry.vocab_size,
+            "train_tokens": len(splits["train"]),
+            "validation_tokens": len(splits["validation"]),
+            "source": entry.source,
+            "fingerprint": entry.fingerprint(),
+        }
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        temporary.chmod(0o755)
+        try:
+            temporary.rename(final)
+        except OSError:  # the same tokens are there already, from another process or another build of the same source
+            if not (final / "manifest.json").is_file():
+                raise
+            os.replace(temporary / "manifest.json", final / "manifest.json")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return _read(final)
+
+
+def find(name: str, root: Path) -> PreparedDataset | None:
+    """The newest prepared shards of a dataset that match what `prepare` would write here; None if there are none.
+
+    Reads manifests only.
+
+    Raises:
+        LookupError: no such dataset.
+    """
+    entry = dataset(name)
+    expected = entry.fingerprint() if entry.fingerprint else None
+    matches = []
+    for path in root.glob(f"{entry.name}-*/manifest.json"):
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            if manifest["name"] == entry.name and (expected is None or manifest["fingerprint"] == expected):
+                matches.append((path.stat().st_mtime_ns, path.parent))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a foreign or a damaged folder is no prepared dataset
+    return _read(max(matches)[1]) if matches else None
+
+
+def open_dataset(root: Path, name: str, sha256: str) -> PreparedDataset:
+    """The shards that a spec names, wherever they were prepared; sizes are checked, `verify` checks every token.
+
+    Raises:
+        ValueError: they are not under `root`, or are not the ones that the spec names.
+    """
+    folder = root / f"{name}-{sha256[:12]}"
+    if not (folder / "manifest.json").is_file():
+        raise ValueError(f"{folder}: dataset {name} with hash {sha256[:12]} is not prepared there")
+    found = _read(folder)
+    if found.sha256 != sha256:
+        raise ValueError(f"{folder}: the manifest has hash {found.sha256}, the spec asks for {sha256}")
+    return found
+
+
+def batch(
+    dataset: PreparedDataset, seed: int, step: int, batch_size: int, seq_len: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Inputs and targets of one step: [batch_size, seq_len] each, random windows of the training split.
+
+    Raises:
+        ValueError: the split is shorter than one window.
+    """
+    places = dataset.train_tokens - seq_len
+    if places < 1:
+        raise ValueError(f"dataset {dataset.name}: {dataset.train_tokens} training tokens, a window needs {seq_len + 1}")
+    # Raw words of a counter-based generator: the same on every machine and in every numpy, for any step at once.
+    key = hashlib.sha256(f"optsweep batch {dataset.sha256} {seed}".encode()).digest()[:16]
+    stream = np.random.Philox(key=np.frombuffer(key, dtype="<u8"), counter=[0, 0, 0, step])
+    starts = (stream.random_raw(batch_size) % np.uint64(places)).astype(np.int64)
+    windows = dataset.train[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
+    return windows[:, :-1], windows[:, 1:]
+
+
+def validation_windows(
+    dataset: PreparedDataset, tokens: int, seq_len: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Inputs and targets of the fixed held-out windows: [tokens // seq_len, seq_len] each, spread evenly, no overlap.
+
+    Raises:
+        ValueError: the split is too short for so many tokens, or `tokens` is less than one window.
+    """
+    count = tokens // seq_len
+    if count < 1:
+        raise ValueError(f"{tokens} validation tokens are less than one window of {seq_len}")
+    if count * seq_len >= dataset.validation_tokens:
+        raise ValueError(
+            f"dataset {dataset.name} holds out {dataset.validation_tokens} tokens: too few for {count} windows of {seq_len}"
+        )
+    starts = np.arange(count) * (dataset.validation_tokens - 1) // count
+    windows = dataset.validation[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
+    return windows[:, :-1], windows[:, 1:]
+
+
+def _content_hash(vocab_size: int, train: Tokens, validation: Tokens) -> str:
+    digest = hashlib.sha256(f"optsweep dataset 1 {vocab_size} {len(train)} {len(validation)}\n".encode())
+    digest.update(np.ascontiguousarray(train))
+    digest.update(np.ascontiguousarray(validation))
+    return digest.hexdigest()
+
+
+def _read(folder: Path) -> PreparedDataset:
+    path = folder / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = PreparedDataset(
+            name=manifest["name"],
+            sha256=manifest["sha256"],
+            vocab_size=manifest["vocab_size"],
+            train_tokens=manifest["train_tokens"],
+            validation_tokens=manifest["validation_tokens"],
+            source=manifest["source"],
+            folder=folder,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a dataset manifest ({error}); remove the folder and prepare it again") from error
+    for split, tokens in (("train", found.train_tokens), ("validation", found.validation_tokens)):
+        shard = folder / f"{split}.bin"
+        size = shard.stat().st_size if shard.is_file() else 0
+        if size != 2 * tokens:
+            raise ValueError(f"{shard}: {size} bytes, the manifest says {2 * tokens}; remove the folder, prepare again")
+    return found

@@ -1,0 +1,220 @@
+"""Names inside runs/<id>/ and the atomic operations on them, for shim, engine and controller alike; stdlib only."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+SPEC = "spec.json"
+STUDIES = "studies"
+CANCEL = "cancel"
+INTENT = "intent.json"
+CLAIM = "claim"
+LEASE = "lease"
+METRICS = "metrics.jsonl"
+EVENTS = "events.jsonl"
+LOG = "log.txt"
+CHECKPOINTS = "ckpt"
+RECORD = "record.json"
+EXIT = "exit.json"
+RESERVE = ".reserve"
+
+RESERVE_BYTES = 8192
+"""Set aside at the claim, so that record.json and exit.json can be written when the disk is full."""
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+_ATTEMPT = re.compile(r"a([1-9][0-9]{0,8})")
+
+
+def is_run_id(name: str) -> bool:
+    """True for 32 lower-case hex digits and nothing else."""
+    return _RUN_ID.fullmatch(name) is not None
+
+
+def attempts(run_folder: Path) -> list[tuple[int, Path]]:
+    """(number, folder) of every attempt, in order; empty if the run folder is gone."""
+    found = []
+    try:
+        with os.scandir(run_folder) as entries:
+            for entry in entries:
+                match = _ATTEMPT.fullmatch(entry.name)
+                if match:
+                    found.append((int(match.group(1)), Path(entry.path)))
+    except FileNotFoundError:
+        return []
+    return sorted(found)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing: temporary file, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """`write_atomic` of one JSON document."""
+    write_atomic(path, (json.dumps(data, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any | None:
+    """The document, or None where the file does not exist.
+
+    Raises:
+        ValueError: the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def reserve(attempt_folder: Path) -> None:
+    """Set disk blocks aside for the two files that must not fail."""
+    for name in (RECORD, EXIT):
+        write_atomic(attempt_folder / (RESERVE + name), b" " * RESERVE_BYTES)
+
+
+def write_reserved(path: Path, data: Any) -> None:
+    """`write_json`; on a full disk the text goes into the blocks set aside, which are then renamed."""
+    try:
+        write_json(path, data)
+    except OSError as error:
+        spare = path.with_name(RESERVE + path.name)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not spare.exists():
+            raise
+        text = (json.dumps(data, sort_keys=True, allow_nan=False) + "\n").encode()
+        if len(text) > RESERVE_BYTES:
+            slim = {key: value for key, value in data.items() if len(str(value)) < 500}
+            text = (json.dumps(slim, sort_keys=True, allow_nan=False) + "\n").encode()
+        with open(spare, "r+b") as handle:
+            handle.write(text.rjust(RESERVE_BYTES))
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(spare, path)
+        sync_folder(path.parent)
+    else:
+        with contextlib.suppress(OSError):
+            path.with_name(RESERVE + path.name).unlink(missing_ok=True)
+
+
+def boot_id() -> str:
+    """Identifies this boot of this machine: pids of another boot mean nothing."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def process_start(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot; None when there is no such process. A pid alone is reused."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (OSError, ValueError):
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in ("Z", "X") else int(fields[19])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Who holds an attempt."""
+
+    pid: int
+    start: int
+    boot_id: str
+    host: str
+    token: str
+    claimed_at: float
+    """Unix seconds, for display only."""
+
+    @property
+    def holder_alive(self) -> bool:
+        return self.boot_id == boot_id() and process_start(self.pid) == self.start
+
+
+def take_claim(attempt_folder: Path) -> int | None:
+    """Claim an attempt: returns the descriptor whose lock is held until every process that has it is gone.
+
+    The lock is taken on a temporary file which is then linked to its name, so a claim is never seen unlocked while its
+    holder lives. Returns None when somebody else has claimed it.
+    """
+    temporary = attempt_folder / f".claim.{os.getpid()}.{time.monotonic_ns()}"
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        claim = Claim(
+            pid=os.getpid(),
+            start=process_start(os.getpid()) or 0,
+            boot_id=boot_id(),
+            host=os.uname().nodename,
+            token=os.urandom(8).hex(),
+            claimed_at=time.time(),
+        )
+        os.write(handle, json.dumps(asdict(claim)).encode())
+        os.fsync(handle)
+        os.link(temporary, attempt_folder / CLAIM)
+    except FileExistsError:
+        os.close(handle)
+        return None
+    except BaseException:
+        os.close(handle)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(attempt_folder)
+    return handle
+
+
+def read_claim(attempt_folder: Path) -> Claim | None:
+    """The claim of an attempt; None when there is none (or when it cannot be read)."""
+    try:
+        data = read_json(attempt_folder / CLAIM)
+        return None if data is None else Claim(**data)
+    except (ValueError, TypeError):
+        return None
+
+
+def lock_held(attempt_folder: Path) -> bool:
+    """True while the shim or the engine of the attempt lives on this machine.
+
+    A free lock on the same boot is proof of death. On another boot the answer is False too.
+    """
+    try:
+        handle = os.open(attempt_folder / CLAIM, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(handle)

@@ -1,0 +1,261 @@
+"""The engine process: `python -m optsweep_engines.run runs/<id>/a<n>` trains one attempt; the same on every host.
+
+With `--serve FD` it stays warm and takes attempts from the shim over a socket, one at a time: importing a framework
+costs seconds, a short run not much more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import json
+import math
+import os
+import re
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from optsweep_engines import folder
+from optsweep_engines.engine import Preempted, Superseded, load_engine
+from optsweep_engines.spec import RunRecord, RunSpec
+
+EXIT_FAILED = 1
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: try again later
+EXIT_SUPERSEDED = 76
+KEPT_CHECKPOINTS = 2
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+_CHECKPOINT = re.compile(r"step-(\d{10})-([0-9a-f]{16})\.safetensors")
+_stop_signal = False
+
+
+class AttemptLog:
+    """The RunLog of one attempt folder: whole lines, one O_APPEND write each."""
+
+    def __init__(self, attempt_folder: Path) -> None:
+        self._folder = attempt_folder
+        self.run_folder = attempt_folder.parent
+        self.attempt = int(attempt_folder.name[1:])
+        intent = folder.read_json(attempt_folder / folder.INTENT) or {}
+        self.data_root = Path(intent.get("data_root", "data"))
+        self.device = str(intent.get("device", "auto"))
+        self.threads = int(intent.get("threads", 1))
+        self._checkpoint_seconds = float(intent.get("checkpoint_seconds", 30.0))
+        self._last_checkpoint = time.monotonic()
+        self._metrics = self._open(folder.METRICS)
+        self._events = self._open(folder.EVENTS)
+        self._sequence = 0
+
+    def _open(self, name: str) -> int:
+        return os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def close(self) -> None:
+        """Close both streams."""
+        os.close(self._metrics)
+        os.close(self._events)
+
+    def metric(self, row: dict[str, Any]) -> None:
+        """Append one metrics line; a value that is not finite becomes null."""
+        clean = {
+            key: (None if isinstance(value, float) and not math.isfinite(value) else value) for key, value in row.items()
+        }
+        _write_line(self._metrics, clean)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one events line."""
+        self._sequence += 1
+        _write_line(self._events, {"seq": self._sequence, "time": time.time(), "kind": kind, **fields})
+
+    def stop_requested(self) -> str | None:
+        """ "cancelled" where the run carries a cancel marker, else "preempted"; None until a signal came."""
+        if not _stop_signal:
+            return None
+        return "cancelled" if (self.run_folder / folder.CANCEL).exists() else "preempted"
+
+    def checkpoint_due(self) -> bool:
+        """True once the interval has passed since the last checkpoint (or since the start)."""
+        return time.monotonic() - self._last_checkpoint >= self._checkpoint_seconds
+
+    def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        """Publish a checkpoint under a name that carries its step and checksum; keep the newest two of this attempt."""
+        where = self._folder / folder.CHECKPOINTS
+        where.mkdir(exist_ok=True)
+        temporary = where / ".writing"
+        write(temporary)
+        digest = _sha256(temporary)
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        self.require_newest()
+        os.replace(temporary, where / f"step-{step:010d}-{digest[:16]}.safetensors")
+        folder.sync_folder(where)
+        for _, stale, _ in _listed(where)[KEPT_CHECKPOINTS:]:
+            stale.unlink(missing_ok=True)
+        self._last_checkpoint = time.monotonic()
+
+    def require_newest(self) -> None:
+        """Raise Superseded when a newer attempt exists or the run folder was taken away."""
+        numbers = [number for number, _ in folder.attempts(self.run_folder)]
+        if not numbers or numbers[-1] != self.attempt:
+            raise Superseded
+
+    def checkpoints(self) -> Iterator[tuple[int, Path]]:
+        """Valid checkpoints of all attempts, newest first; a file whose checksum is wrong is passed over with an event."""
+        found = [
+            entry
+            for _, attempt_folder in folder.attempts(self.run_folder)
+            for entry in _listed(attempt_folder / folder.CHECKPOINTS)
+        ]
+        for step, path, digest in sorted(found, key=lambda entry: entry[0], reverse=True):
+            try:
+                valid = _sha256(path)[:16] == digest
+            except OSError:
+                valid = False
+            if valid:
+                yield step, path
+            else:
+                self.event("checkpoint_refused", file=path.name, reason="checksum differs")
+
+
+def _listed(where: Path) -> list[tuple[int, Path, str]]:
+    """(step, file, digest) of the checkpoints in a folder, newest first."""
+    found = []
+    if where.is_dir():
+        for path in where.iterdir():
+            match = _CHECKPOINT.fullmatch(path.name)
+            if match:
+                found.append((int(match.group(1)), path, match.group(2)))
+    return sorted(found, reverse=True)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _write_line(handle: int, row: dict[str, Any]) -> None:
+    line = (json.dumps(row, allow_nan=False) + "\n").encode()
+    written = os.write(handle, line)
+    if written != len(line):
+        raise OSError(28, "disk full: a line was cut")  # ENOSPC gives a short write first
+
+
+def train_attempt(attempt_folder: Path) -> int:
+    """Train one attempt to its end and write record.json; returns the exit status for exit.json."""
+    global _stop_signal
+    _stop_signal = False
+    log = AttemptLog(attempt_folder)
+    try:
+        spec = RunSpec.from_dict(folder.read_json(attempt_folder.parent / folder.SPEC))
+        if spec.run_id != attempt_folder.parent.name:
+            raise ValueError(f"spec.json hashes to {spec.run_id}, the folder is {attempt_folder.parent.name}")
+        log.require_newest()
+        log.event("started", pid=os.getpid(), engine=spec.engine)
+        record = load_engine(spec.engine).train(spec, log)
+    except Preempted:
+        log.event("preempted")
+        return EXIT_PREEMPTED
+    except Superseded:
+        return EXIT_SUPERSEDED
+    except Exception as error:
+        traceback.print_exc()
+        record = _failed(attempt_folder, log, error)
+    try:
+        log.require_newest()
+        folder.write_reserved(attempt_folder / folder.RECORD, record.to_dict())
+    except Superseded:
+        return EXIT_SUPERSEDED
+    finally:
+        log.close()
+    return EXIT_FAILED if record.status in ("failed", "oom") else 0
+
+
+def _failed(attempt_folder: Path, log: AttemptLog, error: Exception) -> RunRecord:
+    line = " ".join(f"{type(error).__name__}: {error}".split())[:2000]
+    try:
+        log.event("failed", error=line)
+    except OSError:
+        pass  # the disk may be full: the record has a reserve, the event has none
+    return RunRecord(
+        run_id=attempt_folder.parent.name,
+        attempt=log.attempt,
+        status="oom" if isinstance(error, MemoryError) else "failed",
+        train_loss=None,
+        val_loss=None,
+        steps=0,
+        tokens=0,
+        train_seconds=0.0,
+        tokens_per_second=None,
+        peak_bytes=None,
+        optimizer_state_bytes=None,
+        device=log.device,
+        versions={"python": sys.version.split()[0]},
+        error=line,
+    )
+
+
+def _on_term(_number: int, _frame: object) -> None:
+    global _stop_signal
+    _stop_signal = True
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when the shim dies: an engine without its shim must not train on."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _redirect(attempt_folder: Path) -> None:
+    """Send everything that is printed, by libraries too, to the attempt's log.txt."""
+    handle = os.open(attempt_folder / folder.LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def serve(channel: socket.socket) -> None:
+    """Take attempts from the shim until it closes the channel: a path with its lock in, an exit status out."""
+    while True:
+        data, descriptors, _, _ = socket.recv_fds(channel, 65536, 1)
+        if not data:
+            return
+        attempt_folder = Path(data.decode())
+        _redirect(attempt_folder)
+        status = train_attempt(attempt_folder)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        channel.sendall(bytes([status]))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(prog="python -m optsweep_engines.run", description=__doc__)
+    parser.add_argument("attempt", nargs="?", type=Path, help="an attempt folder, runs/<id>/a<n>")
+    parser.add_argument("--serve", type=int, metavar="FD", help="take attempts from this socket")
+    parser.add_argument("--parent", type=int, metavar="PID", help="die with this process")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _on_term)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if options.parent:
+        _die_with_parent(options.parent)
+    if options.serve is not None:
+        serve(socket.socket(fileno=options.serve))
+        return 0
+    if options.attempt is None:
+        parser.error("an attempt folder is needed")
+    return train_attempt(options.attempt.resolve())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

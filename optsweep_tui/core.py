@@ -1,0 +1,143 @@
+"""The words of the program: Cell, Host, Study, Filter, and RunSpec and RunRecord passed on from the engine contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optsweep_engines.spec import RunRecord, RunSpec, Scalar
+
+__all__ = ["Block", "Cell", "CellSelection", "Filter", "FreshSeeds", "Host", "Override", "RunRecord", "RunSpec", "Scalar", "Study"]
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Cell:
+    """The unit of comparison: many specs (hyperparameters x seeds) fall in one cell."""
+
+    optimizer: str
+    model: str
+    tokens: int
+    """Target training tokens D."""
+    dataset: str
+    dataset_hash: str | None
+    validation_set: str
+    """name:tokens of the held-out set."""
+    seq_len: int
+    engine: str
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> Cell:
+        """The cell that a run falls in."""
+        return cls(
+            optimizer=spec.optimizer,
+            model=spec.model,
+            tokens=spec.tokens,
+            dataset=spec.dataset,
+            dataset_hash=spec.dataset_hash,
+            validation_set=validation_key(spec),
+            seq_len=spec.seq_len,
+            engine=spec.engine,
+        )
+
+
+def validation_key(spec: RunSpec) -> str:
+    """The validation set of a run as one word: name and size."""
+    return f"{spec.validation_set}:{spec.validation_tokens}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """Where a run can go."""
+
+    name: str
+    backend: str
+    """Registered dispatcher: "local"."""
+    slots: int
+    """Runs at a time: CPU cores or GPUs."""
+    device: str
+    """"cpu" or "cuda"."""
+    address: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellSelection:
+    """A rectangle of cells: every optimizer x model x ratio of it."""
+
+    optimizer: tuple[str, ...]
+    model: tuple[str, ...]
+    chinchilla: tuple[float, ...]
+
+
+Block = Mapping[str, tuple[Scalar, ...]]
+"""Values per knob whose Cartesian product is run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """Changes for the cells that match; an empty field matches every cell."""
+
+    optimizer: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+    chinchilla: tuple[float, ...] = ()
+    set: Mapping[str, Scalar] = field(default_factory=dict)
+    sweep: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreshSeeds:
+    """New seeds for the best configuration of some cells, decided when their sweeps have ended."""
+
+    optimizer: tuple[str, ...]
+    count: int
+    """Fresh seeds per cell, counted up from above the highest seed of the sweep."""
+    budgets: str = "ends"
+    """"ends" = smallest and largest ratio, "all", or "largest"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A grid with a name: cells, baselines, sweep values, and the rules by which results are compared."""
+
+    name: str
+    description: str = ""
+    baseline: str = "adamw"
+    """Optimizer that speedups are measured against."""
+    cells: tuple[CellSelection, ...] = ()
+    defaults: Mapping[str, Scalar] = field(default_factory=dict)
+    """Knobs for every optimizer that has them, and settings of the run (batch_size, seq_len, schedule, ...)."""
+    start: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
+    """Per optimizer: its baseline configuration, over the published one or the catalogue's defaults."""
+    sweep: Mapping[str, Mapping[str, tuple[Scalar, ...]]] = field(default_factory=dict)
+    """Per optimizer: one-at-a-time values per knob."""
+    blocks: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
+    """Per optimizer: Cartesian blocks."""
+    overrides: tuple[Override, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    fresh_seeds: FreshSeeds | None = None
+    published: str | None = None
+    """Name of a shipped study whose published configurations and sweep values are used cell by cell."""
+    around: str = "incumbent"
+    """"incumbent" = the published tuned configuration, "start" = the value the published sweep began from."""
+    engine: str = "torch"
+    dataset: str | None = None
+    """None: the dataset that the model's catalogue entry names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which results a question is about; empty fields keep everything."""
+
+    study: str | None = None
+    models: tuple[str, ...] = ()
+    optimizers: tuple[str, ...] = ()
+    chinchillas: tuple[float, ...] = ()
+    datasets: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ()
+    where: str | None = None
+    """An SQL predicate over the columns of v_run."""
+
+
+def listed(value: Any) -> tuple[Any, ...]:
+    """A scalar or a list, as a tuple."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)

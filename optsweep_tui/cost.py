@@ -1,0 +1,65 @@
+"""What a run will cost before it starts: FLOPs, memory, hours; hours only from rates that were measured."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from optsweep_engines import models
+from optsweep_engines.optimizers import catalogue
+from optsweep_tui.core import RunSpec
+
+RateKey = tuple[str, str, str, int, int, str]
+"""(engine, optimizer, model, batch_size, seq_len, dtype): runs of one key take the same time per token here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Prediction for one run."""
+
+    flops: float
+    """Model FLOPs."""
+    bytes_estimate: int
+    """Parameters, gradients, optimizer state and activations."""
+    seconds_estimate: float | None
+    """On one slot of this machine; None without a measured rate."""
+
+
+def rate_key(spec: RunSpec) -> RateKey:
+    """What decides the time per token."""
+    return (spec.engine, spec.optimizer, spec.model, spec.batch_size, spec.seq_len, spec.dtype)
+
+
+def predicted(spec: RunSpec, rates: Mapping[RateKey, float]) -> Cost:
+    """The cost of a run.
+
+    Args:
+        rates: measured tokens/s per `rate_key`; a key that is missing is predicted from the FLOPs of the others.
+    """
+    state = catalogue.state_floats(spec.optimizer, spec.shape)
+    return Cost(
+        flops=spec.flops,
+        bytes_estimate=int(
+            models.training_bytes(spec.shape, spec.batch_size // spec.accumulation, spec.seq_len, spec.dtype, state)
+        ),
+        seconds_estimate=_seconds(spec, rates),
+    )
+
+
+def _seconds(spec: RunSpec, rates: Mapping[RateKey, float]) -> float | None:
+    tokens = spec.steps * spec.tokens_per_step
+    rate = rates.get(rate_key(spec))
+    if rate is None:
+        same_model = [value for key, value in rates.items() if key[2:] == rate_key(spec)[2:]]
+        rate = statistics.median(same_model) if same_model else None
+    return None if not rate else tokens / rate
+
+
+def total_seconds(seconds: Iterable[float | None], slots: int) -> float | None:
+    """Wall seconds of a plan on so many slots; None when one run has no estimate."""
+    known = list(seconds)
+    if not known or any(value is None for value in known):
+        return None
+    longest = max(value for value in known if value is not None)
+    return max(longest, sum(value for value in known if value is not None) / max(1, slots))

@@ -1,0 +1,44 @@
+"""What every back-end offers: idempotent verbs keyed by (run_id, attempt); none may call a run dead that it cannot reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from optsweep_tui.core import Host
+from optsweep_tui.errors import UnknownName
+from optsweep_tui.rundir import RunState
+from optsweep_tui.settings import Workspace
+
+ENTRY_POINT_GROUP = "optsweep.dispatchers"
+
+
+class Dispatcher(Protocol):
+    """One way to run attempts on one host."""
+
+    host: Host
+
+    def submit(self, run_ids: Iterable[str]) -> list[str]:
+        """Open the next attempt of each run that needs one, intent first, and queue it; returns the ids queued."""
+
+    def poll(self, run_ids: Iterable[str]) -> Mapping[str, RunState]:
+        """States now, dead attempts settled."""
+
+    def advance(self) -> None:
+        """Keep the slots busy: start workers where the queue has entries and a slot is free."""
+
+    def cancel(self, run_ids: Iterable[str]) -> None:
+        """Leave the cancel marker of each run; what runs is stopped by its own shim."""
+
+    def gc(self) -> int:
+        """Remove what no run needs any more (stale queue entries); returns how many."""
+
+
+def load_dispatcher(name: str, workspace: Workspace) -> Dispatcher:
+    """Build one back-end by its registered name."""
+    found = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    if name not in found:
+        raise UnknownName("host", name, found, hint="(optsweep doctor lists the hosts)")
+    dispatcher: Dispatcher = found[name].load()(workspace)
+    return dispatcher

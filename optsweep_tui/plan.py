@@ -1,0 +1,67 @@
+"""What is left to run: specs minus finished ones, and the fresh seeds that a study's results ask for."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+
+from optsweep_tui.core import Cell, FreshSeeds, RunSpec, Study
+
+
+def remaining(specs: Iterable[RunSpec], finished: Mapping[str, bool]) -> list[RunSpec]:
+    """The specs whose run is not finished, in plan order."""
+    return [spec for spec in specs if not finished.get(spec.run_id, False)]
+
+
+def fresh_seed_cells(study: Study, specs: Iterable[RunSpec]) -> dict[Cell, list[RunSpec]]:
+    """The cells that get fresh seeds, each with the specs of its sweep."""
+    rule = study.fresh_seeds
+    if rule is None:
+        return {}
+    by_cell: dict[Cell, list[RunSpec]] = {}
+    for spec in specs:
+        if spec.optimizer in rule.optimizer:
+            by_cell.setdefault(Cell.of(spec), []).append(spec)
+
+    def line(cell: Cell) -> tuple[str, ...]:
+        return (cell.optimizer, cell.model, cell.dataset, cell.engine, cell.validation_set, str(cell.seq_len))
+
+    chosen = {}
+    for _, group in itertools.groupby(sorted(by_cell, key=lambda cell: (line(cell), cell.tokens)), key=line):
+        for cell in _budgets(rule, list(group)):
+            chosen[cell] = by_cell[cell]
+    return chosen
+
+
+def _budgets(rule: FreshSeeds, cells: list[Cell]) -> list[Cell]:
+    if rule.budgets == "all" or len(cells) == 1:
+        return cells
+    return [cells[-1]] if rule.budgets == "largest" else [cells[0], cells[-1]]
+
+
+def fresh_seed_count(study: Study, specs: Iterable[RunSpec]) -> int:
+    """How many runs `fresh_seeds` will add in the end."""
+    return len(fresh_seed_cells(study, specs)) * (study.fresh_seeds.count if study.fresh_seeds else 0)
+
+
+def fresh_seeds(study: Study, specs: Iterable[RunSpec], losses: Mapping[str, float | None]) -> list[RunSpec]:
+    """The best configuration of each ended sweep under new seeds.
+
+    Args:
+        losses: run_id -> final validation loss of every finished run; None for one that ended without (diverged, failed).
+            A cell with a run missing here has not ended and gets nothing yet.
+    """
+    rule = study.fresh_seeds
+    if rule is None:
+        return []
+    added = []
+    for sweep in fresh_seed_cells(study, specs).values():
+        if any(spec.run_id not in losses for spec in sweep):
+            continue
+        ranked = [(loss, spec.run_id, spec) for spec in sweep if (loss := losses[spec.run_id]) is not None]
+        if not ranked:
+            continue
+        best = min(ranked, key=lambda item: item[:2])[2]
+        first = max(spec.seed for spec in sweep) + 1
+        added += [best.replace(seed=seed) for seed in range(first, first + rule.count)]
+    return added

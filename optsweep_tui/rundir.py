@@ -1,0 +1,246 @@
+"""The run folders as the controller sees them: planting specs, reading states, cancelling; truth of the whole program."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optsweep_engines import folder
+from optsweep_engines.folder import (
+    CANCEL,
+    CHECKPOINTS,
+    CLAIM,
+    EVENTS,
+    EXIT,
+    INTENT,
+    LEASE,
+    LOG,
+    METRICS,
+    RECORD,
+    SPEC,
+    STUDIES,
+    attempts,
+    is_run_id,
+)
+from optsweep_engines.spec import RunRecord, RunSpec
+from optsweep_tui.errors import OptsweepError
+
+__all__ = [
+    "CANCEL", "CHECKPOINTS", "CLAIM", "EVENTS", "EXIT", "FINISHED", "INTENT", "LEASE", "LOG", "METRICS", "RECORD", "SPEC",
+    "STUDIES", "RunState", "attempts", "cancel", "find_run", "is_run_id", "last_metric", "read_spec", "run_ids",
+    "state_of", "studies_of", "write",
+]  # fmt: skip
+
+FINISHED = ("done", "diverged", "failed", "oom", "cancelled")
+"""States that a run does not leave by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """What the files of a run say about it now."""
+
+    run_id: str
+    state: str
+    """planned, queued, running, orphan, lost, or one of FINISHED."""
+    attempt: int
+    """Number of the newest attempt; 0 before the first."""
+    attempt_folder: Path | None
+    record: RunRecord | None
+    exit: dict[str, Any] | None
+    """Body of exit.json of the newest attempt."""
+    error: str | None
+    """One line for a run that went wrong."""
+
+    @property
+    def finished(self) -> bool:
+        return self.state in FINISHED
+
+
+def run_ids(runs_root: Path) -> list[str]:
+    """Ids of all run folders, sorted; empty where there is no such folder."""
+    try:
+        with os.scandir(runs_root) as entries:
+            return sorted(entry.name for entry in entries if is_run_id(entry.name))
+    except FileNotFoundError:
+        return []
+
+
+def write(runs_root: Path, specs: Iterable[RunSpec], study: str) -> list[Path]:
+    """Plant spec.json and the study's marker for each spec; what is there already stays.
+
+    Raises:
+        OptsweepError: the folder cannot be written, or the disk is full.
+    """
+    planted = []
+    try:
+        for spec in specs:
+            if spec.dataset_hash is None:
+                raise OptsweepError(f"dataset {spec.dataset} is not prepared", "optsweep datasets lists what is")
+            where = runs_root / spec.run_id
+            if not (where / SPEC).exists():
+                (where / STUDIES).mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.write_json(where / SPEC, spec.to_dict())
+            marker = where / STUDIES / f"{study}.json"
+            if not marker.exists():
+                marker.parent.mkdir(mode=0o700, exist_ok=True)
+                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                folder.write_json(marker, {"study": study, "planned_at": now})
+            planted.append(where)
+    except OSError as error:
+        raise _unwritable(runs_root, error) from None
+    return planted
+
+
+def _unwritable(where: Path, error: OSError) -> OptsweepError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OptsweepError(f"{where}: the disk is full", "free some space and run the same command again; nothing is lost")
+    return OptsweepError(f"{where} cannot be written: {error.strerror}", "check its permissions or use --workspace DIR")
+
+
+def read_spec(run_folder: Path) -> RunSpec:
+    """The spec of a run.
+
+    Raises:
+        OptsweepError: it is missing, not JSON, or not a spec.
+    """
+    try:
+        data = folder.read_json(run_folder / SPEC)
+        if data is None:
+            raise ValueError("the file is missing")
+        spec = RunSpec.from_dict(data)
+        if run_folder.name != spec.run_id:
+            raise ValueError(f"it hashes to {spec.run_id}, not to the name of its folder")
+        return spec
+    except (ValueError, TypeError, OSError) as error:
+        raise OptsweepError(f"{run_folder / SPEC} cannot be used: {error}", "move that run folder away") from None
+
+
+def studies_of(run_folder: Path) -> list[str]:
+    """Names of the studies that a run belongs to, sorted."""
+    try:
+        return sorted(path.stem for path in (run_folder / STUDIES).iterdir() if path.suffix == ".json")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _read_record(attempt_folder: Path) -> tuple[RunRecord | None, str | None]:
+    try:
+        data = folder.read_json(attempt_folder / RECORD)
+        return (None if data is None else RunRecord.from_dict(data)), None
+    except (ValueError, TypeError, OSError) as error:
+        return None, f"{attempt_folder.name}/{RECORD} cannot be read: {error}"
+
+
+def state_of(run_folder: Path) -> RunState:
+    """Read the state of a run from its newest attempt.
+
+    An attempt has ended when exit.json is there, or when its lock is free (the proof that shim and engine are dead);
+    without exit.json it is an orphan, to be settled by the controller. Ended without a record is lost (another attempt
+    follows) or failed (the process itself said so).
+    """
+    run_id, cancelled = run_folder.name, (run_folder / CANCEL).exists()
+    found = attempts(run_folder)
+    if not found:
+        state = "cancelled" if cancelled else "planned"
+        return _state(run_id, state, 0, None, None, None, None)
+    number, newest = found[-1]
+    try:
+        ending = folder.read_json(newest / EXIT)
+    except (ValueError, OSError):
+        ending = {"reason": "unreadable"}
+    record, error = _read_record(newest)
+    if ending is None:
+        if folder.lock_held(newest):
+            state = "running"
+        elif (newest / CLAIM).exists():
+            state = "orphan" if not (newest / EXIT).exists() else "running"  # it ended between two looks: next poll
+        else:
+            state = "cancelled" if cancelled else "queued"
+        return _state(run_id, state, number, newest, record, None, error)
+    if record is not None:
+        return _state(run_id, record.status, number, newest, record, ending, record.error)
+    if cancelled:
+        state = "cancelled"
+    elif ending.get("reason") == "failed" or error:
+        state = "failed"
+    else:
+        state = "lost"
+    return _state(run_id, state, number, newest, None, ending, error or ending.get("error") or _ending_text(ending))
+
+
+def _state(
+    run_id: str,
+    state: str,
+    attempt: int,
+    attempt_folder: Path | None,
+    record: RunRecord | None,
+    ending: dict[str, Any] | None,
+    error: str | None,
+) -> RunState:
+    return RunState(
+        run_id=run_id,
+        state=state,
+        attempt=attempt,
+        attempt_folder=attempt_folder,
+        record=record,
+        exit=ending,
+        error=error,
+    )
+
+
+def _ending_text(ending: dict[str, Any]) -> str:
+    if ending.get("signal"):
+        return f"the engine was killed by signal {ending['signal']}"
+    return f"the engine ended with status {ending.get('returncode')} and no record ({ending.get('reason')})"
+
+
+def last_metric(attempt_folder: Path, tail_bytes: int = 16384) -> dict[str, Any] | None:
+    """The newest whole metric line of an attempt; None before the first. Reads the end of the file only."""
+    try:
+        with open(attempt_folder / METRICS, "rb") as handle:
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, size - tail_bytes))
+            lines = handle.read().split(b"\n")[:-1]
+    except OSError:
+        return None
+    for line in reversed(lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            return row
+    return None
+
+
+def find_run(runs_root: Path, prefix: str) -> str:
+    """The one run whose id starts with `prefix`.
+
+    Raises:
+        OptsweepError: none or several do.
+    """
+    matches = [run_id for run_id in run_ids(runs_root) if run_id.startswith(prefix.lower())]
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        raise OptsweepError(f'no run starts with "{prefix}" in {runs_root}', "optsweep ls lists them")
+    raise OptsweepError(f'"{prefix}" is the start of {len(matches)} runs', "give more digits of the id")
+
+
+def cancel(run_folder: Path) -> None:
+    """Leave the durable marker: no attempt starts after it, a running one stops."""
+    try:
+        folder.write_atomic(run_folder / CANCEL, b"")
+    except OSError as error:
+        raise _unwritable(run_folder, error) from None
+
+
+def uncancel(run_folder: Path) -> None:
+    """Take the marker away, for an explicit retry."""
+    (run_folder / CANCEL).unlink(missing_ok=True)

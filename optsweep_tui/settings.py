@@ -1,0 +1,136 @@
+"""Where runs, store and data of a workspace live, and its few defaults; the only reader of the environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optsweep_tui.errors import OptsweepError, UnknownName
+
+_KEYS = {"slots", "device", "checkpoint_seconds", "poll_seconds"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """One folder that holds everything of a body of work."""
+
+    root: Path
+    slots: int
+    """Runs at a time on this machine."""
+    device: str
+    """"cpu", "cuda" or "auto"."""
+    checkpoint_seconds: float
+    """Between two checkpoints of a run."""
+    poll_seconds: float
+    """Between two looks of the controller at its runs."""
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def store(self) -> Path:
+        return self.root / "results.duckdb"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def studies(self) -> Path:
+        return self.root / "studies"
+
+    @property
+    def queue(self) -> Path:
+        return self.root / "queue"
+
+    @property
+    def view_state(self) -> Path:
+        """What the terminal app remembers between two starts."""
+        return self.root / "view.json"
+
+    def ensure(self) -> Workspace:
+        """Create the folders that a command is about to write into.
+
+        Raises:
+            OptsweepError: the workspace cannot be written.
+        """
+        try:
+            for folder in (self.root, self.runs, self.data, self.studies, self.queue):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(self.runs, os.W_OK | os.X_OK):
+                raise PermissionError(13, "Permission denied", str(self.runs))
+        except OSError as error:
+            raise OptsweepError(
+                f"workspace {self.root} cannot be written: {error.strerror}", "name another with --workspace DIR"
+            ) from None
+        return self
+
+
+def workspace(root: Path | None = None) -> Workspace:
+    """The workspace that is named, else OPTSWEEP_WORKSPACE, else the current folder, with its optsweep.toml."""
+    chosen = Path(root or os.environ.get("OPTSWEEP_WORKSPACE") or ".").expanduser().resolve()
+    if chosen.exists() and not chosen.is_dir():
+        raise OptsweepError(f"workspace {chosen} is not a folder", "name another with --workspace DIR")
+    values = _read(chosen / "optsweep.toml")
+    return Workspace(
+        root=chosen,
+        slots=int(values.get("slots", usable_cores())),
+        device=str(values.get("device", "auto")),
+        checkpoint_seconds=float(values.get("checkpoint_seconds", 30.0)),
+        poll_seconds=float(values.get("poll_seconds", 0.25)),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptsweepError(f"{path} is not TOML: {error}", "mend that line") from None
+    except OSError as error:
+        raise OptsweepError(f"{path} cannot be read: {error.strerror}", "check its permissions") from None
+    for key, value in values.items():
+        if key not in _KEYS:
+            raise UnknownName("key", key, sorted(_KEYS), where=str(path))
+        if key == "device":
+            if not isinstance(value, str):
+                raise OptsweepError(f'{path}: device = {value!r} is not a text', 'write device = "cpu"')
+        elif isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise OptsweepError(f"{path}: {key} = {value!r} is not a positive number", f"write {key} = 2")
+    return values
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use: its affinity, cut by the control group's quota."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(1, cores)
+
+
+def visible_gpus() -> list[str]:
+    """Indices of the NVIDIA GPUs that may be used here, without importing a framework."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name.strip() for name in chosen.split(",") if name.strip() and name.strip() != "-1"]
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return answer.stdout.split() if answer.returncode == 0 else []
+
+
+def colour_off() -> bool:
+    """NO_COLOR as no-color.org defines it."""
+    return bool(os.environ.get("NO_COLOR"))
