@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -11,7 +12,6 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -55,12 +55,12 @@ class PreparedDataset:
     source: str
     folder: Path
 
-    @cached_property
+    @functools.cached_property
     def train(self) -> Tokens:
         """The training split, memory-mapped."""
         return np.asarray(np.memmap(self.folder / "train.bin", dtype="<u2", mode="r"))
 
-    @cached_property
+    @functools.cached_property
     def validation(self) -> Tokens:
         """The held-out split, memory-mapped."""
         return np.asarray(np.memmap(self.folder / "validation.bin", dtype="<u2", mode="r"))
@@ -110,8 +110,9 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 
 
+@functools.cache
 def datasets() -> dict[str, DatasetEntry]:
-    """Every registered dataset by name: the in-tree ones and those of installed packages."""
+    """Every registered dataset by name: the in-tree ones and those of installed packages (looked up once)."""
     found: dict[str, DatasetEntry] = dict(DATASETS)
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name != "builtin":
@@ -228,7 +229,9 @@ def batch(
     """
     places = dataset.train_tokens - seq_len
     if places < 1:
-        raise ValueError(f"dataset {dataset.name}: {dataset.train_tokens} training tokens, a window needs {seq_len + 1}")
+        raise ValueError(
+            f"dataset {dataset.name}: {dataset.train_tokens} training tokens, a window needs {seq_len + 1}"
+        )
     # Raw words of a counter-based generator: the same on every machine and in every numpy, for any step at once.
     key = hashlib.sha256(f"optsweep batch {dataset.sha256} {seed}".encode()).digest()[:16]
     stream = np.random.Philox(key=np.frombuffer(key, dtype="<u8"), counter=[0, 0, 0, step])

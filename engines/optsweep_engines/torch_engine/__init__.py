@@ -1,0 +1,31 @@
+"""The torch engine: trains a RunSpec on CPU or CUDA; torch itself is imported when a run starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optsweep_engines.engine import RunLog
+from optsweep_engines.spec import RunRecord, RunSpec
+
+
+class TorchEngine:
+    """Trains on one CUDA device or on CPU threads. Same file names as in the other engine."""
+
+    name = "torch"
+
+    def train(self, spec: RunSpec, log: RunLog) -> RunRecord:
+        """Train to the end of the spec, resuming from the newest valid checkpoint.
+
+        Raises:
+            Preempted: `log.stop_requested()` said so; a checkpoint was saved first.
+            ValueError: the spec cannot be trained here (dataset, device, shape).
+        """
+        from optsweep_engines.torch_engine.train import train  # noqa: PLC0415 (torch takes a second to import)
+
+        return train(spec, log)
+
+    def devices(self) -> list[dict[str, Any]]:
+        """What can be trained on here: CUDA devices with their memory, then the CPU."""
+        from optsweep_engines.torch_engine.device import devices  # noqa: PLC0415
+
+        return devices()

@@ -1,0 +1,186 @@
+"""What an optimizer is: an update rule written once over an array namespace, its knobs, and which rule each tensor gets.
+
+A rule is a pure function `(xp, param, grad, state, step, hp) -> (param, state)`. Both engines run it, and numpy float64
+is its reference. A stacked bank [layers, ...] means that many separate tensors: norms, scales and products are taken
+over the last axes only. Neither `step` nor `hp.lr` may decide a Python branch, for they may be traced; every other
+field of `hp` may.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from optsweep_engines.models import Parameter
+from optsweep_engines.spec import Scalar, canonical_scalar
+
+Array: TypeAlias = Any
+"""An array of the namespace `xp`: numpy, torch or JAX."""
+
+State: TypeAlias = dict[str, Array]
+"""What a rule keeps between steps for one tensor or bank, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knob:
+    """One declared number of an optimizer or of the run: its meaning, its default, the values it may take."""
+
+    name: str
+    kind: Literal["float", "int", "bool", "choice"]
+    default: Scalar
+    doc: str
+    low: float | None = None
+    """Smallest value allowed; None for bool and choice."""
+    high: float | None = None
+    """Largest value allowed."""
+    scale: Literal["log", "linear", "categorical"] = "linear"
+    """How a sweep of it is spaced."""
+    choices: tuple[str, ...] = ()
+    """Values of a choice."""
+    aliases: tuple[str, ...] = ()
+    """Published names, the reference study's first."""
+    published: tuple[Scalar, ...] = ()
+    """Values swept in the reference study, arXiv 2509.02046."""
+    roles: str = "all"
+    """Which tensors it acts on, in words."""
+
+    def checked(self, value: Scalar, where: str = "") -> Scalar:
+        """The value in the knob's own type.
+
+        Raises:
+            ValueError: naming the knob, the value and what is allowed.
+        """
+        place = f"{where}: " if where else ""
+        if self.kind == "choice":
+            if value not in self.choices:
+                raise ValueError(f"{place}{self.name} = {value!r} is not one of {', '.join(self.choices)}")
+            return value
+        if self.kind == "bool":
+            if isinstance(value, bool | int | float) and value in (0, 1):
+                return bool(value)
+            raise ValueError(f"{place}{self.name} = {value!r} is neither true nor false")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{place}{self.name} = {value!r} is not a number")
+        assert self.low is not None and self.high is not None, f"knob {self.name} declares no range"
+        if not self.low <= value <= self.high:
+            raise ValueError(f"{place}{self.name} = {value:g} is outside {self.low:g} to {self.high:g}")
+        if self.kind == "int":
+            if value != int(value):
+                raise ValueError(f"{place}{self.name} = {value:g} is not a whole number")
+            return int(value)
+        return canonical_scalar(float(value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyper:
+    """What an update may read beside its arrays; `hp["beta1"]` is the knob beta1."""
+
+    lr: Any
+    """Learning rate of this step for this tensor: peak x schedule x the group's ratio. May be traced."""
+    weight_decay: float
+    """Of this tensor: 0 where decay does not apply."""
+    knobs: Mapping[str, Scalar]
+    """Every resolved knob, with the group's overrides."""
+    tensor: Parameter
+    """Name, role, axes and heads of the tensor."""
+    total_steps: int = 0
+    """Steps of the whole run; 0 where it is not known (a rule that needs it says so in its entry)."""
+    tokens_per_step: int = 0
+    """Tokens of one batch; 0 where it is not known."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.knobs[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One update rule, with its costs as formulas over shapes."""
+
+    name: str
+    init: Callable[[Any, Array, Hyper], State]
+    """(xp, param, hp) -> state before the first step."""
+    update: Callable[[Any, Array, Array, State, Any, Hyper], tuple[Array, State]]
+    """(xp, param, grad, state, step, hp) -> (param, state); step counts from 1."""
+    state_floats: Callable[[Parameter, Mapping[str, Scalar]], float]
+    """(parameter, knobs) -> numbers kept for it."""
+    flops: Callable[[Parameter, Mapping[str, Scalar]], float]
+    """(parameter, knobs) -> floating-point operations of one update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """What one tensor gets: a rule, a multiple of the learning rate, a weight decay."""
+
+    rule: Rule
+    lr_ratio: float
+    weight_decay: float
+    overrides: Mapping[str, Scalar] = field(default_factory=dict)
+    """Knobs that this group sees with another value than the optimizer's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerEntry:
+    """One line of the optimizer catalogue."""
+
+    name: str
+    family: str
+    """Kind of rule, to group tables: "adam", "sgd", "matrix", ..."""
+    doc: str
+    """One line: what the update does."""
+    formula: str
+    """The rule as text, one assignment per line."""
+    papers: tuple[tuple[str, str], ...]
+    """(title, link)."""
+    knobs: tuple[Knob, ...]
+    """Its own, `lr` first; the run's knobs (warmup, clipping, ...) are apart."""
+    route: Callable[[Parameter, Mapping[str, Scalar]], Group]
+    """(parameter, knobs) -> what it gets, decided by its role."""
+    routing: str
+    """The same in words."""
+    aliases: tuple[str, ...] = ()
+    """Published names."""
+    studies: Mapping[str, str] = field(default_factory=dict)
+    """Study -> the name it has there."""
+    needs: frozenset[str] = frozenset()
+    """Engine services beyond gradients that the rule calls for."""
+
+    def knob(self, name: str) -> Knob | None:
+        """The knob of a name or alias, matched without case."""
+        return find_knob(self.knobs, name)
+
+    def state_floats(self, parameters: Iterable[Parameter], knobs: Mapping[str, Scalar]) -> float:
+        """Numbers kept between steps for all of these tensors."""
+        return sum(rule.state_floats(item, hp.knobs) for item in parameters for rule, hp in [hyper(self, item, knobs)])
+
+    def flops_per_step(self, parameters: Iterable[Parameter], knobs: Mapping[str, Scalar]) -> float:
+        """Floating-point operations of one update of all of these tensors."""
+        return sum(rule.flops(item, hp.knobs) for item in parameters for rule, hp in [hyper(self, item, knobs)])
+
+
+def find_knob(knobs: Iterable[Knob], name: str) -> Knob | None:
+    """The knob of a name or alias among these, matched without case; None if there is none."""
+    wanted = name.lower()
+    return next((knob for knob in knobs if wanted in (knob.name, *knob.aliases)), None)
+
+
+def hyper(
+    entry: OptimizerEntry,
+    parameter: Parameter,
+    knobs: Mapping[str, Scalar],
+    *,
+    lr: Any = 0.0,
+    total_steps: int = 0,
+    tokens_per_step: int = 0,
+) -> tuple[Rule, Hyper]:
+    """The rule of one tensor and its `hp` at a learning rate (peak x schedule; the group's ratio is applied here)."""
+    group = entry.route(parameter, knobs)
+    return group.rule, Hyper(
+        lr=lr * group.lr_ratio,
+        weight_decay=group.weight_decay,
+        knobs={**knobs, **group.overrides},
+        tensor=parameter,
+        total_steps=total_steps,
+        tokens_per_step=tokens_per_step,
+    )

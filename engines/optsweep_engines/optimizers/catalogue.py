@@ -1,0 +1,116 @@
+"""Optimizers by name, and knobs resolved: `resolve_knobs("muon", {"learning_rate": 0.02})` is the full set for a run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+
+from optsweep_engines.optimizers import adamw, muon, sgd
+from optsweep_engines.optimizers.base import Knob, OptimizerEntry, find_knob
+from optsweep_engines.optimizers.knobs import FIELD_ALIASES, RUN_KNOBS
+from optsweep_engines.schedules import schedule
+from optsweep_engines.spec import Scalar
+
+ENTRY_POINT_GROUP = "optsweep.optimizers"
+
+ENTRIES: dict[str, OptimizerEntry] = {entry.name: entry for entry in (adamw.ENTRY, sgd.ENTRY, muon.ENTRY)}
+
+
+@functools.cache
+def optimizers() -> dict[str, OptimizerEntry]:
+    """Every registered optimizer by name: the in-tree ones and those of installed packages (looked up once)."""
+    found = dict(ENTRIES)
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name != "builtin":
+            found.update(point.load())
+    return found
+
+
+def optimizer(name: str) -> OptimizerEntry:
+    """The entry of a name or alias, matched without case.
+
+    Raises:
+        LookupError: no such optimizer; the argument is the name that was asked for.
+    """
+    wanted = name.lower()
+    for entry in optimizers().values():
+        if wanted in (entry.name.lower(), *(alias.lower() for alias in entry.aliases)):
+            return entry
+    raise LookupError(name)
+
+
+def published_alias(key: str) -> str:
+    """Our name of a published key: learning_rate is lr, lr_schedule is the field schedule; others stay as they are."""
+    if key.lower() in FIELD_ALIASES:
+        return FIELD_ALIASES[key.lower()]
+    for knobs in (RUN_KNOBS, *(entry.knobs for entry in optimizers().values())):
+        knob = find_knob(knobs, key)
+        if knob is not None:
+            return knob.name
+    return key
+
+
+def run_knobs(schedule_name: str) -> tuple[Knob, ...]:
+    """RUN_KNOBS without those that the schedule does not read.
+
+    Raises:
+        LookupError: no such schedule.
+    """
+    read = schedule(schedule_name).knobs
+    return tuple(knob for knob in RUN_KNOBS if knob.name == "max_grad_norm" or knob.name in read)
+
+
+def all_knobs(entry: OptimizerEntry) -> tuple[Knob, ...]:
+    """The optimizer's own knobs, then those of the run."""
+    return (*entry.knobs, *RUN_KNOBS)
+
+
+def resolve_knobs(name: str, given: Mapping[str, Scalar], schedule_name: str = "cosine") -> dict[str, Scalar]:
+    """Every knob of a run by our names: the given ones checked, the rest at their defaults.
+
+    `decay` defaults to the schedule's own; where a schedule does not read a knob, it may only be given its default.
+
+    Args:
+        name: optimizer, by name or alias.
+        given: knobs by our names or published ones; fields of the run (batch_size, schedule) do not belong here.
+        schedule_name: "cosine", "linear", "wsd" or "constant".
+
+    Raises:
+        LookupError: no such optimizer or schedule.
+        ValueError: an unknown knob, one given twice under two names, or a value out of its range.
+    """
+    entry = optimizer(name)
+    shape = schedule(schedule_name)
+    resolved: dict[str, Scalar] = {knob.name: knob.default for knob in all_knobs(entry)}
+    resolved["decay"] = shape.default_decay
+    seen: dict[str, str] = {}
+    for key, value in given.items():
+        knob = find_knob(all_knobs(entry), key)
+        if knob is None:
+            if published_alias(key) in FIELD_ALIASES.values():
+                raise ValueError(f'{entry.name}: "{key}" is a field of the run, not a knob of the optimizer')
+            raise ValueError(f'{entry.name} has no knob "{key}"; it has {", ".join(i.name for i in all_knobs(entry))}')
+        if knob.name in seen:
+            raise ValueError(f'{entry.name}: "{seen[knob.name]}" and "{key}" are the same knob')
+        seen[knob.name] = key
+        checked = knob.checked(value, entry.name)
+        unread = knob.name in ("decay", "min_lr_ratio") and knob.name not in shape.knobs
+        if unread and checked not in (0, resolved[knob.name]):
+            raise ValueError(f"{entry.name}: schedule {shape.name} does not read {knob.name}; leave it out")
+        if not unread:
+            resolved[knob.name] = checked
+    return resolved
+
+
+__all__ = [
+    "ENTRIES",
+    "FIELD_ALIASES",
+    "RUN_KNOBS",
+    "all_knobs",
+    "optimizer",
+    "optimizers",
+    "published_alias",
+    "resolve_knobs",
+    "run_knobs",
+]

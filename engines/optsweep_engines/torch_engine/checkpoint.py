@@ -1,0 +1,85 @@
+"""Checkpoints for exact resume: one safetensors file with parameters, optimizer state and the run's progress."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from optsweep_engines.engine import RunLog
+from optsweep_engines.torch_engine.optimizer import Optimizer
+
+FORMAT = "1"
+
+
+def save(
+    log: RunLog, run_id: str, step: int, params: Mapping[str, Tensor], optimizer: Optimizer, progress: Mapping[str, Any]
+) -> None:
+    """Publish one checkpoint through the log.
+
+    Args:
+        progress: what the loop needs to go on beside tensors, as JSON types (seconds, loss history).
+
+    Raises:
+        Superseded: a newer attempt exists.
+    """
+    tensors = {name: value.detach().contiguous() for name, value in _named(params, optimizer).items()}
+    metadata = {
+        "format": FORMAT,
+        "run_id": run_id,
+        "attempt": str(log.attempt),
+        "step": str(step),
+        "progress": json.dumps(dict(progress)),
+    }
+    log.save_checkpoint(step, lambda path: save_file(tensors, path, metadata))
+
+
+def restore(
+    log: RunLog, run_id: str, params: Mapping[str, Tensor], optimizer: Optimizer
+) -> tuple[int, dict[str, Any]] | None:
+    """Load the newest checkpoint that fits into the tensors, in place: (step, progress); None if there is none.
+
+    A file that cannot be read or belongs to another run is passed over, with an event.
+    """
+    targets = _named(params, optimizer)
+    for step, path in log.checkpoints():
+        try:
+            progress = _load(path, run_id, step, targets)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            log.event("checkpoint_rejected", file=path.name, error=str(error))
+            continue
+        return step, progress
+    return None
+
+
+def _load(path: Path, run_id: str, step: int, targets: Mapping[str, Tensor]) -> dict[str, Any]:
+    with safe_open(path, framework="pt", device="cpu") as file:
+        metadata = file.metadata() or {}
+        expected = {"format": FORMAT, "run_id": run_id, "step": str(step)}
+        found = {key: metadata.get(key) for key in expected}
+        if found != expected:
+            raise ValueError(f"holds {found}, expected {expected}")
+        if set(file.keys()) != set(targets):
+            raise ValueError("holds other tensors than this run has")
+        loaded = {name: file.get_tensor(name) for name in targets}
+        progress: dict[str, Any] = json.loads(metadata["progress"])
+    for name, value in loaded.items():
+        if value.shape != targets[name].shape or value.dtype != targets[name].dtype:
+            raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}, not {tuple(targets[name].shape)}")
+    with torch.no_grad():
+        for name, value in loaded.items():
+            targets[name].copy_(value)
+    return progress
+
+
+def _named(params: Mapping[str, Tensor], optimizer: Optimizer) -> dict[str, Tensor]:
+    return {
+        **{f"param/{name}": value for name, value in params.items()},
+        **{f"state/{name}": value for name, value in optimizer.tensors().items()},
+    }

@@ -1,0 +1,84 @@
+"""Where a run trains: the device by name, its threads and matmul precision, and how much memory was held."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from typing import Any
+
+import numpy
+import torch
+
+from optsweep_engines.torch_engine.probe import use_fast_matmul
+
+
+def devices() -> list[dict[str, Any]]:
+    """CUDA devices, then the CPU: [{"device", "name", "memory_bytes"}]."""
+    found: list[dict[str, Any]] = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append({"device": f"cuda:{index}", "name": properties.name, "memory_bytes": properties.total_memory})
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return [*found, {"device": "cpu", "name": cpu_name(), "memory_bytes": memory}]
+
+
+def cpu_name() -> str:
+    """Model name of the processor."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def opened(name: str, threads: int) -> torch.device:
+    """The device of a run, ready: threads set on CPU, matmul precision chosen, memory counters at zero.
+
+    Args:
+        name: "auto", "cpu", "cuda" or "cuda:0".
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'device "{name}" is not one of auto, cpu, cuda, cuda:N') from error
+    torch.set_num_threads(max(1, threads))
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f'device "{name}": torch {torch.__version__} finds no CUDA device here')
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f'device "{name}": only {torch.cuda.device_count()} CUDA devices here')
+        torch.cuda.set_device(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        torch.set_float32_matmul_precision("highest")
+    elif device.type == "cpu":
+        use_fast_matmul()
+    else:
+        raise ValueError(f'device "{name}" is not one of auto, cpu, cuda, cuda:N')
+    return device
+
+
+def description(device: torch.device) -> str:
+    """Device and its name, for the record: "cpu (AMD EPYC)"."""
+    return f"{device} ({torch.cuda.get_device_name(device) if device.type == 'cuda' else cpu_name()})"
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory held: allocated on the GPU, resident set of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def versions() -> dict[str, str]:
+    """Versions that a trajectory may depend on."""
+    found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found

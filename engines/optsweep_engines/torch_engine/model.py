@@ -1,0 +1,88 @@
+"""The Llama-shaped decoder as a function of parameter banks: `Decoder(shape, ...).loss(params, x, y)`.
+
+Axes: B sequences, T tokens, W width, H heads, D head size, M MLP width, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from optsweep_engines.spec import ModelShape
+
+# Measured on CPU: up to here plain softmax(q k) v beats the fused kernel (44 % of a step at width 128).
+PLAIN_ATTENTION_TOKENS = 256
+
+
+class Decoder:
+    """One shape on one device: rotary tables and the attention mask, computed once; parameters come with each call."""
+
+    def __init__(self, shape: ModelShape, seq_len: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.plain_attention = device.type == "cpu" and seq_len <= PLAIN_ATTENTION_TOKENS
+        head_size = shape.width // shape.heads
+        exponents = torch.arange(0, head_size, 2, dtype=torch.float64) / head_size
+        angles_TD = torch.arange(seq_len, dtype=torch.float64)[:, None] * shape.rope_theta**-exponents
+        self.cos_TD = angles_TD.cos().to(device, dtype)
+        self.sin_TD = angles_TD.sin().to(device, dtype)
+        self.mask_TT = torch.full((seq_len, seq_len), float("-inf"), dtype=dtype, device=device).triu(1)
+
+    def loss(self, params: Mapping[str, Tensor], x_BT: Tensor, y_BT: Tensor) -> Tensor:
+        """Mean cross-entropy in nats per token, fp32 scalar."""
+        hidden_BTW = self.hidden(params, x_BT)
+        head_VW = params["embedding" if self.shape.tied_embeddings else "head"].to(self.dtype)
+        logits_BTV = F.linear(hidden_BTW, head_VW)
+        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten())
+
+    def hidden(self, params: Mapping[str, Tensor], x_BT: Tensor) -> Tensor:
+        """Final normed activations [B, T, W]."""
+        # unbind: its backward stacks the layers' gradients once; indexing would write a full bank per layer.
+        banks = {
+            name: params[name].to(self.dtype).unbind(0)
+            for name in ("attention_norm", "q", "k", "v", "attention_out", "mlp_norm", "mlp_gate", "mlp_up", "mlp_out")
+        }
+        h_BTW = F.embedding(x_BT, params["embedding"].to(self.dtype))
+        for layer in range(self.shape.layers):
+            weights = {name: bank[layer] for name, bank in banks.items()}
+            h_BTW = h_BTW + self.attention(self.norm(h_BTW, weights["attention_norm"]), weights)
+            h_BTW = h_BTW + self.mlp(self.norm(h_BTW, weights["mlp_norm"]), weights)
+        return self.norm(h_BTW, params["final_norm"].to(self.dtype))
+
+    def norm(self, x_BTW: Tensor, weight_W: Tensor) -> Tensor:
+        """RMSNorm, computed in fp32, epsilon inside the root."""
+        return F.rms_norm(x_BTW, (self.shape.width,), weight_W, self.shape.norm_eps)
+
+    def attention(self, x_BTW: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        """Causal attention with rotary positions."""
+        batch, tokens, width = x_BTW.shape
+        heads = self.shape.heads
+
+        def split(y_BTW: Tensor) -> Tensor:
+            return y_BTW.view(batch, tokens, heads, width // heads).transpose(1, 2)
+
+        q_BHTD = self.rotated(split(F.linear(x_BTW, weights["q"])))
+        k_BHTD = self.rotated(split(F.linear(x_BTW, weights["k"])))
+        v_BHTD = split(F.linear(x_BTW, weights["v"]))
+        if self.plain_attention:
+            scores_BHTT = q_BHTD @ k_BHTD.transpose(-1, -2) * (width // heads) ** -0.5
+            y_BHTD = (scores_BHTT + self.mask_TT[:tokens, :tokens]).softmax(-1) @ v_BHTD
+        else:
+            y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
+        return F.linear(y_BHTD.transpose(1, 2).reshape(batch, tokens, width), weights["attention_out"])
+
+    def rotated(self, x_BHTD: Tensor) -> Tensor:
+        """Half-split RoPE: feature i turns with feature i + D/2."""
+        tokens = x_BHTD.shape[-2]
+        cos_TD, sin_TD = self.cos_TD[:tokens], self.sin_TD[:tokens]
+        first, second = x_BHTD.chunk(2, dim=-1)
+        return torch.cat((first * cos_TD - second * sin_TD, second * cos_TD + first * sin_TD), dim=-1)
+
+    def mlp(self, x_BTW: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        """SwiGLU."""
+        return F.linear(
+            F.silu(F.linear(x_BTW, weights["mlp_gate"])) * F.linear(x_BTW, weights["mlp_up"]), weights["mlp_out"]
+        )
