@@ -1,0 +1,99 @@
+"""What a token costs under two optimizers: FLOPs, seconds, memory; and why a ratio of them is withheld."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import median
+
+from optsweep_tui.analysis.cells import CellLoss, Group
+from optsweep_tui.analysis.runs import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Costs of a cell relative to the baseline's; NaN where not known."""
+
+    flops_ratio: float
+    """FLOPs per token, update rule included, over the baseline's."""
+    time_ratio: float
+    """Seconds per token over the baseline's, same device, batch and model."""
+    state_bytes_per_param: float
+    no_flops: str
+    """Why the FLOPs ratio is withheld; empty when it is known."""
+    no_time: str
+    """Why the time ratio is withheld; empty when it is known."""
+
+    @property
+    def step_overhead(self) -> float:
+        return self.time_ratio - 1.0
+
+    @property
+    def flops_overhead(self) -> float:
+        return self.flops_ratio - 1.0
+
+    def factor(self, unit: str) -> float:
+        """What a token speedup is multiplied by to be one in this unit."""
+        return {"tokens": 1.0, "flops": 1.0 / self.flops_ratio, "time": 1.0 / self.time_ratio}[unit]
+
+    def withheld(self, unit: str) -> str:
+        """Why a speedup in this unit is withheld; empty when it is not."""
+        return {"tokens": "", "flops": self.no_flops, "time": self.no_time}[unit]
+
+
+def costs(cell: CellLoss, reference: CellLoss | None, group: Group, baseline: str) -> Costs:
+    """Costs of the best configuration of a cell against the baseline's.
+
+    Args:
+        cell: the competitor.
+        reference: the baseline's cell of the same or nearest budget.
+        group: where other timed cells of the baseline may be found.
+        baseline: optimizer name.
+    """
+    flops, no_flops = _flops_ratio(cell, reference)
+    time, no_time = _time_ratio(cell, reference, group, baseline)
+    best = cell.best
+    state = best.state_bytes / best.total_params if best and best.total_params > 0 else math.nan
+    return Costs(flops_ratio=flops, time_ratio=time, state_bytes_per_param=state, no_flops=no_flops, no_time=no_time)
+
+
+def flops_per_token(run: Run) -> float:
+    """Model FLOPs per token plus the update rule's FLOPs per step spread over the tokens of a step; NaN if unknown."""
+    return (
+        run.flops_per_token + run.optimizer_flops_per_step / run.tokens_per_step
+        if run.tokens_per_step > 0
+        else math.nan
+    )
+
+
+def _flops_ratio(cell: CellLoss, reference: CellLoss | None) -> tuple[float, str]:
+    if cell.best is None or reference is None or reference.best is None:
+        return math.nan, "withheld: no pair of finished runs to compare FLOPs of"
+    own, other = flops_per_token(cell.best), flops_per_token(reference.best)
+    if own > 0 and other > 0:
+        return own / other, ""
+    who = cell.optimizer if not own > 0 else reference.optimizer
+    return math.nan, f"withheld: the FLOPs of {who}'s runs are not known"
+
+
+def _time_ratio(cell: CellLoss, reference: CellLoss | None, group: Group, baseline: str) -> tuple[float, str]:
+    if cell.best is None or not cell.seconds_per_token > 0:
+        return math.nan, f"withheld: {cell.optimizer}'s runs have no measured seconds per token"
+    if cell.best.device is None:
+        return math.nan, f"withheld: {cell.optimizer}'s runs do not say on which device they were timed"
+    if reference is not None and _same_place(cell, reference):
+        return cell.seconds_per_token / reference.seconds_per_token, ""
+    # Seconds per token do not depend on the budget: another budget's baseline on this device and batch serves as well.
+    others = [other.seconds_per_token for other in group.of(baseline) if _same_place(cell, other)]
+    if others:
+        return cell.seconds_per_token / median(others), ""
+    batch = "" if math.isnan(cell.best.batch_size) else f" at batch {cell.best.batch_size:g}"
+    return math.nan, f"withheld: {baseline or 'the baseline'} was not timed on {cell.best.device}{batch}"
+
+
+def _same_place(cell: CellLoss, other: CellLoss) -> bool:
+    """Timed on the same device with the same batch and compute type."""
+    if cell.best is None or other.best is None or not other.seconds_per_token > 0:
+        return False
+    mine, theirs = cell.best, other.best
+    return (mine.device, mine.batch_size, mine.dtype) == (theirs.device, theirs.batch_size, theirs.dtype)

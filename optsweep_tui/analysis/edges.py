@@ -1,0 +1,72 @@
+"""Knobs whose best value lies at the end of its swept list, so that the optimum may lie outside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from optsweep_tui.analysis.runs import Run
+
+KnobInfo: TypeAlias = Mapping[str, Mapping[str, tuple[float | None, float | None]]]
+"""Declared range of each knob, optimizer -> knob -> (low, high), None = open. A value at a bound is no edge."""
+
+# Bounds that cannot be crossed whatever the rule declares: no knob goes below 0 (0 switches weight decay, clipping or
+# warmup off), and a decay phase is at most the whole run.
+FLOOR = 0.0
+CEILINGS = {"decay": 1.0, "min_lr_ratio": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Edge:
+    """The best value of one knob is the lowest or highest that was swept."""
+
+    knob: str
+    value: float
+    side: str
+    """"low" or "high"."""
+
+    def __str__(self) -> str:
+        return f"{self.knob}={self.value:g} ({'lowest' if self.side == 'low' else 'highest'} swept)"
+
+
+def edges(best: Run, runs: Iterable[Run], ranges: Mapping[str, tuple[float | None, float | None]]) -> list[Edge]:
+    """Edges of one cell, by knob name.
+
+    The swept list of a knob is every value that a run of the cell reports on, diverged ones included: when the next
+    larger lr diverged, the best one is interior. Booleans and texts have no order and no edges.
+
+    Args:
+        best: the run of the best configuration.
+        runs: the runs of the cell that were part of the selection.
+        ranges: declared range per knob.
+    """
+    if best.knobs is None:
+        return []
+    swept: dict[str, set[float]] = {}
+    for run in runs:
+        for knob, value in _values(run).items():
+            swept.setdefault(knob, set()).add(value)
+    found = []
+    for knob, value in sorted(_values(best).items()):
+        values = swept.get(knob, set())
+        if len(values) < 2:
+            continue
+        low, high = ranges.get(knob, (None, None))
+        if value == min(values) and value > (FLOOR if low is None else low):
+            found.append(Edge(knob=knob, value=value, side="low"))
+        if value == max(values) and value < (CEILINGS.get(knob, math.inf) if high is None else high):
+            found.append(Edge(knob=knob, value=value, side="high"))
+    return found
+
+
+def _values(run: Run) -> dict[str, float]:
+    """The run's ordered knobs, batch size included (it is tuned like one)."""
+    values: dict[str, Any] = {} if math.isnan(run.batch_size) else {"batch_size": run.batch_size}
+    values.update(run.knobs or {})
+    return {
+        knob: float(value)
+        for knob, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
