@@ -37,7 +37,8 @@ def predicted(spec: RunSpec, rates: Mapping[RateKey, float]) -> Cost:
     Args:
         rates: measured tokens/s per `rate_key`; a key that is missing is predicted from the FLOPs of the others.
     """
-    state = catalogue.state_floats(spec.optimizer, spec.shape)
+    tensors = models.parameter_table(spec.shape)
+    state = catalogue.optimizer(spec.optimizer).state_floats(tensors, spec.hyperparameters)
     return Cost(
         flops=spec.flops,
         bytes_estimate=int(

@@ -126,10 +126,10 @@ class _Datasets:
         from optsweep_tui.grid import DatasetFacts
 
         if name not in self._found:
-            known = {entry.lower(): entry for entry in data.DATASETS}
-            if name.lower() not in known:
-                raise UnknownName("dataset", name, data.DATASETS, hint="(optsweep datasets lists all)")
-            entry = data.DATASETS[known[name.lower()]]
+            try:
+                entry = data.dataset(name)
+            except LookupError:
+                raise UnknownName("dataset", name, data.datasets(), hint="(optsweep datasets lists all)") from None
             prepared = data.find(entry.name, self._workspace.data)
             if prepared is None and self._prepare:
                 try:
@@ -320,42 +320,65 @@ def run_lines(workspace: Workspace, run_ids: Iterable[str] | None = None) -> lis
     return lines
 
 
-def drive(workspace: Workspace, run_ids: Iterable[str], *, fresh_seeds: bool = True) -> Iterator[Progress]:
+def drive(workspace: Workspace, run_ids: Iterable[str]) -> Iterator[Progress]:
     """Keep runs going until all are over: settle the dead, retry, add fresh seeds, keep the slots busy.
 
     Yields a look a few times a second. Stopping the iteration (or dying) loses nothing: workers go on by themselves and
     any later controller takes up where this one stopped.
     """
+    from optsweep_tui.dispatch import retry
+
     dispatcher = _dispatcher(workspace)
     wanted = list(dict.fromkeys(run_ids))
     started = time.monotonic()
     meter = _Meter()
     settled: dict[str, RunState] = {}
-    from optsweep_tui.dispatch import retry
-
     while True:
         fresh = dispatcher.poll(run_id for run_id in wanted if run_id not in settled)
-        for run_id, state in fresh.items():
-            if retry.given_up(workspace.runs / run_id, state):
-                settled[run_id] = state
+        over = {run_id: state for run_id, state in fresh.items() if retry.given_up(workspace.runs / run_id, state)}
+        first_look = not settled
+        settled |= over
         dispatcher.submit(run_id for run_id in wanted if run_id not in settled)
-        added = _add_fresh_seeds(workspace, wanted, settled, dispatcher) if fresh_seeds else []
+        added = _add_fresh_seeds(workspace, wanted, settled, dispatcher) if over or first_look else []
         wanted += added
         dispatcher.advance()
         lines = [run_line(workspace, run_id, settled.get(run_id) or fresh.get(run_id)) for run_id in wanted]
         complete = not added and all(run_id in settled for run_id in wanted)
-        counts: dict[str, int] = {}
-        for line in lines:
-            counts[line.state] = counts.get(line.state, 0) + 1
         specs = [spec_of(workspace, run_id) for run_id in wanted]
-        eta = meter.eta(specs, lines, set(settled))
-        yield Progress(
-            lines=lines, seconds=time.monotonic() - started, eta_seconds=eta, complete=complete, counts=counts
-        )
+        yield _progress(specs, lines, set(settled), started, meter, complete)
         if complete:
             dispatcher.gc()
             return
         time.sleep(workspace.poll_seconds)
+
+
+def look(workspace: Workspace, run_ids: Iterable[str], *, once: bool = False) -> Iterator[Progress]:
+    """The same looks as `drive`, without touching anything: for watching beside a controller, or without one."""
+    wanted = list(run_ids)
+    started, meter = time.monotonic(), _Meter()
+    over: dict[str, RunLine] = {}
+    while True:
+        lines = [over.get(run_id) or run_line(workspace, run_id) for run_id in wanted]
+        over = {line.run_id: line for line in lines if line.state in rundir.FINISHED}
+        yield _progress([spec_of(workspace, run_id) for run_id in wanted], lines, set(over), started, meter, len(over) == len(wanted))
+        if once or len(over) == len(wanted):
+            return
+        time.sleep(workspace.poll_seconds)
+
+
+def _progress(
+    specs: list[RunSpec], lines: list[RunLine], over: set[str], started: float, meter: _Meter, complete: bool
+) -> Progress:
+    counts: dict[str, int] = {}
+    for line in lines:
+        counts[line.state] = counts.get(line.state, 0) + 1
+    return Progress(
+        lines=lines,
+        seconds=time.monotonic() - started,
+        eta_seconds=meter.eta(specs, lines, over),
+        complete=complete,
+        counts=counts,
+    )
 
 
 class _Meter:
@@ -379,70 +402,104 @@ class _Meter:
         return (total - done) * (now - since) / (done - base)
 
 
+def _owed_seeds(workspace: Workspace, study: Mapping[str, Any], settled: Mapping[str, RunState]) -> list[RunSpec]:
+    """The fresh seeds that a study asks for now: of every cell whose sweep has ended."""
+    from optsweep_tui import plan as planning
+
+    rule = study.get("fresh_seeds")
+    if not rule:
+        return []
+    specs, losses = [], {}
+    for run_id in study["runs"]:
+        run_folder = workspace.runs / run_id
+        if (run_folder / rundir.SPEC).exists():
+            specs.append(spec_of(workspace, run_id))
+            state = settled.get(run_id) or rundir.state_of(run_folder)
+            if state.finished or run_id in settled:
+                losses[run_id] = state.record.val_loss if state.record and state.state == "done" else None
+    ruled = Study(name=study["name"], fresh_seeds=FreshSeeds(**rule | {"optimizer": tuple(rule["optimizer"])}))
+    return planning.fresh_seeds(ruled, specs, losses)
+
+
 def _add_fresh_seeds(
     workspace: Workspace, wanted: list[str], settled: Mapping[str, RunState], dispatcher: Dispatcher
 ) -> list[str]:
-    """Plant and queue the fresh seeds of every sweep that has ended; returns the new ids."""
-    from optsweep_tui import plan as planning
-
-    added = []
+    """Plant and queue the fresh seeds of the studies that are driven; returns the new ids."""
+    added: list[str] = []
     for study in studies(workspace):
-        rule = study.get("fresh_seeds")
-        runs = study["runs"]
-        if not rule or not set(runs) & set(wanted):
-            continue
-        specs = [spec_of(workspace, run_id) for run_id in runs if (workspace.runs / run_id / rundir.SPEC).exists()]
-        losses = {
-            run_id: state.record.val_loss if state.record and state.state == "done" else None
-            for run_id, state in settled.items()
-        }
-        ruled = Study(name=study["name"], fresh_seeds=FreshSeeds(**rule | {"optimizer": tuple(rule["optimizer"])}))
-        new = planning.fresh_seeds(ruled, specs, losses)
-        missing = [spec for spec in new if spec.run_id not in wanted]
-        if missing:
+        if set(study["runs"]) & set(wanted):
+            missing = [spec for spec in _owed_seeds(workspace, study, settled) if spec.run_id not in wanted]
             rundir.write(workspace.runs, missing, study["name"])
-            ids = [spec.run_id for spec in missing]
-            dispatcher.submit(ids)
-            added += ids
+            added += [spec.run_id for spec in missing]
+    dispatcher.submit(added)
     return added
 
 
+def everything(workspace: Workspace, run_id: str) -> dict[str, Any]:
+    """All that is known of one run: spec, state, studies, attempts with their events, record."""
+    run_folder = workspace.runs / run_id
+    state = rundir.state_of(run_folder)
+    found = []
+    for number, path in rundir.attempts(run_folder):
+        row = rundir.last_metric(path)
+        found.append(
+            {
+                "attempt": number,
+                "folder": str(path),
+                "claim": _tolerant_json(path / rundir.CLAIM),
+                "intent": _tolerant_json(path / rundir.INTENT),
+                "exit": _tolerant_json(path / rundir.EXIT),
+                "last_step": row["step"] if row else 0,
+                "events": rundir.events(path),
+            }
+        )
+    return {
+        "run_id": run_id,
+        "line": dataclasses.asdict(run_line(workspace, run_id, state)),
+        "studies": rundir.studies_of(run_folder),
+        "spec": spec_of(workspace, run_id).to_dict(),
+        "record": state.record.to_dict() if state.record else None,
+        "attempts": found,
+    }
+
+
+def _tolerant_json(path: Path) -> Any:
+    try:
+        return folder.read_json(path)
+    except (ValueError, OSError):
+        return None
+
+
+def log_lines(workspace: Workspace, run_id: str, *, last: int, follow: bool) -> Iterator[dict[str, Any]]:
+    """The log, events and metric lines of a run's newest attempt as {"attempt", "source", "text"}, oldest first."""
+    run_folder = workspace.runs / run_id
+    offsets: dict[Path, int] = {}
+    first = True
+    while True:
+        state = rundir.state_of(run_folder)
+        fresh: list[dict[str, Any]] = []
+        if state.attempt_folder is not None:
+            for source, name in (("event", rundir.EVENTS), ("metric", rundir.METRICS), ("log", rundir.LOG)):
+                path = state.attempt_folder / name
+                lines, offsets[path] = rundir.whole_lines(path, offsets.get(path, 0))
+                chosen = lines[-last:] if first else lines
+                fresh += [{"attempt": state.attempt, "source": source, "text": line} for line in chosen]
+        yield from fresh[-last:] if first and not follow else fresh
+        if not follow or (state.finished and not fresh):
+            return
+        first = False
+        time.sleep(workspace.poll_seconds)
+
+
 def unfinished(workspace: Workspace) -> list[str]:
-    """Runs that a controller should take up: neither over nor cancelled."""
+    """Runs that a controller should take up: neither over nor cancelled, fresh seeds still owed among them."""
     from optsweep_tui.dispatch import retry
 
+    for study in studies(workspace):
+        owed = [spec for spec in _owed_seeds(workspace, study, {}) if not (workspace.runs / spec.run_id).exists()]
+        rundir.write(workspace.runs, owed, study["name"])
     states = _dispatcher(workspace).poll(rundir.run_ids(workspace.runs))
     return [run_id for run_id, state in states.items() if not retry.given_up(workspace.runs / run_id, state)]
-
-
-def study_runs(workspace: Workspace, run_ids: Iterable[str]) -> list[str]:
-    """The runs named, and every run of the studies they belong to, so that fresh seeds see their whole sweep."""
-    chosen = list(dict.fromkeys(run_ids))
-    for study in studies(workspace):
-        if set(study["runs"]) & set(chosen):
-            chosen += study["runs"]
-    return list(dict.fromkeys(chosen))
-
-
-def owed_studies(workspace: Workspace) -> list[str]:
-    """Runs of studies whose sweeps have ended but whose fresh seeds were never planted (the controller was gone)."""
-    from optsweep_tui import plan as planning
-
-    owed: list[str] = []
-    for study in studies(workspace):
-        rule = study.get("fresh_seeds")
-        if not rule:
-            continue
-        specs = [spec_of(workspace, run_id) for run_id in study["runs"] if (workspace.runs / run_id / rundir.SPEC).exists()]
-        losses = {}
-        for spec in specs:
-            state = rundir.state_of(workspace.runs / spec.run_id)
-            if state.finished:
-                losses[spec.run_id] = state.record.val_loss if state.record and state.state == "done" else None
-        ruled = Study(name=study["name"], fresh_seeds=FreshSeeds(**rule | {"optimizer": tuple(rule["optimizer"])}))
-        if any(not (workspace.runs / spec.run_id / rundir.SPEC).exists() for spec in planning.fresh_seeds(ruled, specs, losses)):
-            owed += study["runs"]
-    return owed
 
 
 def cancel(workspace: Workspace, run_ids: Iterable[str]) -> list[str]:
@@ -494,6 +551,20 @@ def sql(workspace: Workspace, query: str) -> pd.DataFrame:
     return queries.sql(workspace.store, query)
 
 
+def sql_examples() -> list[dict[str, str]]:
+    """Queries that run, with what each answers."""
+    from optsweep_tui.store import queries
+
+    return [{"title": title, "query": query} for title, query in queries.EXAMPLES]
+
+
+def sql_dictionary() -> list[dict[str, str]]:
+    """Tables, views and columns with their meaning."""
+    from optsweep_tui.store import queries
+
+    return queries.dictionary()
+
+
 def results(workspace: Workspace, chosen: Filter) -> pd.DataFrame:
     """One row per run of the filter, with the columns of `analysis.columns.RESULTS`."""
     from optsweep_tui.store import queries
@@ -514,7 +585,7 @@ def knob_info() -> dict[str, Any]:
     """Declared range and scale of every knob, which the edge audit needs."""
     from optsweep_engines.optimizers import catalogue
 
-    return {knob.name: knob for entry in catalogue.entries() for knob in catalogue.knobs_of(entry.name)}
+    return {knob.name: knob for entry in catalogue.optimizers().values() for knob in catalogue.all_knobs(entry)}
 
 
 def table(frame: pd.DataFrame, *, baseline: str = "adamw", sigma: float | None = None) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from typing import Any
 
 from optsweep_engines import models, schedules
 from optsweep_engines.optimizers import catalogue
+from optsweep_engines.optimizers.base import find_knob
 from optsweep_engines.spec import RunSpec, Scalar
 from optsweep_tui import published
 from optsweep_tui.core import Block, CellSelection, FreshSeeds, Override, Study, listed
@@ -51,16 +52,16 @@ Datasets = Callable[[str], DatasetFacts]
 def optimizer_name(name: str, where: str = "") -> str:
     """Catalogue name of an optimizer, from any alias or case."""
     try:
-        return catalogue.find(name).name
+        return catalogue.optimizer(name).name
     except LookupError:
-        known = [alias for entry in catalogue.entries() for alias in (entry.name, *entry.aliases)]
+        known = [alias for entry in catalogue.optimizers().values() for alias in (entry.name, *entry.aliases)]
         raise UnknownName("optimizer", name, known, where, "(optsweep optimizers lists all)") from None
 
 
 def model_name(name: str, where: str = "") -> str:
     """Catalogue name of a model, from any case."""
     try:
-        return models.find(name).name
+        return models.model(name).name
     except LookupError:
         raise UnknownName("model", name, models.MODELS, where, "(optsweep models lists all)") from None
 
@@ -205,7 +206,7 @@ def _cells(value: Any, where: str) -> tuple[CellSelection, ...]:
 
 
 def _published_cells() -> tuple[CellSelection, ...]:
-    known = {entry.name for entry in catalogue.entries()}
+    known = catalogue.optimizers()
     return tuple(
         CellSelection(optimizer=(cell.optimizer,), model=(cell.model,), chinchilla=(cell.chinchilla,))
         for cell in published.reference().values()
@@ -251,19 +252,28 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
     return seeds
 
 
+def own_knobs(optimizer: str) -> list[str]:
+    """Everything that a grid may set for an optimizer: its knobs, those of the run, and the fields of a spec."""
+    return [*(knob.name for knob in catalogue.all_knobs(catalogue.optimizer(optimizer))), *SETTINGS]
+
+
 def knob_name(name: str, optimizers: Iterable[str] | None, where: str) -> str:
     """Our name of a knob or setting, from a published alias; known for every optimizer in scope (None: for any one)."""
-    if name in SETTINGS:
-        return name
-    scope = [catalogue.find(entry) for entry in optimizers] if optimizers is not None else list(catalogue.entries())
-    found = [catalogue.knob_name(entry.name, name) for entry in scope]
-    hits = [entry for entry in found if entry is not None]
-    if not hits or (optimizers is not None and None in found):
-        lacking = next((entry for entry, hit in zip(scope, found, strict=True) if hit is None), scope[0])
-        known = [*catalogue.knob_names(lacking.name), *SETTINGS]
-        of = f" of {lacking.name}" if optimizers is not None else ""
-        raise UnknownName(f"knob{of}", name, known, where, f"(optsweep optimizers {lacking.name} lists its knobs)")
-    return hits[0]
+    ours = catalogue.published_alias(name)
+    scope = sorted(catalogue.optimizers() if optimizers is None else optimizers)
+    lacking = [optimizer for optimizer in scope if _find(optimizer, name) is None and ours not in SETTINGS]
+    if lacking and (optimizers is not None or len(lacking) == len(scope)):
+        of = "" if optimizers is None else f" of {lacking[0]}"
+        hint = f"(optsweep optimizers {lacking[0]} lists its knobs)"
+        raise UnknownName(f"knob{of}", name, own_knobs(lacking[0]), where, hint)
+    if ours in SETTINGS:
+        return ours
+    return next(found for optimizer in scope if (found := _find(optimizer, name)) is not None)
+
+
+def _find(optimizer: str, name: str) -> str | None:
+    knob = find_knob(catalogue.all_knobs(catalogue.optimizer(optimizer)), name)
+    return None if knob is None else knob.name
 
 
 def _knobs(table: Any, where: str, optimizers: list[str] | None) -> dict[str, Scalar]:
@@ -417,7 +427,7 @@ def incumbent_of(study: Study, optimizer: str, model: str, value: float) -> dict
         figures = cell.incumbent if study.around == "incumbent" else cell.incumbent | cell.start
         where = f"published {optimizer} {model} {cell.chinchilla:g}"
         knobs = {knob_name(key, [optimizer], where): entry for key, entry in figures.items()}
-    own = {*catalogue.knob_names(optimizer), *SETTINGS}
+    own = own_knobs(optimizer)
     knobs |= {key: entry for key, entry in study.defaults.items() if key in own}
     knobs |= study.start.get(optimizer, {})
     for item in _matching(study, optimizer, model, value):
@@ -432,7 +442,7 @@ def _sweep_of(study: Study, optimizer: str, model: str, value: float) -> dict[st
         if cell is not None and same_ratio(cell.chinchilla, value):
             sweep = {knob_name(key, [optimizer], "published"): entries for key, entries in cell.sweep.items()}
     sweep |= study.sweep.get(optimizer, {})
-    own = {*catalogue.knob_names(optimizer), *SETTINGS}
+    own = own_knobs(optimizer)
     for item in _matching(study, optimizer, model, value):
         sweep |= {key: entries for key, entries in item.sweep.items() if key in own}
     return sweep
@@ -443,7 +453,7 @@ def resolve(
 ) -> RunSpec:
     """One configuration of one cell as a spec: settings to their fields, knobs checked and filled up by the catalogue."""
     where = f"{optimizer} {model} {value:g}"
-    entry = models.find(model)
+    entry = models.model(model)
     dataset = datasets(study.dataset or entry.dataset)
     shape = dataclasses.replace(entry.shape, vocab_size=dataset.vocab_size)
     settings: dict[str, Any] = {
@@ -454,9 +464,8 @@ def resolve(
     } | {key: knobs[key] for key in SETTINGS if key in knobs}
     _check_settings(settings, where)
     rest = {key: entry for key, entry in knobs.items() if key not in SETTINGS}
-    schedule_defaults = schedules.SCHEDULES[settings["schedule"]].defaults
     try:
-        hyperparameters = catalogue.resolve_knobs(optimizer, {**schedule_defaults, **rest})
+        hyperparameters = catalogue.resolve_knobs(optimizer, rest, settings["schedule"])
     except ValueError as error:
         raise OptsweepError(f"{where}: {error}", f"optsweep optimizers {optimizer} shows the ranges") from None
     spec = RunSpec(

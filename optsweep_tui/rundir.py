@@ -33,8 +33,8 @@ from optsweep_tui.errors import OptsweepError
 
 __all__ = [
     "CANCEL", "CHECKPOINTS", "CLAIM", "EVENTS", "EXIT", "FINISHED", "INTENT", "LEASE", "LOG", "METRICS", "RECORD", "SPEC",
-    "STUDIES", "RunState", "attempts", "cancel", "find_run", "is_run_id", "last_metric", "read_spec", "run_ids",
-    "state_of", "studies_of", "write",
+    "STUDIES", "RunState", "attempts", "cancel", "events", "find_run", "is_run_id", "last_metric", "read_spec", "run_ids",
+    "state_of", "studies_of", "uncancel", "whole_lines", "write",
 ]  # fmt: skip
 
 FINISHED = ("done", "diverged", "failed", "oom", "cancelled")
@@ -217,6 +217,33 @@ def last_metric(attempt_folder: Path, tail_bytes: int = 16384) -> dict[str, Any]
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             return row
     return None
+
+
+def events(attempt_folder: Path) -> list[dict[str, Any]]:
+    """The events of an attempt; a torn or garbage line is passed over."""
+    found = []
+    for line in whole_lines(attempt_folder / EVENTS, 0)[0]:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            found.append(row)
+    return found
+
+
+def whole_lines(path: Path, offset: int) -> tuple[list[str], int]:
+    """Lines that are complete from a byte offset on, and the offset after them; a file that shrank is read anew."""
+    try:
+        with open(path, "rb") as handle:
+            if handle.seek(0, os.SEEK_END) < offset:
+                offset = 0
+            handle.seek(offset)
+            data = handle.read()
+    except OSError:
+        return [], offset
+    end = data.rfind(b"\n") + 1
+    return data[:end].decode(errors="replace").splitlines(), offset + end
 
 
 def find_run(runs_root: Path, prefix: str) -> str:

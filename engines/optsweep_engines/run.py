@@ -64,7 +64,8 @@ class AttemptLog:
     def metric(self, row: dict[str, Any]) -> None:
         """Append one metrics line; a value that is not finite becomes null."""
         clean = {
-            key: (None if isinstance(value, float) and not math.isfinite(value) else value) for key, value in row.items()
+            key: (None if isinstance(value, float) and not math.isfinite(value) else value)
+            for key, value in row.items()
         }
         _write_line(self._metrics, clean)
 

@@ -1,1 +1,17 @@
-"""."""
+"""The command `optsweep`: `main()` answers --version at once, else runs the verb and turns errors into one line."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Entry point of the console script; returns the exit code (0 done, 1 failed, 2 user's mistake, 130 interrupted)."""
+    if sys.argv[1:] == ["--version"]:
+        from optsweep_tui import __version__
+
+        print(f"optsweep {__version__}")
+        return 0
+    from optsweep_tui.cli.root import run_command
+
+    return run_command(sys.argv[1:])

@@ -1,0 +1,31 @@
+"""`optsweep collect`: bring results.duckdb up to date with the run folders; twice = once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from optsweep_tui.cli import options, output
+
+
+def command(
+    context: typer.Context,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the store anew from the run folders.")] = False,
+    workspace: options.WorkspaceDir = None,
+    json_: options.Json = False,
+) -> None:
+    """Ingest what is new. The run folders are the truth: the store can always be rebuilt from them.
+
+    Examples: optsweep collect | optsweep collect --rebuild
+    """
+    from optsweep_tui import flow
+
+    report = flow.collect(options.open_workspace(context, workspace), rebuild=rebuild)
+    if json_:
+        output.emit_json(report)
+        return
+    skipped = list(getattr(report, "skipped", []))
+    print(f"{report.runs} runs, {report.finished} finished, {report.points} new points, {report.skipped_lines} lines skipped")
+    for entry in skipped[:20]:
+        output.say(f"skipped: {entry}")

@@ -1,0 +1,63 @@
+"""`optsweep ls`: every run of the workspace, a line each."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from optsweep_tui.cli import options, output
+
+
+def command(
+    context: typer.Context,
+    state: Annotated[str | None, typer.Option("--state", help="Only these states, comma separated.")] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Only runs of this study.")] = None,
+    workspace: options.WorkspaceDir = None,
+    json_: options.Json = False,
+) -> None:
+    """List runs with state, progress and loss.
+
+    Examples: optsweep ls | optsweep ls --state running,failed --json
+    """
+    from optsweep_tui import flow, rundir
+    from optsweep_tui.cli import progress
+    from optsweep_tui.errors import UnknownName
+
+    place = options.open_workspace(context, workspace)
+    lines = flow.run_lines(place)
+    if study is not None:
+        known = {name for line in lines for name in rundir.studies_of(place.runs / line.run_id)}
+        if study not in known:
+            raise UnknownName("study", study, known, hint="(optsweep grids lists grids; runs make a study)")
+        lines = [line for line in lines if study in rundir.studies_of(place.runs / line.run_id)]
+    wanted = options.split(state)
+    lines = [line for line in lines if not wanted or line.state in wanted]
+    lines.sort(key=lambda line: (line.model, line.optimizer, line.chinchilla, line.lr or 0.0, line.seed))
+    if json_:
+        output.emit_json(progress.lines_json(lines))
+        return
+    if not lines:
+        output.say(f"no runs in {place.root}" + (" with that state" if wanted else ". optsweep quickstart makes some"))
+        return
+    output.print_table(
+        ["run", "state", "optimizer", "model", "ratio", "lr", "seed", "try", "step", "loss nats", "tok/s", "to go"],
+        [
+            (
+                line.run_id[:8],
+                line.state,
+                line.optimizer,
+                line.model,
+                f"{line.chinchilla:g}",
+                output.number(line.lr, 3),
+                line.seed,
+                line.attempt,
+                f"{line.step}/{line.steps}",
+                output.loss_text(line.loss),
+                output.count_text(line.tokens_per_second),
+                output.duration_text(line.eta_seconds) if line.eta_seconds is not None else "",
+            )
+            for line in lines
+        ],
+        left=(0, 1, 2, 3),
+    )

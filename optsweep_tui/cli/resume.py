@@ -1,0 +1,33 @@
+"""`optsweep resume`: take up everything that is unfinished, whoever started it and however it stopped."""
+
+from __future__ import annotations
+
+import typer
+
+from optsweep_tui.cli import options, output
+
+
+def command(context: typer.Context, workspace: options.WorkspaceDir = None, json_: options.Json = False) -> None:
+    """Reattach to running runs, restart lost ones from their checkpoints, plant owed fresh seeds, wait for all.
+
+    Example: optsweep resume
+    """
+    from optsweep_tui import flow
+    from optsweep_tui.cli import progress
+
+    place = options.open_workspace(context, workspace)
+    wanted = flow.unfinished(place)
+    if not wanted:
+        output.say(f"nothing is unfinished in {place.root}")
+        if json_:
+            output.emit_json([])
+        return
+    flow.require_engines([flow.spec_of(place, run_id) for run_id in wanted])
+    look = progress.drive(place, wanted, f"{len(wanted)} runs taken up in {place.root}")
+    flow.collect(place)
+    if json_:
+        output.emit_json(progress.lines_json(look.lines))
+    else:
+        print(progress.summary(look))
+    if progress.report_failures(look.lines):
+        raise typer.Exit(1)

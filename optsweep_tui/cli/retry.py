@@ -1,0 +1,48 @@
+"""`optsweep retry RUN..`: a new attempt of runs that are over, from their newest checkpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from optsweep_tui.cli import options, output
+
+
+def command(
+    context: typer.Context,
+    runs: options.Runs = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Every run that failed or was lost.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait.")] = False,
+    workspace: options.WorkspaceDir = None,
+    json_: options.Json = False,
+) -> None:
+    """Open a new attempt of each run named, and drive it to its end.
+
+    Examples: optsweep retry 3fa2 | optsweep retry --failed
+    """
+    from optsweep_tui import flow
+    from optsweep_tui.cli import progress
+    from optsweep_tui.errors import OptsweepError
+
+    place = options.open_workspace(context, workspace)
+    if not runs and not failed:
+        raise OptsweepError("no run is named", "optsweep retry RUN.. or --failed")
+    wanted = options.chosen_runs(place, runs) if runs else []
+    if failed:
+        bad = ("failed", "lost", "oom")
+        wanted += [line.run_id for line in flow.run_lines(place) if line.state in bad and line.run_id not in wanted]
+    queued = flow.retry(place, wanted)
+    lines = flow.run_lines(place, wanted)
+    if queued and detach:
+        flow.detach(place)
+    elif queued:
+        look = progress.drive(place, queued, f"{len(queued)} runs tried again")
+        flow.collect(place)
+        lines = [line for line in look.lines if line.run_id in wanted]
+    if json_:
+        output.emit_json([{**row, "retried": row["run_id"] in queued} for row in progress.lines_json(lines)])
+    else:
+        print(f"{len(queued)} runs tried again, {len(wanted) - len(queued)} were still under way")
+    if progress.report_failures(lines):
+        raise typer.Exit(1)

@@ -1,0 +1,122 @@
+"""All verbs under one Typer app, and the one place where an error becomes a line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from optsweep_tui.cli import (
+    cancel,
+    collect,
+    datasets,
+    doctor,
+    fit,
+    grids,
+    logs,
+    ls,
+    models,
+    optimizers,
+    plot,
+    quickstart,
+    resume,
+    retry,
+    run,
+    show,
+    speedup,
+    sql,
+    table,
+    tui,
+    watch,
+)
+from optsweep_tui.errors import OptsweepError
+
+app = typer.Typer(
+    name="optsweep",
+    help="The lab bench for pretraining optimizers, in a terminal.",
+    epilog="Start with: optsweep quickstart. Every verb has --help with examples, and --json.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", "-w", help="Folder of the work [default: $OPTSWEEP_WORKSPACE or .].")
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    context.obj = workspace
+    if version:
+        from optsweep_tui import __version__
+
+        typer.echo(f"optsweep {__version__}")
+        raise typer.Exit
+
+
+for _verb, _module in (
+    ("quickstart", quickstart),
+    ("optimizers", optimizers),
+    ("models", models),
+    ("datasets", datasets),
+    ("grids", grids),
+    ("run", run),
+    ("watch", watch),
+    ("ls", ls),
+    ("show", show),
+    ("logs", logs),
+    ("cancel", cancel),
+    ("retry", retry),
+    ("resume", resume),
+    ("collect", collect),
+    ("sql", sql),
+    ("table", table),
+    ("fit", fit),
+    ("speedup", speedup),
+    ("plot", plot),
+    ("doctor", doctor),
+    ("tui", tui),
+):
+    app.command(_verb)(_module.command)
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one verb."""
+    try:
+        code = app(args=arguments, prog_name="optsweep", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except OptsweepError as error:
+        return _complain(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        typer.echo(error.ctx.get_help() if error.ctx else str(error))
+        return 0
+    except click.exceptions.UsageError as error:
+        verb = error.ctx.command_path if error.ctx else "optsweep"
+        return _complain(f"{error.format_message().rstrip('.')}. {verb} --help shows the options", 2)
+    except click.exceptions.ClickException as error:
+        return _complain(error.format_message(), 2)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return _complain("interrupted; nothing is lost. optsweep resume goes on", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: no complaint at interpreter exit
+        return 0
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        return _complain(f"{error.strerror or error}{place}. Nothing is lost: free or mend it and run the command again", 2)
+
+
+def _complain(text: str, code: int) -> int:
+    try:
+        print(f"error: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    except OSError:
+        pass
+    return code

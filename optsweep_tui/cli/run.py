@@ -1,0 +1,208 @@
+"""`optsweep run`: a grid or a selection of cells to runs, dispatched, watched, collected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optsweep_tui.cli import options, output
+
+if TYPE_CHECKING:
+    from optsweep_tui.flow import Plan
+    from optsweep_tui.settings import Workspace
+
+
+def command(
+    context: typer.Context,
+    grid: Annotated[
+        str | None, typer.Option("--grid", "-g", help="A shipped grid or a .toml file.", autocompletion=options.complete_grid)
+    ] = None,
+    optimizers: options.Optimizers = None,
+    models: options.Models = None,
+    ratios: options.Ratios = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Fix a knob: lr=0.003, adamw.beta2=0.95, batch_size=16.")] = None,
+    sweeps: Annotated[
+        list[str] | None,
+        typer.Option("--sweep", help="Values around each incumbent: lr=0.002,0.004; a product: lr=..*weight_decay=..")
+    ] = None,
+    engine: Annotated[str | None, typer.Option("--engine", help="torch or jax [default: the grid's].")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Another dataset than the model's.")] = None,
+    host: Annotated[str, typer.Option("--host", help="Where the runs go.")] = "local",
+    seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds of every configuration: 0,1,2.")] = None,
+    around: Annotated[str | None, typer.Option("--around", help="incumbent or start: which published values to begin from.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="Keep the first N runs.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved runs and their cost; write nothing.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Launch, leave a controller behind, return.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="A new attempt of runs that are finished already.")] = False,
+    workspace: options.WorkspaceDir = None,
+    json_: options.Json = False,
+) -> None:
+    """Train cells: optimizers x models x Chinchilla ratios.
+
+    With --grid, -o, -m and -c select from it; without, all three are needed and each cell gets its incumbent.
+    Finished runs are not repeated. Ctrl-C detaches: the runs go on.
+
+    Examples: optsweep run --grid quickstart | optsweep run -o adamw,muon -m 130m -c 1,8 --dry-run
+    """
+    from optsweep_tui import flow
+    from optsweep_tui.cli import progress
+    from optsweep_tui.errors import UnknownName
+
+    if host != "local":
+        raise UnknownName("host", host, ["local"], hint="(optsweep doctor lists the hosts)")
+    place = options.open_workspace(context, workspace)
+    request = flow.Request(
+        grid=grid,
+        optimizers=options.split(optimizers),
+        models=options.split(models),
+        chinchillas=options.split(ratios),
+        sets=tuple(sets or ()),
+        sweeps=tuple(sweeps or ()),
+        seeds=_seeds(seeds),
+        engine=engine,
+        dataset=dataset,
+        around=around,
+        limit=limit,
+    )
+    chosen = flow.plan(place, request, prepare=False)
+    if dry_run:
+        _show_plan(place, chosen, json_)
+        return
+    flow.require_engines(chosen.specs)
+    chosen = flow.plan(place, request, prepare=True)
+    queued = flow.launch(place, chosen, force=force)
+    if detach:
+        pid = flow.detach(place)
+        output.say(f"{len(queued)} runs launched, controller {pid} left behind; optsweep watch shows them")
+        if json_:
+            output.emit_json(plan_json(place, chosen))
+        return
+    look = progress.drive(place, chosen.run_ids, title(place, chosen))
+    flow.collect(place)
+    failed = progress.report_failures(look.lines)
+    if json_:
+        output.emit_json(plan_json(place, chosen))
+    else:
+        from optsweep_tui.cli import present
+
+        present.final_losses(place, chosen.study.name)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _seeds(text: str | None) -> tuple[int, ...]:
+    from optsweep_tui.errors import OptsweepError
+
+    try:
+        seeds = tuple(int(part) for part in options.split(text))
+    except ValueError:
+        raise OptsweepError(f'--seeds "{text}" is not a list of whole numbers', "write --seeds 0,1,2") from None
+    if any(not 0 <= seed < 2**32 for seed in seeds) or len(set(seeds)) != len(seeds):
+        raise OptsweepError(f'--seeds "{text}": each once, from 0 to 4294967295', "write --seeds 0,1,2")
+    return seeds
+
+
+def title(workspace: Workspace, chosen: Plan) -> str:
+    """The head line of a sweep's progress."""
+    cells = sorted({spec.chinchilla for spec in chosen.specs})
+    names = " ".join(dict.fromkeys(spec.optimizer for spec in chosen.specs))
+    models = " ".join(dict.fromkeys(spec.model for spec in chosen.specs))
+    engines = " ".join(dict.fromkeys(spec.engine for spec in chosen.specs))
+    total = len(chosen.specs) + chosen.fresh_seed_runs
+    ratios = " ".join(f"{value:g}" for value in cells)
+    return f"study {chosen.study.name}   {total} runs   {names} x {models} x {ratios}   {engines}, {workspace.slots} slots"
+
+
+def plan_json(workspace: Workspace, chosen: Plan) -> dict[str, Any]:
+    """The document of `run --json`: resolved runs with their cost and state, and the totals."""
+    from optsweep_tui import cost, flow, rundir
+
+    rates = flow.rates(workspace)
+    runs, seconds = [], []
+    for spec in chosen.specs:
+        price = cost.predicted(spec, rates)
+        seconds.append(price.seconds_estimate)
+        runs.append(
+            {
+                "run_id": spec.run_id,
+                "provisional": spec.dataset_hash is None,
+                "study": chosen.study.name,
+                "optimizer": spec.optimizer,
+                "model": spec.model,
+                "params": spec.shape.non_embedding_params,
+                "chinchilla": spec.chinchilla,
+                "tokens": spec.tokens,
+                "steps": spec.steps,
+                "batch_size": spec.batch_size,
+                "seq_len": spec.seq_len,
+                "engine": spec.engine,
+                "seed": spec.seed,
+                "dataset": spec.dataset,
+                "dataset_hash": spec.dataset_hash,
+                "schedule": spec.schedule,
+                "dtype": spec.dtype,
+                "hyperparameters": dict(spec.hyperparameters),
+                "flops": price.flops,
+                "seconds_estimate": price.seconds_estimate,
+                "bytes_estimate": price.bytes_estimate,
+                "state": rundir.state_of(workspace.runs / spec.run_id).state,
+            }
+        )
+    totals = {
+        "runs": len(runs),
+        "fresh_seed_runs": chosen.fresh_seed_runs,
+        "tokens": sum(spec.tokens for spec in chosen.specs),
+        "flops": sum(run["flops"] for run in runs),
+        "seconds_estimate": cost.total_seconds(seconds, workspace.slots),
+        "bytes_estimate": max(run["bytes_estimate"] for run in runs),
+    }
+    return {"study": chosen.study.name, "runs": runs, "totals": totals}
+
+
+def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
+    data = plan_json(workspace, chosen)
+    if json_:
+        output.emit_json(data)
+        return
+    knobs = _varying(data["runs"])
+    output.print_table(
+        ["run", "optimizer", "model", "ratio", "tokens", "steps", "batch x seq", "seed", *knobs, "state"],
+        [
+            (
+                run["run_id"][:8],
+                run["optimizer"],
+                run["model"],
+                f"{run['chinchilla']:g}",
+                output.count_text(run["tokens"]),
+                run["steps"],
+                f"{run['batch_size']} x {run['seq_len']}",
+                run["seed"],
+                *(output.number(run["hyperparameters"].get(knob)) for knob in knobs),
+                run["state"],
+            )
+            for run in data["runs"]
+        ],
+        left=(0, 1, 2),
+    )
+    totals = data["totals"]
+    later = f" + {totals['fresh_seed_runs']} fresh seeds of the best" if totals["fresh_seed_runs"] else ""
+    hours = totals["seconds_estimate"]
+    guess = f"~{output.duration_text(hours)} on {workspace.slots} slots" if hours else "no rate measured here yet"
+    print(
+        f"{totals['runs']} runs{later}   {output.count_text(totals['tokens'])} tokens   "
+        f"{output.count_text(totals['flops'])} FLOPs   {guess}   {totals['bytes_estimate'] / 2**30:.2f} GiB per run"
+    )
+    if any(run["provisional"] for run in data["runs"]):
+        print("run ids are provisional: the dataset is not prepared here, so its hash is not known")
+
+
+def _varying(runs: list[dict[str, Any]]) -> list[str]:
+    """lr, and the knobs in which the runs of a plan differ within an optimizer."""
+    seen: dict[tuple[str, str], set[Any]] = {}
+    for run in runs:
+        for knob, value in run["hyperparameters"].items():
+            seen.setdefault((run["optimizer"], knob), set()).add(value)
+    varying = sorted({knob for (_, knob), values in seen.items() if len(values) > 1 and knob != "lr"})
+    return ["lr", *varying[:6]]

@@ -1,0 +1,56 @@
+"""`optsweep show RUN`: everything of one run: spec, state, attempts, record, events."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from optsweep_tui.cli import options, output
+
+
+def command(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(help="Run id, or its first digits.", autocompletion=options.complete_run)],
+    workspace: options.WorkspaceDir = None,
+    json_: options.Json = False,
+) -> None:
+    """Show one run in full.
+
+    Example: optsweep show 3fa2
+    """
+    from optsweep_tui import flow
+
+    place = options.open_workspace(context, workspace)
+    data = flow.everything(place, options.chosen_runs(place, [run])[0])
+    if json_:
+        output.emit_json(data)
+        return
+    spec, line = data["spec"], data["line"]
+    print(f"{data['run_id']}   {line['state']}   attempt {line['attempt']}   studies {' '.join(data['studies']) or '·'}")
+    if line["error"]:
+        print(f"error      {line['error']}")
+    loss = output.loss_text(line["loss"])
+    print(f"progress   step {line['step']} of {line['steps']}   loss {loss} nats   {output.count_text(line['tokens_per_second'])} tok/s")
+    print(f"cell       {spec['optimizer']} {spec['model']} {line['chinchilla']:g}   {spec['tokens']:,} tokens   {spec['engine']}")
+    print(f"batch      {spec['batch_size']} x {spec['seq_len']}   {spec['schedule']}   {spec['dtype']}   seed {spec['seed']}")
+    print(f"data       {spec['dataset']} {spec['dataset_hash'][:12]}   validation {spec['validation_tokens']:,} tokens")
+    knobs = "   ".join(f"{key} {output.number(value, 6)}" for key, value in spec["hyperparameters"].items())
+    print(f"knobs      {knobs}")
+    for attempt in data["attempts"]:
+        ending = attempt["exit"] or {}
+        how = ending.get("reason") or "under way"
+        signal = f", signal {ending['signal']}" if ending.get("signal") else ""
+        print(f"a{attempt['attempt']:<9} {how}{signal}   last step {attempt['last_step']}   {attempt['folder']}")
+        for event in attempt["events"][-12:]:
+            rest = "  ".join(f"{key}={value}" for key, value in event.items() if key not in ("seq", "time", "kind"))
+            print(f"             {event['kind']}  {rest}")
+    record = data["record"]
+    if record:
+        print(f"record     {record['status']}   train {output.loss_text(record['train_loss'])}   val {output.loss_text(record['val_loss'])}")
+        print(
+            f"           {record['train_seconds']:.1f} s training   peak {output.count_text(record['peak_bytes'])}B   "
+            f"optimizer state {output.count_text(record['optimizer_state_bytes'])}B   {record['device']}"
+        )
+        print(f"           parameters {record['parameters_sha256']}")
+        print(f"           {'  '.join(f'{name} {value}' for name, value in record['versions'].items())}")

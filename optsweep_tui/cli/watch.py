@@ -1,0 +1,46 @@
+"""`optsweep watch [RUN..]`: live progress of what is under way; changes nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from optsweep_tui.cli import options, output
+
+
+def command(
+    context: typer.Context,
+    runs: options.Runs = None,
+    once: Annotated[bool, typer.Option("--once", help="One look, then leave.")] = False,
+    workspace: options.WorkspaceDir = None,
+    json_: options.Json = False,
+) -> None:
+    """Watch runs until all are over. With --json: one object per run and change, a line each.
+
+    Examples: optsweep watch | optsweep watch 3fa2 --json | optsweep watch --once
+    """
+    from optsweep_tui import flow
+    from optsweep_tui.cli import progress
+
+    place = options.open_workspace(context, workspace)
+    wanted = options.chosen_runs(place, runs)
+    if not runs:
+        current = flow.run_lines(place, wanted)
+        wanted = [line.run_id for line in current if line.state not in progress.OVER] or wanted
+    if not wanted:
+        output.say(f"no runs in {place.root}. optsweep quickstart makes some")
+        return
+    looks = flow.look(place, wanted, once=once)
+    if json_:
+        seen: dict[str, object] = {}
+        for look in looks:
+            for line in look.lines:
+                if seen.get(line.run_id) != line:
+                    seen[line.run_id] = line
+                    output.emit_json(line)
+            sys.stdout.flush()
+        return
+    for _ in progress.drawn(looks, f"watching {len(wanted)} runs in {place.root}"):
+        pass
