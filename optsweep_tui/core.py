@@ -8,7 +8,19 @@ from typing import Any
 
 from optsweep_engines.spec import RunRecord, RunSpec, Scalar
 
-__all__ = ["Block", "Cell", "CellSelection", "Filter", "FreshSeeds", "Host", "Override", "RunRecord", "RunSpec", "Scalar", "Study"]
+__all__ = [
+    "Block",
+    "Cell",
+    "CellSelection",
+    "Filter",
+    "FreshSeeds",
+    "Host",
+    "Override",
+    "RunRecord",
+    "RunSpec",
+    "Scalar",
+    "Study",
+]
 
 
 @dataclass(frozen=True, kw_only=True, order=True)

@@ -1,6 +1,6 @@
 """The program in order: plan, prepare, launch, drive, collect, ask. The command line and the app call this and nothing below.
 
-    grids/*.toml -> specs -> run folders -> dispatch -> metrics -> results.duckdb -> dataframes -> answers
+grids/*.toml -> specs -> run folders -> dispatch -> metrics -> results.duckdb -> dataframes -> answers
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from optsweep_tui.settings import Workspace
 if TYPE_CHECKING:
     import pandas as pd
 
+    from optsweep_tui.charts.chart import Curve
     from optsweep_tui.dispatch.protocol import Dispatcher
     from optsweep_tui.grid import DatasetFacts
     from optsweep_tui.rundir import RunState
@@ -135,7 +136,9 @@ class _Datasets:
                 try:
                     prepared = data.prepare(entry.name, self._workspace.ensure().data)
                 except (ValueError, LookupError) as error:
-                    raise OptsweepError(f"dataset {entry.name}: {error}", "--dataset embedded is always there") from None
+                    raise OptsweepError(
+                        f"dataset {entry.name}: {error}", "--dataset embedded is always there"
+                    ) from None
                 except OSError as error:
                     raise OptsweepError(
                         f"dataset {entry.name} cannot be written to {self._workspace.data}: {error.strerror}",
@@ -360,7 +363,14 @@ def look(workspace: Workspace, run_ids: Iterable[str], *, once: bool = False) ->
     while True:
         lines = [over.get(run_id) or run_line(workspace, run_id) for run_id in wanted]
         over = {line.run_id: line for line in lines if line.state in rundir.FINISHED}
-        yield _progress([spec_of(workspace, run_id) for run_id in wanted], lines, set(over), started, meter, len(over) == len(wanted))
+        yield _progress(
+            [spec_of(workspace, run_id) for run_id in wanted],
+            lines,
+            set(over),
+            started,
+            meter,
+            len(over) == len(wanted),
+        )
         if once or len(over) == len(wanted):
             return
         time.sleep(workspace.poll_seconds)
@@ -535,7 +545,9 @@ def detach(workspace: Workspace) -> int:
 # ---------------------------------------------------------------- collect and ask
 
 
-def collect(workspace: Workspace, *, rebuild: bool = False, progress: Callable[[int, int], None] | None = None) -> CollectReport:
+def collect(
+    workspace: Workspace, *, rebuild: bool = False, progress: Callable[[int, int], None] | None = None
+) -> CollectReport:
     """Bring results.duckdb up to date with the run folders; twice = once."""
     from optsweep_tui.store import ingest
 
@@ -609,7 +621,87 @@ def speedup(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
     return analysis.speedup(frame, knob_info=knob_info(), **options)
 
 
+def noise(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Where the run-to-run sigma comes from."""
+    from optsweep_tui import analysis
+
+    return analysis.noise_ledger(frame, baseline)
+
+
+# ---------------------------------------------------------------- charts
+
+
+def runs_of_study(workspace: Workspace, study: str) -> list[str]:
+    """Ids of the runs that carry a study's marker."""
+    return [run_id for run_id in rundir.run_ids(workspace.runs) if study in rundir.studies_of(workspace.runs / run_id)]
+
+
+def loss_curves(workspace: Workspace, run_ids: Iterable[str]) -> list[Curve]:
+    """Training loss against tokens, straight from the run folders: works while the runs go on."""
+    import numpy as np
+
+    from optsweep_tui.charts import style
+    from optsweep_tui.charts.chart import Curve
+
+    chosen = list(run_ids)
+    names = [spec_of(workspace, run_id).optimizer for run_id in chosen]
+    curves = []
+    for run_id, letter in zip(chosen, style.letters(names), strict=True):
+        spec = spec_of(workspace, run_id)
+        rows = rundir.metric_rows(workspace.runs / run_id)
+        points = [(row["tokens"], row["train_loss"]) for row in rows if "tokens" in row and "train_loss" in row]
+        x = np.array([point[0] for point in points], dtype=float)
+        y = np.array([np.nan if point[1] is None else point[1] for point in points], dtype=float)
+        label = f"{spec.optimizer} {spec.model} {spec.chinchilla:g} lr {spec.hyperparameters.get('lr'):g} {run_id[:8]}"
+        curves.append(Curve(x=x, y=y, colour=style.colour(spec.optimizer), letter=letter, label=label))
+    return curves
+
+
+def ratio_curves(frame: pd.DataFrame, baseline: str) -> list[Curve]:
+    """Final loss per cell against the ratio, and the baseline's fitted curve between its own budgets."""
+    import numpy as np
+
+    from optsweep_tui import analysis
+    from optsweep_tui.charts import style
+    from optsweep_tui.charts.chart import Curve
+
+    cells = analysis.table(frame, baseline=baseline, knob_info=knob_info()).dropna(subset=["loss"])
+    groups = sorted({(row.model, row.optimizer) for row in cells.itertuples()})
+    curves = []
+    for (model, optimizer), letter in zip(groups, style.letters([name for _, name in groups]), strict=True):
+        points = cells[(cells["model"] == model) & (cells["optimizer"] == optimizer)].sort_values("chinchilla")
+        x, y = points["chinchilla"].to_numpy(float), points["loss"].to_numpy(float)
+        label = f"{optimizer} {model}"
+        curves.append(Curve(x=x, y=y, colour=style.colour(optimizer), letter=letter, label=label, points=True))
+    for row in analysis.fit(frame, baseline=baseline).itertuples():
+        if row.state == "FIT":
+            x = np.geomspace(row.chinchilla_low, row.chinchilla_high, 200)
+            y = row.alpha * x**-row.b + row.beta
+            curves.append(
+                Curve(x=x, y=y, colour=style.colour(baseline), label=f"{baseline} {row.model} fitted", dim=True)
+            )
+    return curves
+
+
 # ---------------------------------------------------------------- the state of this machine
+
+
+def probe_rate(seconds: float = 0.3) -> float:
+    """A guess of the training FLOP/s of one core, before anything was measured: a short matmul at small width.
+
+    The share of that rate which training reaches was measured as about a third on one machine; this is an estimate for a
+    progress line, never a result.
+    """
+    import numpy as np
+
+    share = 1 / 3
+    left, right = np.ones((512, 64), np.float32), np.ones((64, 192), np.float32)
+    started, rounds = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        for _ in range(50):
+            left @ right
+        rounds += 50
+    return share * rounds * 2.0 * left.size * right.shape[1] / (time.perf_counter() - started)
 
 
 def doctor(workspace: Workspace) -> dict[str, Any]:
@@ -657,7 +749,9 @@ def doctor(workspace: Workspace) -> dict[str, Any]:
         "optsweep": optsweep_tui.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: installed(name) for name in ("numpy", "pandas", "scipy", "duckdb", "textual", "torch", "jax")},
+        "versions": {
+            name: installed(name) for name in ("numpy", "pandas", "scipy", "duckdb", "textual", "torch", "jax")
+        },
         "engines": engines,
         "cores": settings.usable_cores(),
         "gpus": settings.visible_gpus(),

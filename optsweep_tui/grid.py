@@ -115,7 +115,9 @@ def load(name: str) -> Study:
     if path.suffix != ".toml" and "/" not in name:
         shipped_names = {entry.lower(): entry for entry in names()}
         if name.lower() not in shipped_names:
-            raise UnknownName("grid", name, names(), hint="(optsweep grids lists the shipped ones; a path ends in .toml)")
+            raise UnknownName(
+                "grid", name, names(), hint="(optsweep grids lists the shipped ones; a path ends in .toml)"
+            )
         path = shipped("grids") / f"{shipped_names[name.lower()]}.toml"
     try:
         data = tomllib.loads(path.read_text())
@@ -143,7 +145,8 @@ def parse(data: Mapping[str, Any], where: str, default_name: str) -> Study:
         start[optimizer] = _knobs(table.get("set", {}), f"{place}.set", [optimizer])
         sweep[optimizer] = _lists(table.get("sweep", {}), f"{place}.sweep", [optimizer])
         blocks[optimizer] = tuple(
-            _lists(block, f"{place}.block[{index}]", [optimizer]) for index, block in enumerate(listed(table.get("block", [])))
+            _lists(block, f"{place}.block[{index}]", [optimizer])
+            for index, block in enumerate(listed(table.get("block", [])))
         )
     around = data.get("around", "incumbent")
     if around not in ("incumbent", "start"):
@@ -162,7 +165,9 @@ def parse(data: Mapping[str, Any], where: str, default_name: str) -> Study:
         start=start,
         sweep=sweep,
         blocks=blocks,
-        overrides=tuple(_override(item, f"{where}: override[{index}]") for index, item in enumerate(data.get("override", []))),
+        overrides=tuple(
+            _override(item, f"{where}: override[{index}]") for index, item in enumerate(data.get("override", []))
+        ),
         seeds=_seeds(data.get("seeds", [0]), where),
         fresh_seeds=_fresh(data.get("fresh_seeds"), where),
         published=source,
@@ -246,7 +251,9 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
     seeds = listed(value)
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-            raise OptsweepError(f"{where}: seed {seed!r} is not a whole number from 0 to 4294967295", "write seeds = [0, 1]")
+            raise OptsweepError(
+                f"{where}: seed {seed!r} is not a whole number from 0 to 4294967295", "write seeds = [0, 1]"
+            )
     if not seeds or len(set(seeds)) != len(seeds):
         raise OptsweepError(f"{where}: seeds = {list(seeds)} is empty or names one twice", "write seeds = [0, 1]")
     return seeds
@@ -323,14 +330,17 @@ def select(study: Study, optimizers: Iterable[str], model_names: Iterable[str], 
             optimizer=tuple(name for name in cell.optimizer if not wanted_optimizers or name in wanted_optimizers),
             model=tuple(name for name in cell.model if not wanted_models or name in wanted_models),
             chinchilla=tuple(
-                value for value in cell.chinchilla if not wanted_ratios or any(same_ratio(value, want) for want in wanted_ratios)
+                value
+                for value in cell.chinchilla
+                if not wanted_ratios or any(same_ratio(value, want) for want in wanted_ratios)
             ),
         )
         if kept.optimizer and kept.model and kept.chinchilla:
             cells.append(kept)
     if not cells:
         raise OptsweepError(
-            f"grid {study.name} has no such cell: the selection is empty", f"optsweep grids {study.name} lists its cells"
+            f"grid {study.name} has no such cell: the selection is empty",
+            f"optsweep grids {study.name} lists its cells",
         )
     return dataclasses.replace(study, cells=tuple(cells))
 
@@ -499,6 +509,8 @@ def _check_settings(settings: Mapping[str, Any], where: str) -> None:
         else:
             least = 0 if key == "validation_interval" else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise OptsweepError(f"{where}: {key} = {value!r} is not a whole number from {least}", f"write {key} = 8")
+                raise OptsweepError(
+                    f"{where}: {key} = {value!r} is not a whole number from {least}", f"write {key} = 8"
+                )
     if settings["batch_size"] % settings.get("accumulation", 1):
         raise OptsweepError(f"{where}: batch_size {settings['batch_size']} does not divide by accumulation")

@@ -33,7 +33,8 @@ from optsweep_tui.errors import OptsweepError
 
 __all__ = [
     "CANCEL", "CHECKPOINTS", "CLAIM", "EVENTS", "EXIT", "FINISHED", "INTENT", "LEASE", "LOG", "METRICS", "RECORD", "SPEC",
-    "STUDIES", "RunState", "attempts", "cancel", "events", "find_run", "is_run_id", "last_metric", "read_spec", "run_ids",
+    "STUDIES", "RunState", "attempts", "cancel", "events", "find_run", "is_run_id", "last_metric",
+    "metric_rows", "read_spec", "run_ids",
     "state_of", "studies_of", "uncancel", "whole_lines", "write",
 ]  # fmt: skip
 
@@ -99,7 +100,9 @@ def write(runs_root: Path, specs: Iterable[RunSpec], study: str) -> list[Path]:
 
 def _unwritable(where: Path, error: OSError) -> OptsweepError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OptsweepError(f"{where}: the disk is full", "free some space and run the same command again; nothing is lost")
+        return OptsweepError(
+            f"{where}: the disk is full", "free some space and run the same command again; nothing is lost"
+        )
     return OptsweepError(f"{where} cannot be written: {error.strerror}", "check its permissions or use --workspace DIR")
 
 
@@ -244,6 +247,20 @@ def whole_lines(path: Path, offset: int) -> tuple[list[str], int]:
         return [], offset
     end = data.rfind(b"\n") + 1
     return data[:end].decode(errors="replace").splitlines(), offset + end
+
+
+def metric_rows(run_folder: Path) -> list[dict[str, Any]]:
+    """The metric lines of a run in step order, each step once: the highest attempt wins; garbage is passed over."""
+    rows: dict[int, dict[str, Any]] = {}
+    for _, attempt_folder in attempts(run_folder):
+        for line in whole_lines(attempt_folder / METRICS, 0)[0]:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]
 
 
 def find_run(runs_root: Path, prefix: str) -> str:

@@ -100,7 +100,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise UnknownName("key", key, sorted(_KEYS), where=str(path))
         if key == "device":
             if not isinstance(value, str):
-                raise OptsweepError(f'{path}: device = {value!r} is not a text', 'write device = "cpu"')
+                raise OptsweepError(f"{path}: device = {value!r} is not a text", 'write device = "cpu"')
         elif isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise OptsweepError(f"{path}: {key} = {value!r} is not a positive number", f"write {key} = 2")
     return values

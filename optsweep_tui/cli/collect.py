@@ -26,6 +26,8 @@ def command(
         output.emit_json(report)
         return
     skipped = list(getattr(report, "skipped", []))
-    print(f"{report.runs} runs, {report.finished} finished, {report.points} new points, {report.skipped_lines} lines skipped")
+    print(
+        f"{report.runs} runs, {report.finished} finished, {report.points} new points, {report.skipped_lines} lines skipped"
+    )
     for entry in skipped[:20]:
         output.say(f"skipped: {entry}")

@@ -26,7 +26,9 @@ def command(context: typer.Context, workspace: options.WorkspaceDir = None, json
         free = data["workspace"]["free_bytes"] / 2**30
         print(f"workspace  {data['workspace']['path']}   {free:.1f} GiB free")
         print(f"store      {data['store']['problem'] or ('fine' if data['store']['exists'] else 'none yet')}")
-        print(f"runs       {', '.join(f'{count} {state}' for state, count in sorted(data['runs'].items())) or 'none yet'}")
+        print(
+            f"runs       {', '.join(f'{count} {state}' for state, count in sorted(data['runs'].items())) or 'none yet'}"
+        )
         for entry in data["todo"]:
             print(f"to do      {entry}")
     if data["todo"]:

@@ -33,9 +33,7 @@ def command(
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
     frame = present.answers(place, chosen)
     reference = present.baseline_name(place, frame, baseline)
-    curves = flow.fit(
-        frame, baseline=reference, sigma=options.checked_sigma(sigma), max_chinchilla=max_chinchilla
-    )
+    curves = flow.fit(frame, baseline=reference, sigma=options.checked_sigma(sigma), max_chinchilla=max_chinchilla)
     if json_:
         output.emit_json(output.records(curves))
     else:

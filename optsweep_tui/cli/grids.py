@@ -10,7 +10,9 @@ from optsweep_tui.cli import options, output
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="A shipped grid, or a file.", autocompletion=options.complete_grid)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A shipped grid, or a file.", autocompletion=options.complete_grid)
+    ] = None,
     json_: options.Json = False,
 ) -> None:
     """List the grids, or show one: its cells and its file, to copy and change.

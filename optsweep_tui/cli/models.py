@@ -33,7 +33,21 @@ def command(
         output.emit_json(rows)
         return
     output.print_table(
-        ["model", "N non-emb", "total", "layers", "width", "heads", "mlp", "vocab", "seq", "batch", "FLOPs/token", "AdamW memory", "study"],
+        [
+            "model",
+            "N non-emb",
+            "total",
+            "layers",
+            "width",
+            "heads",
+            "mlp",
+            "vocab",
+            "seq",
+            "batch",
+            "FLOPs/token",
+            "AdamW memory",
+            "study",
+        ],
         [
             (
                 row["name"],

@@ -10,7 +10,9 @@ from optsweep_tui.cli import options, output
 
 
 def command(
-    name: Annotated[str | None, typer.Argument(help="One optimizer, by name or alias.", autocompletion=options.complete_optimizer)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One optimizer, by name or alias.", autocompletion=options.complete_optimizer)
+    ] = None,
     json_: options.Json = False,
 ) -> None:
     """List the optimizers, or show one: rule, knobs, routing, costs and sources.

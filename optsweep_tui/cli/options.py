@@ -47,16 +47,23 @@ def complete_run(incomplete: str) -> list[str]:
 
 
 Study = Annotated[str | None, typer.Option("--study", help="Study [default: that of the newest run].")]
-Models = Annotated[str | None, typer.Option("--model", "-m", help="Models, comma separated.", autocompletion=complete_model)]
-Optimizers = Annotated[
-    str | None, typer.Option("--optimizer", "-o", help="Optimizers, comma separated.", autocompletion=complete_optimizer)
+Models = Annotated[
+    str | None, typer.Option("--model", "-m", help="Models, comma separated.", autocompletion=complete_model)
 ]
-Ratios = Annotated[str | None, typer.Option("--chinchilla", "-c", help="Chinchilla ratios, comma separated: 1/8,0.5,8.")]
+Optimizers = Annotated[
+    str | None,
+    typer.Option("--optimizer", "-o", help="Optimizers, comma separated.", autocompletion=complete_optimizer),
+]
+Ratios = Annotated[
+    str | None, typer.Option("--chinchilla", "-c", help="Chinchilla ratios, comma separated: 1/8,0.5,8.")
+]
 Datasets = Annotated[str | None, typer.Option("--dataset", help="Datasets, comma separated.")]
 Engines = Annotated[str | None, typer.Option("--engine", help="Engines, comma separated.")]
-Where = Annotated[str | None, typer.Option("--where", help="SQL predicate over v_run, e.g. \"seed = 0\".")]
+Where = Annotated[str | None, typer.Option("--where", help='SQL predicate over v_run, e.g. "seed = 0".')]
 Baseline = Annotated[str | None, typer.Option("--baseline", help="Baseline optimizer [default: the study's, adamw].")]
-Sigma = Annotated[float | None, typer.Option("--sigma", help="Run-to-run standard deviation, nats; used exactly as given.")]
+Sigma = Annotated[
+    float | None, typer.Option("--sigma", help="Run-to-run standard deviation, nats; used exactly as given.")
+]
 MaxChinchilla = Annotated[
     float | None, typer.Option("--max-chinchilla", help="Fit the baseline on budgets up to this ratio only.")
 ]
@@ -99,7 +106,9 @@ def make_filter(
 def checked_sigma(sigma: float | None) -> float | None:
     """A sigma that can be one."""
     if sigma is not None and not 0 < sigma < float("inf"):
-        raise OptsweepError(f"--sigma {sigma:g} is not a positive number of nats", "leave it out to use the measured one")
+        raise OptsweepError(
+            f"--sigma {sigma:g} is not a positive number of nats", "leave it out to use the measured one"
+        )
     return sigma
 
 

@@ -41,7 +41,10 @@ def emit_json(data: Any) -> None:
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """A dataframe as a list of plain objects."""
     columns = [str(column) for column in frame.columns]
-    return [dict(zip(columns, (_plain(value) for value in row), strict=True)) for row in frame.itertuples(index=False, name=None)]
+    return [
+        dict(zip(columns, (_plain(value) for value in row), strict=True))
+        for row in frame.itertuples(index=False, name=None)
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,9 @@ from optsweep_tui.cli import options, output
 
 def command(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(help="loss: loss against tokens; ratio: final loss against budget, with the fit.")] = "loss",
+    kind: Annotated[
+        str, typer.Argument(help="loss: loss against tokens; ratio: final loss against budget, with the fit.")
+    ] = "loss",
     runs: Annotated[list[str] | None, typer.Argument(help="Run ids [default: the best run of each cell].")] = None,
     study: options.Study = None,
     models: options.Models = None,

@@ -126,7 +126,9 @@ def _ask(workspace: Workspace, last: Progress | None) -> None:
     live = [line.run_id for line in last.lines if line.state not in OVER] if last else []
     answer = "d"
     if sys.stdin.isatty() and sys.stderr.isatty():
-        output.say(f"\n{len(live)} runs are not over. [d]etach and let them go on (default), [s]top them, [c]ontinue watching?")
+        output.say(
+            f"\n{len(live)} runs are not over. [d]etach and let them go on (default), [s]top them, [c]ontinue watching?"
+        )
         try:
             answer = (sys.stdin.readline().strip().lower() or "d")[0]
         except KeyboardInterrupt:

@@ -111,7 +111,9 @@ def run_command(arguments: list[str]) -> int:
         return 0
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
-        return _complain(f"{error.strerror or error}{place}. Nothing is lost: free or mend it and run the command again", 2)
+        return _complain(
+            f"{error.strerror or error}{place}. Nothing is lost: free or mend it and run the command again", 2
+        )
 
 
 def _complain(text: str, code: int) -> int:

@@ -17,23 +17,30 @@ if TYPE_CHECKING:
 def command(
     context: typer.Context,
     grid: Annotated[
-        str | None, typer.Option("--grid", "-g", help="A shipped grid or a .toml file.", autocompletion=options.complete_grid)
+        str | None,
+        typer.Option("--grid", "-g", help="A shipped grid or a .toml file.", autocompletion=options.complete_grid),
     ] = None,
     optimizers: options.Optimizers = None,
     models: options.Models = None,
     ratios: options.Ratios = None,
-    sets: Annotated[list[str] | None, typer.Option("--set", help="Fix a knob: lr=0.003, adamw.beta2=0.95, batch_size=16.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="Fix a knob: lr=0.003, adamw.beta2=0.95, batch_size=16.")
+    ] = None,
     sweeps: Annotated[
         list[str] | None,
-        typer.Option("--sweep", help="Values around each incumbent: lr=0.002,0.004; a product: lr=..*weight_decay=..")
+        typer.Option("--sweep", help="Values around each incumbent: lr=0.002,0.004; a product: lr=..*weight_decay=.."),
     ] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="torch or jax [default: the grid's].")] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Another dataset than the model's.")] = None,
     host: Annotated[str, typer.Option("--host", help="Where the runs go.")] = "local",
     seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds of every configuration: 0,1,2.")] = None,
-    around: Annotated[str | None, typer.Option("--around", help="incumbent or start: which published values to begin from.")] = None,
+    around: Annotated[
+        str | None, typer.Option("--around", help="incumbent or start: which published values to begin from.")
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Keep the first N runs.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved runs and their cost; write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the resolved runs and their cost; write nothing.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Launch, leave a controller behind, return.")] = False,
     force: Annotated[bool, typer.Option("--force", help="A new attempt of runs that are finished already.")] = False,
     workspace: options.WorkspaceDir = None,
@@ -112,7 +119,9 @@ def title(workspace: Workspace, chosen: Plan) -> str:
     engines = " ".join(dict.fromkeys(spec.engine for spec in chosen.specs))
     total = len(chosen.specs) + chosen.fresh_seed_runs
     ratios = " ".join(f"{value:g}" for value in cells)
-    return f"study {chosen.study.name}   {total} runs   {names} x {models} x {ratios}   {engines}, {workspace.slots} slots"
+    return (
+        f"study {chosen.study.name}   {total} runs   {names} x {models} x {ratios}   {engines}, {workspace.slots} slots"
+    )
 
 
 def plan_json(workspace: Workspace, chosen: Plan) -> dict[str, Any]:

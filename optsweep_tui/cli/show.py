@@ -27,13 +27,21 @@ def command(
         output.emit_json(data)
         return
     spec, line = data["spec"], data["line"]
-    print(f"{data['run_id']}   {line['state']}   attempt {line['attempt']}   studies {' '.join(data['studies']) or '·'}")
+    print(
+        f"{data['run_id']}   {line['state']}   attempt {line['attempt']}   studies {' '.join(data['studies']) or '·'}"
+    )
     if line["error"]:
         print(f"error      {line['error']}")
     loss = output.loss_text(line["loss"])
-    print(f"progress   step {line['step']} of {line['steps']}   loss {loss} nats   {output.count_text(line['tokens_per_second'])} tok/s")
-    print(f"cell       {spec['optimizer']} {spec['model']} {line['chinchilla']:g}   {spec['tokens']:,} tokens   {spec['engine']}")
-    print(f"batch      {spec['batch_size']} x {spec['seq_len']}   {spec['schedule']}   {spec['dtype']}   seed {spec['seed']}")
+    print(
+        f"progress   step {line['step']} of {line['steps']}   loss {loss} nats   {output.count_text(line['tokens_per_second'])} tok/s"
+    )
+    print(
+        f"cell       {spec['optimizer']} {spec['model']} {line['chinchilla']:g}   {spec['tokens']:,} tokens   {spec['engine']}"
+    )
+    print(
+        f"batch      {spec['batch_size']} x {spec['seq_len']}   {spec['schedule']}   {spec['dtype']}   seed {spec['seed']}"
+    )
     print(f"data       {spec['dataset']} {spec['dataset_hash'][:12]}   validation {spec['validation_tokens']:,} tokens")
     knobs = "   ".join(f"{key} {output.number(value, 6)}" for key, value in spec["hyperparameters"].items())
     print(f"knobs      {knobs}")
@@ -47,7 +55,9 @@ def command(
             print(f"             {event['kind']}  {rest}")
     record = data["record"]
     if record:
-        print(f"record     {record['status']}   train {output.loss_text(record['train_loss'])}   val {output.loss_text(record['val_loss'])}")
+        print(
+            f"record     {record['status']}   train {output.loss_text(record['train_loss'])}   val {output.loss_text(record['val_loss'])}"
+        )
         print(
             f"           {record['train_seconds']:.1f} s training   peak {output.count_text(record['peak_bytes'])}B   "
             f"optimizer state {output.count_text(record['optimizer_state_bytes'])}B   {record['device']}"

@@ -1,0 +1,52 @@
+# make quickstart = environment + the first comparison; make test = everything that CI runs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help quickstart install test check fast bench faults deps format
+
+help:
+	@echo "make quickstart  install into $(VENV) and train the quickstart sweep in ./workspace"
+	@echo "make test        install, system tools, every test        make check   format, lint, types, contracts, fast tests"
+	@echo "make bench       throughput and speed figures              make faults  the whole kill campaign"
+	@echo "make deps        system tools of the end-to-end tests (tmux, openssh-server)"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "optsweep needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[torch,dev]'
+	@touch $@
+
+quickstart: install
+	$(BIN)/optsweep quickstart --workspace workspace
+
+deps:
+	@sh tests/system-tools.sh
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -m 'not slow and not system' tests
+
+test: install deps
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests
+
+bench: install
+	$(BIN)/python benchmarks/run_all.py
+
+faults: install
+	OPTSWEEP_FAULTS=20 $(BIN)/python -m pytest -q tests/e2e/test_kill.py
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

@@ -1,0 +1,281 @@
+"""Answers as text: final losses, curves and speedups, each number with its uncertainty and its marks explained."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from optsweep_tui.cli import output
+from optsweep_tui.errors import OptsweepError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from optsweep_tui.core import Filter
+    from optsweep_tui.settings import Workspace
+
+
+def answers(workspace: Workspace, chosen: Filter) -> pd.DataFrame:
+    """The results of a filter.
+
+    Raises:
+        OptsweepError: the selection is empty.
+    """
+    from optsweep_tui import flow
+
+    frame = flow.results(workspace, chosen)
+    if len(frame) == 0:
+        raise OptsweepError("no collected run matches: the selection is empty", "optsweep collect, or widen the filter")
+    return frame
+
+
+def baseline_name(workspace: Workspace, frame: pd.DataFrame, asked: str | None) -> str:
+    """The baseline of a question: the one asked for, else the one the study declares."""
+    from optsweep_tui import flow, grid
+
+    if asked is not None:
+        name = grid.optimizer_name(asked)
+        if name not in set(frame["optimizer"]):
+            raise OptsweepError(f"baseline {name} has no runs here", "optsweep table lists what has")
+        return name
+    return flow.baseline_of(workspace, str(frame["study"].iloc[0]))
+
+
+def final_losses(workspace: Workspace, study: str) -> None:
+    """The matrix of a study's final losses, after a run."""
+    from optsweep_tui import flow
+    from optsweep_tui.core import Filter
+
+    frame = flow.results(workspace, Filter(study=study))
+    if len(frame):
+        reference = flow.baseline_of(workspace, study)
+        print_matrix(flow.table(frame, baseline=reference))
+
+
+def kept(rows: pd.DataFrame, chosen: Filter) -> pd.DataFrame:
+    """The rows of an answer that the filter asks for (the baseline's runs were read all the same)."""
+    from optsweep_tui import grid
+
+    keep = [
+        (not chosen.optimizers or optimizer in chosen.optimizers)
+        and (not chosen.chinchillas or any(grid.same_ratio(value, want) for want in chosen.chinchillas))
+        for optimizer, value in zip(rows["optimizer"], rows["chinchilla"], strict=True)
+    ]
+    return rows[keep].reset_index(drop=True)
+
+
+def any_fitted(curves: pd.DataFrame) -> bool:
+    """True when at least one curve was fitted."""
+    return bool((curves["state"] == "FIT").any()) if len(curves) else False
+
+
+def _headline(row: dict[str, Any], model_too: bool = True) -> str:
+    parts = [row["study"], row["model"] if model_too else None, row["engine"], f"seq {row['seq_len']}", row["dataset"]]
+    return "  ".join(str(part) for part in parts if part is not None)
+
+
+def _groups(frame: pd.DataFrame) -> list[list[dict[str, Any]]]:
+    """Rows that may be compared with each other, as plain objects."""
+    keys = ["study", "engine", "model", "dataset", "dataset_hash", "validation_set", "seq_len"]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in output.records(frame):
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return list(groups.values())
+
+
+def print_matrix(cells: pd.DataFrame) -> None:
+    """Optimizer x ratio, one block per comparable group: loss, seeds, edge and tie marks."""
+    for group in _groups(cells):
+        ratios = sorted({row["chinchilla"] for row in group})
+        print(f"final validation loss, nats per token (seeds)   {_headline(group[0])}   {sigma_text(group)}")
+        best: dict[str, float] = {}
+        for row in group:
+            if row["loss"] is not None:
+                best[row["optimizer"]] = min(best.get(row["optimizer"], math.inf), row["loss"])
+        rows = []
+        for name in sorted({row["optimizer"] for row in group}, key=lambda name: (best.get(name, math.inf), name)):
+            by_ratio = {row["chinchilla"]: row for row in group if row["optimizer"] == name}
+            rows.append([f" {name}", *(_loss_cell(by_ratio.get(ratio)) for ratio in ratios)])
+        output.print_table(["", *(f"{ratio:g}" for ratio in ratios)], rows)
+        notes = _notes(group)
+        if notes:
+            print(" " + "   ".join(notes))
+        print()
+
+
+def _loss_cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "·"
+    if row["loss"] is None:
+        return "/".join(f"{count} {state}" for state, count in (row["states"] or {}).items()) or "·"
+    mark = "*" if row["winner"] else "=" if row["rank"] == 1 else ""
+    edge = "e" if row["edges"] else ""
+    return f"{row['loss']:.3f}{edge}{mark} ({row['n']})"
+
+
+def _notes(group: list[dict[str, Any]]) -> list[str]:
+    notes = []
+    if any(row["winner"] for row in group):
+        notes.append("* best of its budget beyond noise")
+    if any(row["rank"] == 1 and not row["winner"] and row["sigma"] is not None for row in group):
+        notes.append("= best, but within noise of the next: no winner")
+    if any(row["edges"] for row in group):
+        notes.append("e best value at the end of its swept list")
+    return notes
+
+
+def sigma_text(rows: list[dict[str, Any]]) -> str:
+    """The run-to-run noise behind some rows, in one phrase."""
+    known = [row["sigma"] for row in rows if row.get("sigma") is not None]
+    if not known:
+        return "NO-SIGMA: noise unknown, no winner"
+    dof = next((row.get("sigma_dof") for row in rows if row.get("sigma_dof") is not None), None)
+    low, high = min(known), max(known)
+    span = f"{low:.4f}" if high - low < 5e-5 else f"{low:.4f} to {high:.4f}"
+    counted = f", {dof:.3g} dof" if dof is not None else ""
+    return f"sigma {span} ({rows[0]['sigma_source']}{counted})"
+
+
+def print_cells(cells: pd.DataFrame) -> None:
+    """One line per cell: loss, seeds, gap with its interval, rank, tie group, flags."""
+    print_matrix(cells)
+    output.print_table(
+        ["optimizer", "model", "ratio", "engine", "loss nats", "n", "gap to baseline", "rank", "tie", "runs", "flags"],
+        [
+            (
+                row["optimizer"],
+                row["model"],
+                f"{row['chinchilla']:g}",
+                row["engine"] or "·",
+                "·" if row["loss"] is None else f"{row['loss']:.4f}",
+                row["n"],
+                _gap_text(row),
+                output.number(row["rank"]),
+                output.number(row["tie_group"]),
+                row["tuning_runs"],
+                ", ".join(row["flags"] or []),
+            )
+            for row in output.records(cells)
+        ],
+        left=(0, 1, 3, 10),
+    )
+    print_flags(output.records(cells))
+
+
+def print_flags(rows: list[dict[str, Any]]) -> None:
+    """What the flags of some rows mean, once each."""
+    from optsweep_tui.analysis import flags
+
+    for flag in flags.ordered(flag for row in rows for flag in row["flags"] or []):
+        print(f" {flag}: {flags.MEANINGS.get(flag, flag)}")
+
+
+def _gap_text(row: dict[str, Any]) -> str:
+    if row["gap"] is None:
+        return "·"
+    if row["gap_low"] is None:
+        return f"{row['gap']:+.4f}"
+    return f"{row['gap']:+.4f} ({row['gap_low']:+.3f} .. {row['gap_high']:+.3f})"
+
+
+def print_curves(curves: pd.DataFrame, baseline: str) -> None:
+    """The fitted curve of each group, with what is and is not known about it."""
+    for row in output.records(curves):
+        print(f"{baseline}   {_headline(row)}")
+        if row["state"] != "FIT":
+            print(f"  REFUSE  {row['reason']}")
+            continue
+        print(
+            f"  L(c) = {row['alpha']:.4g} c^-{row['b']:.3g} + {row['beta']:.4g}   {row['n_points']} budgets "
+            f"{row['chinchilla_low']:g} to {row['chinchilla_high']:g}   largest residual {row['max_residual']:.4f}"
+        )
+        if row["b_low"] is not None or row["b_high"] is not None:
+            print(
+                f"  95 %: B {_limits(row['b_low'], row['b_high'])}   floor {_limits(row['beta_low'], row['beta_high'])}   "
+                f"{sigma_text([row])}"
+            )
+        else:
+            print(f"  {sigma_text([row])}")
+        if row["identified"] is False:
+            print("  exponent and floor not identified: nothing is claimed beyond the measured budgets")
+        if row["chi2_p"] is not None:
+            print(f"  chi2 {row['chi2']:.3g} on {row['chi2_dof']:g} dof, p = {row['chi2_p']:.3g}")
+        solvers = row["solvers"] or {}
+        for name, answer in solvers.items():
+            if isinstance(answer, dict):
+                print(f"  {name:12}" + "  ".join(f"{key} {output.number(value, 4)}" for key, value in answer.items()))
+        if row["flags"]:
+            print(f"  flags {', '.join(row['flags'])}")
+
+
+def _limits(low: float | None, high: float | None) -> str:
+    return f"{output.number(low, 3)} .. {'open' if high is None else output.number(high, 3)}"
+
+
+def print_speedups(rows: pd.DataFrame, baseline: str, unit: str) -> None:
+    """One line per cell: speedup, interval, state, what it rests on."""
+    data = output.records(rows)
+    if not data:
+        print(f"nothing to compare with {baseline}: no other optimizer has a cell here")
+        return
+    print(
+        f"speedup over {baseline}, {unit}   (how many times fewer {_unit_word(unit)} than {baseline} for the same loss)"
+    )
+    output.print_table(
+        ["optimizer", "model", "ratio", "speedup", "95 % interval", "state", "seeds", "remarks"],
+        [
+            (
+                f" {row['optimizer']}",
+                row["model"],
+                f"{row['chinchilla']:g}",
+                _speedup_text(row),
+                _interval_text(row),
+                row["state"],
+                row["n_seeds"],
+                _remarks(row),
+            )
+            for row in data
+        ],
+        left=(0, 1, 4, 5, 7),
+    )
+    if any(row["state"] == "EXTRAP" for row in data):
+        print(
+            f" ~ EXTRAP: outside the budgets that {baseline} was trained at; the fitted curve is believed there, not measured"
+        )
+
+
+def _unit_word(unit: str) -> str:
+    return {"tokens": "tokens", "flops": "FLOPs", "time": "seconds"}[unit]
+
+
+def _speedup_text(row: dict[str, Any]) -> str:
+    if row["state"] == "REFUSE":
+        return row["bound"] or "·"
+    if row["speedup"] is None:
+        return "·"
+    return f"{'~' if row['state'] == 'EXTRAP' else ''}{row['speedup']:.2f}x"
+
+
+def _interval_text(row: dict[str, Any]) -> str:
+    if row["state"] == "REFUSE" or (row["low"] is None and row["high"] is None):
+        return ""
+    high = "open" if row["high"] is None else f"{row['high']:.2f}"
+    return f"{row['low'] or 0.0:.2f} - {high}"
+
+
+def _remarks(row: dict[str, Any]) -> str:
+    reasons = [row["reason"]] if row["reason"] else []
+    return ", ".join([*reasons, *(row["flags"] or [])])
+
+
+def print_noise(ledger: pd.DataFrame) -> None:
+    """Where sigma comes from: each replicate group with its seeds and limits."""
+    for row in output.records(ledger):
+        if row["source"] == "measured":
+            print(
+                f" sigma {row['sigma']:.4f} ({output.number(row['sigma_low'], 2)} - {output.number(row['sigma_high'], 2)}) nats   "
+                f"{row['optimizer']} {row['model']} {row['chinchilla']:g}, {row['n_seeds']} seeds, {row['dof']:g} dof"
+                + ("" if row["used"] else f"   not used: {row['reason']}")
+            )
+        else:
+            print(f" sigma {output.number(row['sigma'])} {row['source']}: {row['reason']}")
