@@ -1,0 +1,182 @@
+"""Short-lived connections to results.duckdb: wait for the lock, name its holder, one clear line for a bad file.
+
+While one process has the file open for writing nobody else can open it, and while a reader has it open no writer can
+(measured on DuckDB 2.0), so every connection is opened for one statement or one transaction and closed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+
+from optsweep_tui.errors import OptsweepError, StoreLocked
+from optsweep_tui.store.migrate import migrate, newest_version, version_of
+
+WAIT_SECONDS = 30.0
+"""How long to wait for another process before its pid is named."""
+MEMORY_LIMIT = "1GB"
+"""Per connection. A query that needs more spills to a folder beside the store."""
+
+_FIRST_RETRY_SECONDS = 0.02
+_LONGEST_RETRY_SECONDS = 2.0
+_HOLDER = re.compile(r"held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
+_REBUILD = "optsweep collect --rebuild makes a new one from the run folders and keeps this file beside it"
+
+
+@contextlib.contextmanager
+def open_store(
+    path: Path, *, read_only: bool = True, wait_seconds: float = WAIT_SECONDS
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to the store, closed at the end of the block.
+
+    A writer creates the file and migrates it forward; a reader of a store with an older schema has it migrated first.
+    What DuckDB raises inside the block (a full disk, a damaged block) leaves it as an OptsweepError.
+
+    Args:
+        wait_seconds: how long to wait while another process holds the file.
+
+    Raises:
+        StoreLocked: it was held for longer than that; names the holder.
+        OptsweepError: no store yet, not a store, written by a newer optsweep, unwritable, disk full.
+    """
+    if not path.exists():
+        if read_only:
+            raise OptsweepError(f"{path}: nothing has been collected yet", "run: optsweep collect")
+        create(path)
+    with translated(path):
+        connection = _connected(path, read_only, wait_seconds)
+        try:
+            version = _checked_version(path, connection)
+            if version < newest_version():
+                if read_only:
+                    connection.close()
+                    with open_store(path, read_only=False, wait_seconds=wait_seconds):
+                        pass
+                    connection = _connected(path, True, wait_seconds)
+                else:
+                    migrate(connection)
+            yield connection
+        finally:
+            connection.close()
+
+
+def _checked_version(path: Path, connection: duckdb.DuckDBPyConnection) -> int:
+    version = version_of(connection)
+    if version is None:
+        raise OptsweepError(f"{path} is a DuckDB file of another program", "move it away and run: optsweep collect")
+    if version > newest_version():
+        raise OptsweepError(
+            f"{path} was written by a newer optsweep (schema {version}, this one knows {newest_version()})",
+            f"update optsweep; or {_REBUILD}",
+        )
+    return version
+
+
+def create(path: Path) -> None:
+    """Make an empty store of the newest schema; a crash leaves no half-made file under its name.
+
+    Raises:
+        OptsweepError: the folder cannot be written, or the disk is full.
+    """
+    with translated(path):
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            fresh = Path(folder) / path.name
+            connection = duckdb.connect(str(fresh), config=_config())
+            try:
+                migrate(connection)
+            finally:
+                connection.close()
+            with contextlib.suppress(FileExistsError):
+                os.link(fresh, path)
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what DuckDB and the system say about the file into one line for the user, led by the file's name."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _explained(path, str(error)) from error
+    except OSError as error:
+        raise _explained(path, os.strerror(error.errno) if error.errno else str(error)) from error
+
+
+def _config() -> dict[str, str | bool | int | float | list[str]]:
+    threads = max(1, min(4, len(os.sched_getaffinity(0))))
+    return {
+        "memory_limit": MEMORY_LIMIT,
+        "threads": threads,
+        # A file that is not a store must never make DuckDB fetch an extension over the network.
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "python_enable_replacements": False,
+    }
+
+
+def _connected(path: Path, read_only: bool, wait_seconds: float) -> duckdb.DuckDBPyConnection:
+    """Connect, retrying from 20 ms to 2 s with jitter while the file is held."""
+    deadline = time.monotonic() + wait_seconds
+    pause = _FIRST_RETRY_SECONDS
+    while True:
+        try:
+            return duckdb.connect(str(path), read_only=read_only, config=_config())
+        except duckdb.ConnectionException as error:
+            # The same process has it open in the other mode: a thread of the app. It is short-lived as well.
+            if "different configuration" not in str(error):
+                raise
+            holder = f"this process (pid {os.getpid()})"
+        except duckdb.IOException as error:
+            if "Could not set lock" not in str(error):
+                raise
+            holder = lock_holder(path, str(error))
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise StoreLocked(
+                f"{path} is held by {holder} for more than {wait_seconds:g} s",
+                "close that program, or wait and run the same command again; nothing is lost",
+            )
+        time.sleep(min(left, pause * random.uniform(0.5, 1.0)))
+        pause = min(_LONGEST_RETRY_SECONDS, pause * 1.3)
+
+
+def lock_holder(path: Path, message: str) -> str:
+    """Who holds the file, from DuckDB's message, else from /proc/locks."""
+    match = _HOLDER.search(message)
+    if match:
+        return f"{Path(match['program']).name} (pid {match['pid']})"
+    try:
+        inode = f":{path.stat().st_ino}"
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[5].endswith(inode):
+                return f"the process with pid {fields[4]}"
+    except (OSError, IndexError):
+        pass
+    return "another process"
+
+
+def _explained(path: Path, message: str) -> OptsweepError:
+    line = " ".join(message.split())
+    if "No space left" in line or os.strerror(errno.EDQUOT) in line:
+        return OptsweepError(f"{path}: the disk is full", "free some space and run: optsweep collect; nothing is lost")
+    if "Permission denied" in line or "Read-only file system" in line:
+        return OptsweepError(f"{path} cannot be written or read: {line}", "check permissions, or use --workspace DIR")
+    if "Is a directory" in line:
+        return OptsweepError(f"{path} is a folder, not a store", "move it away and run: optsweep collect")
+    if "No such file" in line:
+        return OptsweepError(f"{path.parent} is not there", "check --workspace DIR")
+    if "Out of Memory" in line:
+        return OptsweepError(f"{path}: the question needs more than {MEMORY_LIMIT} of memory", "ask for fewer rows")
+    damaged = ("not a valid", "Corrupt", "not read enough", "extension", "Serialization", "corrupt", "version number")
+    if any(word in line for word in damaged):
+        return OptsweepError(f"{path} is not a DuckDB file or is damaged: {line[:200]}", _REBUILD)
+    return OptsweepError(f"{path}: {line[:300]}", "optsweep doctor looks closer")

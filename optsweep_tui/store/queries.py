@@ -1,0 +1,217 @@
+"""Questions to the store, answered as dataframes: the only SQL in Python outside the collector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+
+from optsweep_engines.optimizers import catalogue
+from optsweep_tui.core import Filter
+from optsweep_tui.errors import OptsweepError, UnknownName
+from optsweep_tui.store.connect import WAIT_SECONDS, open_store
+
+RESULT_COLUMNS = tuple(
+    """
+    run_id study origin engine optimizer model params total_params chinchilla tokens dataset dataset_hash validation_set
+    seq_len batch_size schedule dtype seed hyperparameters state loss steps tokens_per_step flops_per_token
+    optimizer_flops_per_step seconds_per_token device state_bytes train_seconds
+    """.split()
+)
+"""`analysis.columns.RESULTS`, which the layers keep out of reach here; a test holds the two equal."""
+
+RATIO_TOLERANCE = 1e-4
+"""Relative: a ratio belongs to a whole number of tokens and is never exactly the one that was asked for."""
+
+_READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+_SCHEMA_HINT = "optsweep sql --schema lists tables and columns, --examples shows queries"
+
+
+def results(store: Path, chosen: Filter | None = None, *, wait_seconds: float = WAIT_SECONDS) -> pd.DataFrame:
+    """One row per run and study that the filter keeps, with exactly the columns of `analysis.columns.RESULTS`.
+
+    Raises:
+        OptsweepError: no store, or the predicate of the filter is no SQL.
+    """
+    return _select(store, ", ".join(RESULT_COLUMNS), chosen or Filter(), wait_seconds)
+
+
+def run_rows(store: Path, run_ids: Sequence[str] | None = None, *, wait_seconds: float = WAIT_SECONDS) -> pd.DataFrame:
+    """Every column of v_run, for all runs or those named (whole ids), one row per run and study."""
+    with open_store(store, wait_seconds=wait_seconds) as connection:
+        if run_ids is None:
+            return connection.execute("SELECT * FROM v_run ORDER BY run").fetchdf()
+        query = "SELECT * FROM v_run WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[]))) ORDER BY run"
+        return connection.execute(query, [list(run_ids)]).fetchdf()
+
+
+def curves(
+    store: Path, run_ids: Sequence[str], key: str = "train_loss", *, wait_seconds: float = WAIT_SECONDS
+) -> pd.DataFrame:
+    """One metric of some runs over their steps, each step once.
+
+    Returns:
+        run_id; step; tokens trained (null where the batch is not known); value, NaN where it was not finite.
+        In the order of `run_ids`, then of the steps.
+    """
+    query = """
+        SELECT v.run_id, v.step, v.tokens, v.value
+        FROM v_metric v
+        WHERE v.key = ? AND v.run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))
+        ORDER BY list_position(CAST(? AS VARCHAR[]), v.run_id), v.step
+    """
+    wanted = list(run_ids)
+    with open_store(store, wait_seconds=wait_seconds) as connection:
+        return connection.execute(query, [key, wanted, wanted]).fetchdf()
+
+
+def studies(store: Path, *, wait_seconds: float = WAIT_SECONDS) -> pd.DataFrame:
+    """study, origin, runs, finished, newest (last planned, UTC): one row per study and origin, newest first."""
+    query = f"""
+        SELECT study, origin, count(*) AS runs, count(*) FILTER (WHERE state IN {_FINISHED}) AS finished,
+               max(planned_at) AS newest
+        FROM v_run GROUP BY study, origin ORDER BY newest DESC NULLS LAST, study
+    """
+    with open_store(store, wait_seconds=wait_seconds) as connection:
+        return connection.execute(query).fetchdf()
+
+
+_FINISHED = "('done', 'diverged', 'failed', 'oom', 'cancelled', 'nan', 'missing')"
+
+
+def default_study(store: Path, *, wait_seconds: float = WAIT_SECONDS) -> str:
+    """The study that a question without a filter is about: that of the newest native run, else "reference", else the only one.
+
+    Raises:
+        OptsweepError: there is none, or there are several and no rule decides.
+    """
+    known = studies(store, wait_seconds=wait_seconds)
+    native = known[known["origin"] == "native"]["study"].tolist()
+    names = sorted(set(known["study"].tolist()))
+    if native:
+        return str(native[0])
+    if "reference" in names:
+        return "reference"
+    if len(names) == 1:
+        return str(names[0])
+    if not names:
+        raise OptsweepError(f"{store} holds no run yet", "run: optsweep quickstart")
+    raise OptsweepError(f"several studies are here: {', '.join(names)}", "choose one with --study NAME")
+
+
+def _select(store: Path, columns: str, chosen: Filter, wait_seconds: float) -> pd.DataFrame:
+    conditions: list[str] = []
+    values: list[Any] = []
+    for column, names in (
+        ("study", [chosen.study] if chosen.study else []),
+        ("model", chosen.models),
+        ("optimizer", [_catalogue_name(name) for name in chosen.optimizers]),
+        ("dataset", chosen.datasets),
+        ("engine", chosen.engines),
+    ):
+        if names:
+            conditions.append(f"lower({column}) IN (SELECT unnest(CAST(? AS VARCHAR[])))")
+            values.append([name.lower() for name in names])
+    if chosen.chinchillas:
+        near = f"abs(chinchilla - wanted) <= {RATIO_TOLERANCE} * abs(wanted)"
+        conditions.append(f"EXISTS (SELECT 1 FROM (SELECT unnest(CAST(? AS DOUBLE[])) AS wanted) WHERE {near})")
+        values.append([float(ratio) for ratio in chosen.chinchillas])
+    if chosen.where is not None:
+        conditions.append(_predicate(chosen.where))
+    query = f"SELECT {columns} FROM v_run WHERE {' AND '.join(conditions) or 'true'} ORDER BY study, run"
+    with open_store(store, wait_seconds=wait_seconds) as connection:
+        _known_study(connection, chosen.study)
+        _restrict(connection)
+        try:
+            return connection.execute(query, values).fetchdf()
+        except duckdb.Error as error:
+            if chosen.where is None:
+                raise
+            raise OptsweepError(f'--where "{chosen.where}": {_first_line(error)}', _SCHEMA_HINT) from None
+
+
+def _catalogue_name(name: str) -> str:
+    """The catalogue's name for an alias; a name that it does not hold stays (imported results have others)."""
+    try:
+        return catalogue.optimizer(name).name
+    except LookupError:
+        return name
+
+
+def _predicate(text: str) -> str:
+    """The user's condition in brackets of its own.
+
+    Raises:
+        OptsweepError: it is not one expression.
+    """
+    try:
+        statements = duckdb.extract_statements(f"SELECT 1 FROM v_run WHERE {text}")  # so that brackets balance
+    except duckdb.Error as error:
+        raise OptsweepError(f'--where "{text}": {_first_line(error)}', _SCHEMA_HINT) from None
+    if len(statements) != 1:
+        raise OptsweepError(f'--where "{text}" is more than one condition', "join conditions with AND")
+    return f"(\n{text}\n)"
+
+
+def _known_study(connection: duckdb.DuckDBPyConnection, study: str | None) -> None:
+    if study is None:
+        return
+    names = [name for (name,) in connection.execute("SELECT DISTINCT study FROM v_run ORDER BY study").fetchall()]
+    if study.lower() not in [name.lower() for name in names]:
+        raise UnknownName("study", study, names, hint=f"(collected: {', '.join(names) or 'none'})")
+
+
+def sql(store: Path, text: str, limit: int | None = None, *, wait_seconds: float = WAIT_SECONDS) -> pd.DataFrame:
+    """One statement of the user's, on a connection that can read this file and nothing else.
+
+    Args:
+        limit: so many rows at most; None for all.
+
+    Raises:
+        OptsweepError: it is not one reading statement, or DuckDB refuses it; one line.
+    """
+    try:
+        statements = duckdb.extract_statements(text)
+    except duckdb.Error as error:
+        raise OptsweepError(f"sql: {_first_line(error)}", _SCHEMA_HINT) from None
+    if len(statements) != 1:
+        problem = (
+            "no statement was given" if not statements else f"{len(statements)} statements were given, one is taken"
+        )
+        raise OptsweepError(f"sql: {problem}", _SCHEMA_HINT)
+    if statements[0].type not in _READING:
+        kind = str(statements[0].type).rpartition(".")[2]
+        raise OptsweepError(
+            f"sql: {kind} is not allowed, only statements that read", "SELECT, WITH, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
+        )
+    with open_store(store, wait_seconds=wait_seconds) as connection:
+        _restrict(connection)
+        try:
+            return _fetched(connection.execute(statements[0]), limit)
+        except duckdb.Error as error:
+            raise OptsweepError(f"sql: {_first_line(error)}", _SCHEMA_HINT) from None
+
+
+def _restrict(connection: duckdb.DuckDBPyConnection) -> None:
+    """No other file, no network, no way back."""
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _fetched(answer: duckdb.DuckDBPyConnection, limit: int | None) -> pd.DataFrame:
+    if limit is None:
+        return answer.fetchdf()
+    frames = [answer.fetch_df_chunk()]
+    while len(frames[-1]) and sum(map(len, frames)) < limit:
+        frames.append(answer.fetch_df_chunk())
+    kept = [frame for frame in frames if len(frame)] or frames[:1]
+    return pd.concat(kept, ignore_index=True).head(limit)
+
+
+def _first_line(error: Exception) -> str:
+    """The sentence of DuckDB's message, without the excerpt of the query and its caret."""
+    lines = [line.strip() for line in str(error).split("\n\n")[0].splitlines()]
+    return " ".join(line for line in lines if line)

@@ -1,0 +1,240 @@
+"""Specs, records and endings as rows of the tables run, study_run, attempt and run_final."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+
+from optsweep_engines import folder, models
+from optsweep_engines.optimizers import catalogue
+from optsweep_engines.spec import FINAL_STATUSES, ModelShape, RunRecord, RunSpec, Scalar, canonical_json
+from optsweep_tui import rundir
+from optsweep_tui.core import validation_key
+from optsweep_tui.rundir import RunState
+from optsweep_tui.store.tables import RUN
+
+Row: TypeAlias = dict[str, Any]
+
+NATIVE = "native"
+"""Origin of a run that this program trained."""
+
+_INT64 = 2**63
+
+
+def run_row(run: int, spec: RunSpec, state: RunState, attempts: int, repeats: bool) -> Row:
+    """The row of table `run`.
+
+    Raises:
+        ValueError: a number of the spec does not fit the store.
+    """
+    row: Row = {
+        "run": run,
+        "run_id": state.run_id,
+        "origin": NATIVE,
+        "source": None,
+        "state": state.state,
+        "attempts": attempts,
+        "engine": spec.engine,
+        "optimizer": spec.optimizer,
+        "model": spec.model,
+        "params": spec.shape.non_embedding_params,
+        "total_params": spec.shape.total_params,
+        "chinchilla": spec.chinchilla,
+        "tokens": spec.tokens,
+        "dataset": spec.dataset,
+        "dataset_hash": spec.dataset_hash,
+        "validation_set": validation_key(spec),
+        "seq_len": spec.seq_len,
+        "batch_size": spec.batch_size,
+        "schedule": spec.schedule,
+        "dtype": spec.dtype,
+        "seed": spec.seed,
+        "hyperparameters": canonical_json(spec.hyperparameters),
+        "steps": spec.steps,
+        "tokens_per_step": spec.tokens_per_step,
+        "flops_per_token": spec.shape.flops_per_token(spec.seq_len),
+        "optimizer_flops_per_step": _optimizer_flops(
+            spec.optimizer, spec.shape, tuple(sorted(spec.hyperparameters.items()))
+        ),
+        "optimizer_file_hash": spec.optimizer_file_hash,
+        "numerics_version": spec.numerics_version,
+        "spec": canonical_json(spec.to_dict()),
+        "repeats": repeats,
+    }
+    _check_types(row, RUN)
+    return row
+
+
+def _check_types(row: Row, schema: pa.Schema) -> None:
+    """A spec is checked for its keys, not for the types of their values: a hand-made one may hold anything."""
+    for item in schema:
+        value = row.get(item.name)
+        if value is None or item.type == pa.bool_():
+            continue
+        if item.type == pa.string():
+            right = isinstance(value, str)
+        else:
+            right = isinstance(value, int | float) and not isinstance(value, bool)
+            if right and item.type != pa.float64():
+                limit = _INT64 if item.type == pa.int64() else 2**31
+                right = isinstance(value, int) and -limit <= value < limit
+        if not right:
+            raise ValueError(f"{item.name} = {str(value)[:40]!r} does not fit")
+
+
+@lru_cache(maxsize=4096)
+def _optimizer_flops(optimizer: str, shape: ModelShape, knobs: tuple[tuple[str, Scalar], ...]) -> float | None:
+    """Operations of one update; None for a rule that is not in the catalogue (a user's own file)."""
+    try:
+        return catalogue.optimizer(optimizer).flops_per_step(models.parameter_table(shape), dict(knobs))
+    except (LookupError, ValueError, TypeError, ArithmeticError):
+        return None
+
+
+def study_rows(run: int, run_folder: Path) -> list[Row]:
+    """One row of `study_run` per marker of the run."""
+    rows = []
+    for study in rundir.studies_of(run_folder):
+        try:
+            marker = folder.read_json(run_folder / rundir.STUDIES / f"{study}.json")
+        except (ValueError, OSError):
+            marker = None
+        planned = marker.get("planned_at") if isinstance(marker, Mapping) else None
+        rows.append({"study": study, "run": run, "planned_at": _iso_time(planned)})
+    return rows
+
+
+def attempt_row(run: int, number: int, attempt_folder: Path) -> tuple[Row, list[tuple[str, str]]]:
+    """The row of `attempt` but for what its metrics say, and (file, reason) of what could not be read."""
+    problems: list[tuple[str, str]] = []
+    claim = folder.read_claim(attempt_folder)
+    ending = _document(attempt_folder / rundir.EXIT, problems)
+    record = _document(attempt_folder / rundir.RECORD, problems)
+    if record:
+        try:
+            checked_record(RunRecord.from_dict(record))
+        except ValueError as error:
+            problems.append((str(attempt_folder / rundir.RECORD), str(error)))
+            record = {}
+    message = record.get("error") or ending.get("error")
+    row = {
+        "run": run,
+        "attempt": number,
+        "host": claim.host if claim and isinstance(claim.host, str) else None,
+        "claimed_at": unix_time(claim.claimed_at) if claim else None,
+        "ended_at": unix_time(ending.get("ended_at")),
+        "returncode": _small(ending.get("returncode")),
+        "signal": _small(ending.get("signal")),
+        "reason": _text(ending.get("reason")),
+        "status": _text(record.get("status")),
+        "error": _text(message),
+        "resumed_from": record.get("resumed_from_step"),
+    }
+    return row, problems
+
+
+def _document(path: Path, problems: list[tuple[str, str]]) -> Mapping[str, Any]:
+    try:
+        data = folder.read_json(path)
+        if data is None:
+            return {}
+        if not isinstance(data, Mapping):
+            raise ValueError("it is not a JSON object")
+    except RecursionError:
+        problems.append((str(path), "it is nested too deeply"))
+    except (ValueError, OSError) as error:
+        problems.append((str(path), f"it cannot be read: {error}"))
+    else:
+        return data
+    return {}
+
+
+def checked_record(record: RunRecord) -> RunRecord:
+    """The record, when every field has its type.
+
+    Raises:
+        ValueError: names the field that has not.
+    """
+    if record.status not in FINAL_STATUSES:
+        raise ValueError(f"status {str(record.status)[:40]!r} is not known")
+    numbers = ("train_loss", "val_loss", "train_seconds", "tokens_per_second")
+    integers = ("attempt", "steps", "tokens", "peak_bytes", "optimizer_state_bytes", "resumed_from_step")
+    for name in (*numbers, *integers):
+        value = getattr(record, name)
+        whole = isinstance(value, int) and not isinstance(value, bool) and -_INT64 <= value < _INT64
+        if value is not None and not whole and not (isinstance(value, float) and name in numbers):
+            raise ValueError(f"{name} = {str(value)[:40]!r} is not a number that fits")
+    for name in ("device", "error", "parameters_sha256"):
+        if not isinstance(getattr(record, name), str | None):
+            raise ValueError(f"{name} is not a text")
+    if not isinstance(record.versions, Mapping):
+        raise ValueError("versions is not a table")
+    return record
+
+
+def final_row(run: int, state: RunState) -> Row:
+    """The row of `run_final` of a run that is over; its losses are null without a record."""
+    row: Row = {
+        "run": run,
+        "attempt": state.attempt,
+        "state": state.state,
+        "ended_at": unix_time((state.exit or {}).get("ended_at")) if isinstance(state.exit, Mapping) else None,
+        "error": _text(state.error),
+    }
+    record = state.record
+    if record is not None:
+        rate = finite(record.tokens_per_second)
+        row |= {
+            "loss": finite(record.val_loss),
+            "train_loss": finite(record.train_loss),
+            "steps": record.steps,
+            "tokens": record.tokens,
+            "train_seconds": finite(record.train_seconds),
+            "tokens_per_second": rate,
+            "seconds_per_token": 1.0 / rate if rate and rate > 0 else None,
+            "peak_bytes": record.peak_bytes,
+            "state_bytes": record.optimizer_state_bytes,
+            "device": record.device,
+            "versions": json.dumps(dict(record.versions), sort_keys=True, default=str),
+            "parameters_sha256": record.parameters_sha256,
+        }
+    return row
+
+
+def finite(value: Any) -> float | None:
+    """The number, or None where it is none or not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def unix_time(seconds: Any) -> datetime.datetime | None:
+    """UTC without a zone, as the store keeps it; None for what is no time."""
+    try:
+        return datetime.datetime.fromtimestamp(float(seconds), datetime.UTC).replace(tzinfo=None)
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
+
+
+def _iso_time(text: Any) -> datetime.datetime | None:
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except (ValueError, TypeError):
+        return None
+    return moment.astimezone(datetime.UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def _small(value: Any) -> int | None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
+    return value if whole else None
+
+
+def _text(value: Any) -> str | None:
+    return value[:2000] if isinstance(value, str) else None
