@@ -180,6 +180,26 @@ SELECT * EXCLUDE (place) FROM (
 )
 WHERE place = 1;
 
+-- Every finished run against the best of its cell: the near-best set is WHERE gap < 0.003.
+CREATE VIEW v_gap AS
+SELECT
+  study, engine, optimizer, model, chinchilla, tokens, dataset, dataset_hash, validation_set, seq_len, run_id, loss,
+  loss - min(loss) OVER (
+    PARTITION BY study, engine, optimizer, model, tokens, dataset, dataset_hash, validation_set, seq_len
+  ) AS gap,
+  seed, batch_size, schedule, dtype, lr, hyperparameters
+FROM v_run
+WHERE state = 'done' AND loss IS NOT NULL;
+
+-- What a result rests on: code, data, machine, final parameters. One row per run.
+CREATE VIEW v_provenance AS
+SELECT
+  r.run_id, r.origin, r.source, r.dataset, r.dataset_hash, r.validation_set, r.numerics_version, r.optimizer_file_hash,
+  r.seed, a.host, f.device, f.versions, f.parameters_sha256, f.attempt, f.ended_at, r.spec
+FROM run r
+LEFT JOIN run_final f ON f.run = r.run
+LEFT JOIN attempt a ON a.run = f.run AND a.attempt = f.attempt;
+
 -- One row per run and hyperparameter.
 CREATE VIEW v_knob AS
 SELECT

@@ -13,6 +13,12 @@ from optsweep_engines.optimizers import catalogue
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.store.connect import WAIT_SECONDS, open_store
+from optsweep_tui.store.dictionary import schema
+from optsweep_tui.store.examples import EXAMPLES, Example
+
+__all__ = [
+    "EXAMPLES", "Example", "curves", "default_study", "results", "run_rows", "schema", "sql", "studies",
+]  # fmt: skip
 
 RESULT_COLUMNS = tuple(
     """
@@ -26,7 +32,8 @@ RESULT_COLUMNS = tuple(
 RATIO_TOLERANCE = 1e-4
 """Relative: a ratio belongs to a whole number of tokens and is never exactly the one that was asked for."""
 
-_READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+# MULTI is what a PIVOT becomes; whatever else it may be, the connection is read-only and sees no other file.
+_READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI)
 _SCHEMA_HINT = "optsweep sql --schema lists tables and columns, --examples shows queries"
 
 
