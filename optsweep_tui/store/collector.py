@@ -53,6 +53,9 @@ class Skip:
     """file or file:line."""
     why: str
 
+    def __str__(self) -> str:
+        return f"{self.where}: {self.why}"
+
 
 @dataclass(kw_only=True)
 class CollectReport:
@@ -70,7 +73,7 @@ class CollectReport:
     new_finished: int = 0
     skipped_lines: int = 0
     """Garbage lines met by this collect."""
-    skips: list[Skip] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
     """Garbage lines and unreadable files; the first MAX_LISTED_SKIPS."""
     vanished: int = 0
     """Runs in the store whose folder has gone; their rows stay until a rebuild."""
@@ -377,8 +380,8 @@ class Collector:
         self._skip(f"{self._root / source.path}:{offset.lines + number + 1}", why)
 
     def _skip(self, where: str, why: str) -> None:
-        if len(self.report.skips) < MAX_LISTED_SKIPS:
-            self.report.skips.append(Skip(where=where, why=" ".join(why.split())[:300]))
+        if len(self.report.skipped) < MAX_LISTED_SKIPS:
+            self.report.skipped.append(Skip(where=where, why=" ".join(why.split())[:300]))
 
     def _flush(self) -> None:
         """Write what was gathered; the store is open for this long only."""

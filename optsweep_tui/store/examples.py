@@ -2,108 +2,111 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, kw_only=True)
-class Example:
+class Example(NamedTuple):
     """One question and its answer in SQL."""
 
     title: str
-    sql: str
+    query: str
 
 
 EXAMPLES = (
     Example(
-        title="How many runs are in which state", sql="SELECT study, state, count(*) AS runs FROM v_run GROUP BY ALL"
+        title="How many runs are in which state", query="SELECT study, state, count(*) AS runs FROM v_run GROUP BY ALL"
     ),
     Example(
         title="The best run of every cell",
-        sql="SELECT optimizer, model, chinchilla, loss, lr, run_id FROM v_best ORDER BY model, chinchilla, loss",
+        query="SELECT optimizer, model, chinchilla, loss, lr, run_id FROM v_best ORDER BY model, chinchilla, loss",
     ),
     Example(
         title="Cells, how their runs ended and their best loss",
-        sql="SELECT optimizer, model, chinchilla, n_runs, n_done, n_diverged, n_seeds, best_loss FROM v_cell ORDER BY ALL",
+        query="SELECT optimizer, model, chinchilla, n_runs, n_done, n_diverged, n_seeds, best_loss FROM v_cell ORDER BY ALL",
     ),
     Example(
         title="Optimizers side by side, one row per budget",
-        sql="PIVOT (SELECT model, chinchilla, optimizer, loss FROM v_best) ON optimizer USING min(loss) GROUP BY model, chinchilla",
+        query="""PIVOT (SELECT model, chinchilla, optimizer, loss FROM v_best)
+ON optimizer USING min(loss) GROUP BY model, chinchilla ORDER BY model, chinchilla""",
     ),
     Example(
         title="Everything within 0.003 nats of the best of its cell",
-        sql="SELECT optimizer, model, chinchilla, gap, lr, seed, run_id FROM v_gap WHERE gap < 0.003 ORDER BY ALL",
+        query="SELECT optimizer, model, chinchilla, gap, lr, seed, run_id FROM v_gap WHERE gap < 0.003 ORDER BY ALL",
     ),
     Example(
         title="Final loss against learning rate",
-        sql="SELECT optimizer, model, chinchilla, lr, min(loss) AS loss FROM v_run WHERE state = 'done' GROUP BY ALL ORDER BY ALL",
+        query="""SELECT optimizer, model, chinchilla, lr, min(loss) AS loss
+FROM v_run WHERE state = 'done' GROUP BY ALL ORDER BY ALL""",
     ),
     Example(
         title="How much the seed matters: replicates of one configuration",
-        sql="""SELECT optimizer, model, chinchilla, hyperparameters, count(*) AS seeds, avg(loss) AS mean, stddev_samp(loss) AS sd
+        query="""SELECT optimizer, model, chinchilla, hyperparameters, count(*) AS seeds, avg(loss) AS mean, stddev_samp(loss) AS sd
 FROM v_run WHERE state = 'done' GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL""",
     ),
     Example(
         title="Which hyperparameters were swept, and over which values",
-        sql="""SELECT optimizer, knob, count(DISTINCT text) AS n, list_sort(list(DISTINCT value)) AS tried
+        query="""SELECT optimizer, knob, count(DISTINCT text) AS n, list_sort(list(DISTINCT value)) AS tried
 FROM v_knob GROUP BY ALL HAVING count(DISTINCT text) > 1 ORDER BY ALL""",
     ),
     Example(
         title="Runs that diverged, failed or were cancelled, and why",
-        sql="SELECT run_id, optimizer, model, lr, state, error FROM v_run WHERE state NOT IN ('done', 'planned') ORDER BY state, optimizer",
+        query="""SELECT run_id, optimizer, model, lr, state, error
+FROM v_run WHERE state NOT IN ('done', 'planned') ORDER BY state, optimizer""",
     ),
     Example(
         title="What is running now and how far it is",
-        sql="""SELECT r.run_id, r.optimizer, r.model, a.last_step, r.steps, round(100 * a.last_step / r.steps) AS percent
+        query="""SELECT r.run_id, r.optimizer, r.model, a.last_step, r.steps, round(100 * a.last_step / r.steps) AS percent
 FROM v_run r JOIN v_attempt a ON a.run_id = r.run_id AND a.attempt = r.attempts WHERE r.state = 'running'""",
     ),
     Example(
         title="Throughput by optimizer and model",
-        sql="""SELECT optimizer, model, device, count(*) AS runs, median(tokens_per_second) AS tokens_per_second
+        query="""SELECT optimizer, model, device, count(*) AS runs, median(tokens_per_second) AS tokens_per_second
 FROM v_run WHERE tokens_per_second IS NOT NULL GROUP BY ALL ORDER BY ALL""",
     ),
     Example(
         title="Training hours and tokens by study",
-        sql="""SELECT study, sum(train_seconds) / 3600 AS hours, sum(tokens_done) AS tokens,
+        query="""SELECT study, sum(train_seconds) / 3600 AS hours, sum(tokens_done) AS tokens,
        sum(tokens_done * flops_per_token) AS model_flops FROM v_run GROUP BY study""",
     ),
     Example(
         title="The metrics that were written, with their units",
-        sql="SELECT name, unit FROM metric_key ORDER BY name",
+        query="SELECT name, unit FROM metric_key ORDER BY name",
     ),
     Example(
         title="The training curve of the best run",
-        sql="""SELECT step, tokens, value AS train_loss FROM v_metric
+        query="""SELECT step, tokens, value AS train_loss FROM v_metric
 WHERE key = 'train_loss' AND run_id = (SELECT run_id FROM v_best ORDER BY loss LIMIT 1) ORDER BY step""",
     ),
     Example(
         title="Validation losses on the way, one column per run",
-        sql="""PIVOT (SELECT left(run_id, 8) AS run, step, value FROM v_metric WHERE key = 'val_loss')
+        query="""PIVOT (SELECT left(run_id, 8) AS run, step, value FROM v_metric WHERE key = 'val_loss')
 ON run USING first(value) GROUP BY step ORDER BY step LIMIT 20""",
     ),
     Example(
         title="The largest gradient norms and where they came",
-        sql="SELECT run_id, step, value AS grad_norm FROM v_metric WHERE key = 'grad_norm' ORDER BY value DESC NULLS LAST LIMIT 10",
+        query="""SELECT run_id, step, value AS grad_norm
+FROM v_metric WHERE key = 'grad_norm' ORDER BY value DESC NULLS LAST LIMIT 10""",
     ),
     Example(
         title="Steps at which a metric was not finite",
-        sql="SELECT run_id, key, min(step) AS first_step, count(*) AS points FROM v_metric WHERE value IS NULL GROUP BY ALL",
+        query="SELECT run_id, key, min(step) AS first_step, count(*) AS points FROM v_metric WHERE value IS NULL GROUP BY ALL",
     ),
     Example(
         title="Runs that needed more than one attempt",
-        sql="""SELECT run_id, attempt, host, reason, resumed_from, first_step, last_step FROM v_attempt
+        query="""SELECT run_id, attempt, host, reason, resumed_from, first_step, last_step FROM v_attempt
 WHERE run_id IN (SELECT run_id FROM v_run WHERE attempts > 1) ORDER BY run_id, attempt""",
     ),
     Example(
         title="What happened to runs, newest first",
-        sql="SELECT time, run_id, attempt, kind, data FROM v_event ORDER BY time DESC LIMIT 20",
+        query="SELECT time, run_id, attempt, kind, data FROM v_event ORDER BY time DESC LIMIT 20",
     ),
     Example(
         title="What a result rests on",
-        sql="SELECT run_id, dataset_hash, numerics_version, host, device, versions, parameters_sha256 FROM v_provenance LIMIT 10",
+        query="SELECT run_id, dataset_hash, numerics_version, host, device, versions, parameters_sha256 FROM v_provenance LIMIT 10",
     ),
     Example(
         title="Memory: optimizer state per parameter",
-        sql="""SELECT optimizer, model, max(state_bytes / total_params) AS bytes_per_param, max(peak_bytes) AS peak_bytes
+        query="""SELECT optimizer, model, max(state_bytes / total_params) AS bytes_per_param, max(peak_bytes) AS peak_bytes
 FROM v_run WHERE state_bytes IS NOT NULL GROUP BY ALL ORDER BY ALL""",
     ),
 )

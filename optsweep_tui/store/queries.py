@@ -13,20 +13,19 @@ from optsweep_engines.optimizers import catalogue
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.store.connect import WAIT_SECONDS, open_store
-from optsweep_tui.store.dictionary import schema
+from optsweep_tui.store.dictionary import dictionary
 from optsweep_tui.store.examples import EXAMPLES, Example
 
 __all__ = [
-    "EXAMPLES", "Example", "curves", "default_study", "results", "run_rows", "schema", "sql", "studies",
+    "EXAMPLES", "Example", "curves", "default_study", "dictionary", "results", "run_rows", "sql", "studies",
 ]  # fmt: skip
 
-RESULT_COLUMNS = tuple(
-    """
-    run_id study origin engine optimizer model params total_params chinchilla tokens dataset dataset_hash validation_set
-    seq_len batch_size schedule dtype seed hyperparameters state loss steps tokens_per_step flops_per_token
-    optimizer_flops_per_step seconds_per_token device state_bytes train_seconds
-    """.split()
-)
+RESULT_COLUMNS = (
+    "run_id", "study", "origin", "engine", "optimizer", "model", "params", "total_params", "chinchilla", "tokens",
+    "dataset", "dataset_hash", "validation_set", "seq_len", "batch_size", "schedule", "dtype", "seed", "hyperparameters",
+    "state", "loss", "steps", "tokens_per_step", "flops_per_token", "optimizer_flops_per_step", "seconds_per_token",
+    "device", "state_bytes", "train_seconds",
+)  # fmt: skip
 """`analysis.columns.RESULTS`, which the layers keep out of reach here; a test holds the two equal."""
 
 RATIO_TOLERANCE = 1e-4
