@@ -59,6 +59,7 @@ class Span(NamedTuple):
     colour: str | None = None
     dim: bool = False
     bold: bool = False
+    reverse: bool = False
 
 
 Row: TypeAlias = tuple[Span, ...]
@@ -81,7 +82,7 @@ def ansi(rows: Sequence[Row]) -> str:
 
 
 def _ansi(span: Span) -> str:
-    codes = [code for code, wanted in (("1", span.bold), ("2", span.dim)) if wanted]
+    codes = [code for code, wanted in (("1", span.bold), ("2", span.dim), ("7", span.reverse)) if wanted]
     if span.colour:
         codes.append("38;2;" + ";".join(str(int(span.colour[start : start + 2], 16)) for start in (1, 3, 5)))
     return f"\x1b[{';'.join(codes)}m{span.text}\x1b[0m" if codes and span.text.strip() else span.text
