@@ -133,6 +133,8 @@ class _Datasets:
                 raise UnknownName("dataset", name, data.datasets(), hint="(optsweep datasets lists all)") from None
             prepared = data.find(entry.name, self._workspace.data)
             if prepared is None and self._prepare:
+                if entry.documents is None:
+                    raise OptsweepError(f"dataset {entry.name} cannot be prepared here", "--dataset embedded is always there")
                 try:
                     prepared = data.prepare(entry.name, self._workspace.ensure().data)
                 except (ValueError, LookupError) as error:
@@ -638,6 +640,8 @@ def runs_of_study(workspace: Workspace, study: str) -> list[str]:
 
 def loss_curves(workspace: Workspace, run_ids: Iterable[str]) -> list[Curve]:
     """Training loss against tokens, straight from the run folders: works while the runs go on."""
+    import string
+
     import numpy as np
 
     from optsweep_tui.charts import style
@@ -646,14 +650,15 @@ def loss_curves(workspace: Workspace, run_ids: Iterable[str]) -> list[Curve]:
     chosen = list(run_ids)
     names = [spec_of(workspace, run_id).optimizer for run_id in chosen]
     curves = []
-    for run_id, letter in zip(chosen, style.letters(names), strict=True):
+    for place, (run_id, colour) in enumerate(zip(chosen, style.shades(names), strict=True)):
         spec = spec_of(workspace, run_id)
         rows = rundir.metric_rows(workspace.runs / run_id)
         points = [(row["tokens"], row["train_loss"]) for row in rows if "tokens" in row and "train_loss" in row]
         x = np.array([point[0] for point in points], dtype=float)
         y = np.array([np.nan if point[1] is None else point[1] for point in points], dtype=float)
         label = f"{spec.optimizer} {spec.model} {spec.chinchilla:g} lr {spec.hyperparameters.get('lr'):g} {run_id[:8]}"
-        curves.append(Curve(x=x, y=y, colour=style.colour(spec.optimizer), letter=letter, label=label))
+        letter = string.ascii_uppercase[place % 26]
+        curves.append(Curve(x=x, y=y, colour=colour, letter=letter, label=label))
     return curves
 
 
@@ -668,17 +673,18 @@ def ratio_curves(frame: pd.DataFrame, baseline: str) -> list[Curve]:
     cells = analysis.table(frame, baseline=baseline, knob_info=knob_info()).dropna(subset=["loss"])
     groups = sorted({(row.model, row.optimizer) for row in cells.itertuples()})
     curves = []
-    for (model, optimizer), letter in zip(groups, style.letters([name for _, name in groups]), strict=True):
+    for (model, optimizer), colour in zip(groups, style.shades([name for _, name in groups]), strict=True):
         points = cells[(cells["model"] == model) & (cells["optimizer"] == optimizer)].sort_values("chinchilla")
         x, y = points["chinchilla"].to_numpy(float), points["loss"].to_numpy(float)
         label = f"{optimizer} {model}"
-        curves.append(Curve(x=x, y=y, colour=style.colour(optimizer), letter=letter, label=label, points=True))
+        letter = style.letter_of(optimizer)
+        curves.append(Curve(x=x, y=y, colour=colour, letter=letter, label=label, points=True))
     for row in analysis.fit(frame, baseline=baseline).itertuples():
         if row.state == "FIT":
             x = np.geomspace(row.chinchilla_low, row.chinchilla_high, 200)
             y = row.alpha * x**-row.b + row.beta
             curves.append(
-                Curve(x=x, y=y, colour=style.colour(baseline), label=f"{baseline} {row.model} fitted", dim=True)
+                Curve(x=x, y=y, colour=style.colour_of(baseline), label=f"{baseline} {row.model} fitted", dim=True)
             )
     return curves
 

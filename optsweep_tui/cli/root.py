@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from optsweep_tui.cli import (
@@ -34,6 +33,9 @@ from optsweep_tui.cli import (
     watch,
 )
 from optsweep_tui.errors import OptsweepError
+
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's own, or the copy of it that newer Typer carries
+ClickError: type[Exception] = UsageError.__bases__[0]
 
 app = typer.Typer(
     name="optsweep",
@@ -96,15 +98,9 @@ def run_command(arguments: list[str]) -> int:
         return code if isinstance(code, int) else 0
     except OptsweepError as error:
         return _complain(str(error), error.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        typer.echo(error.ctx.get_help() if error.ctx else str(error))
-        return 0
-    except click.exceptions.UsageError as error:
-        verb = error.ctx.command_path if error.ctx else "optsweep"
-        return _complain(f"{error.format_message().rstrip('.')}. {verb} --help shows the options", 2)
-    except click.exceptions.ClickException as error:
-        return _complain(error.format_message(), 2)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except ClickError as error:
+        return _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted; nothing is lost. optsweep resume goes on", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: no complaint at interpreter exit
@@ -114,6 +110,15 @@ def run_command(arguments: list[str]) -> int:
         return _complain(
             f"{error.strerror or error}{place}. Nothing is lost: free or mend it and run the command again", 2
         )
+
+
+def _usage(error: Any) -> int:
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(context.get_help())
+        return 0
+    verb = context.command_path if context else "optsweep"
+    return _complain(f"{error.format_message().rstrip('.')}. {verb} --help shows the options", 2)
 
 
 def _complain(text: str, code: int) -> int:

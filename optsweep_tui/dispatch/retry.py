@@ -77,5 +77,7 @@ def _barren(run_folder: Path) -> int:
 
 
 def _failures(run_folder: Path) -> int:
-    return sum(_json(path / rundir.RECORD).get("status") == "failed" or _json(path / rundir.EXIT).get("reason") == "failed"
-               for path in _since_retry(run_folder))
+    return sum(
+        _json(path / rundir.RECORD).get("status") == "failed" or _json(path / rundir.EXIT).get("reason") == "failed"
+        for path in _since_retry(run_folder)
+    )
