@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optsweep_tui.analysis.curve import fit
-    from optsweep_tui.analysis.noise import noise_ledger
+    from optsweep_tui.analysis.ledger import noise_ledger
     from optsweep_tui.analysis.speedups import speedup
     from optsweep_tui.analysis.tables import table
 
 __all__ = ["fit", "noise_ledger", "speedup", "table"]
 
-_HOMES = {"fit": "curve", "noise_ledger": "noise", "speedup": "speedups", "table": "tables"}
+_HOMES = {"fit": "curve", "noise_ledger": "ledger", "speedup": "speedups", "table": "tables"}
 
 
 def __getattr__(name: str) -> Any:

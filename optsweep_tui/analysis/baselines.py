@@ -25,6 +25,8 @@ class Baseline:
     """The baseline's points of one group with their curve."""
 
     group: Group
+    baseline: str
+    """Optimizer name."""
     points: tuple[CellLoss, ...]
     """Baseline cells with a loss, by rising budget, after the cut."""
     noise: Noise
@@ -58,8 +60,8 @@ class Baseline:
         return self.points[0].chinchilla, self.points[-1].chinchilla
 
     def nearest(self, tokens: float) -> CellLoss | None:
-        """The baseline cell with a loss at this budget, else the nearest one in log tokens."""
-        cells = [cell for cell in self.points if cell.tokens > 0]
+        """The baseline cell with a loss at this budget, else the nearest one in log tokens; fitted or cut off."""
+        cells = [cell for cell in self.group.of(self.baseline) if cell.has_loss and cell.tokens > 0]
         if not cells or not tokens > 0:
             return None
         return min(cells, key=lambda cell: (abs(math.log(cell.tokens / tokens)), cell.tokens))
@@ -106,7 +108,7 @@ def baselines(found: list[Group], baseline: str, sigma: float | None, max_chinch
         scaled = noise
         if row >= 0:
             if not curves.falling[row]:
-                refusal, row = f"{baseline}'s loss does not fall with tokens", row
+                refusal = f"the loss of the baseline {baseline} does not fall with tokens"
             if noise.known:
                 chi2 = float(curves.chi2[row])
                 p = _probability(chi2, dof, noise.dof)
@@ -116,6 +118,7 @@ def baselines(found: list[Group], baseline: str, sigma: float | None, max_chinch
         items.append(
             Baseline(
                 group=group,
+                baseline=baseline,
                 points=tuple(cells),
                 noise=scaled,
                 raw_noise=noise,

@@ -88,7 +88,7 @@ def _time_ratio(cell: CellLoss, reference: CellLoss | None, group: Group, baseli
     if others:
         return cell.seconds_per_token / median(others), ""
     batch = "" if math.isnan(cell.best.batch_size) else f" at batch {cell.best.batch_size:g}"
-    return math.nan, f"withheld: {baseline or 'the baseline'} was not timed on {cell.best.device}{batch}"
+    return math.nan, f"withheld: {baseline} was not timed on {cell.best.device}{batch}"
 
 
 def _same_place(cell: CellLoss, other: CellLoss) -> bool:

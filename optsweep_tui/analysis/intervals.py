@@ -100,50 +100,64 @@ def floor_limits(points: Points, best: Curves, rise: Floats, exponents: Limits) 
         rise: what chi-square may rise by, shape (R,).
         exponents: profile limits of B at the same rise.
     """
-    b = _between(exponents)
-    line = project(points, b)
-    spare = rise[:, None] - (line.chi2 - best.chi2[:, None])
-    with np.errstate(invalid="ignore"):
-        half = np.sqrt(np.where(spare >= 0, spare, np.nan) * line.v_bb)
-        reaches = (line.chi2_0 - best.chi2[:, None] <= rise[:, None]).any(1)
-    low = np.fmin.reduce(line.beta - half, axis=1, initial=np.inf)
-    high = np.fmax.reduce(line.beta + half, axis=1, initial=-np.inf)
-    low = np.where(reaches, 0.0, np.clip(np.fmin(low, best.beta), 0.0, None))
+
+    def end(b: Floats, row: Rows, side: float) -> Floats:
+        """side * beta at the end of the interval that belongs to each exponent."""
+        line = project(points.take(row), b)
+        spare = _wide((rise + best.chi2)[row], b) - line.chi2
+        return np.asarray(side * line.beta + np.sqrt(np.where(spare >= 0, spare, np.nan) * line.v_bb))
+
+    low = -_largest(exponents, lambda b, row: end(b, row, -1.0))
+    high = _largest(exponents, lambda b, row: end(b, row, 1.0))
+    least = -_largest(exponents, lambda b, row: -project(points.take(row), b).chi2_0)
+    low = np.where(least - best.chi2 <= rise, 0.0, np.clip(np.fmin(low, best.beta), 0.0, None))
     return Limits(low=low, high=np.fmax(high, best.beta))
 
 
-def budget_limits(points: Points, best: Curves, loss: Floats, loss_variance: Floats, rise: Floats) -> Limits:
+def budget_limits(
+    points: Points, best: Curves, owner: Rows, loss: Floats, loss_variance: Floats, rise: Floats
+) -> Limits:
     """Profile limits of u* = log(D_eff / D_min); -inf or inf where they are open.
 
     Args:
-        points: baseline points behind each of R competitor losses, shape (R, K).
+        points: R baseline curves.
         best: their fits.
-        loss: the competitor's losses, nats, shape (R,).
-        loss_variance: their variances, shape (R,).
-        rise: what chi-square may rise by, shape (R,).
+        owner: which curve each of M competitor losses is held against, shape (M,).
+        loss: the losses, nats, shape (M,).
+        loss_variance: their variances, shape (M,).
+        rise: what chi-square may rise by, shape (M,).
     """
-    low, high = np.full(len(points), np.nan), np.full(len(points), np.nan)
-    for start in range(0, len(points), CHUNK):
-        part = np.arange(start, min(start + CHUNK, len(points)))
-        found = _budget_limits(points.take(part), best.take(part), loss[part], loss_variance[part], rise[part])
+    # Competitors of one curve share its exponents' limits.
+    pairs, pair_of = np.unique(np.stack([owner.astype(float), rise], axis=1), axis=0, return_inverse=True)
+    curve = pairs[:, 0].astype(np.intp)
+    exponents = exponent_limits(points.take(curve), best.take(curve), pairs[:, 1])
+    low, high = np.full(len(owner), np.nan), np.full(len(owner), np.nan)
+    for start in range(0, len(owner), CHUNK):
+        part = np.arange(start, min(start + CHUNK, len(owner)))
+        mine, span = owner[part], Limits(low=exponents.low[pair_of[part]], high=exponents.high[pair_of[part]])
+        found = _extremes(points.take(mine), best.take(mine), span, loss[part], loss_variance[part], rise[part])
         low[part], high[part] = found.low, found.high
     return Limits(low=low, high=high)
 
 
-def _budget_limits(points: Points, best: Curves, loss: Floats, loss_variance: Floats, rise: Floats) -> Limits:
-    b = _between(exponent_limits(points, best, rise))
-    rows = np.arange(len(points))
-    at = best.invert(loss)
+def _extremes(
+    points: Points, best: Curves, exponents: Limits, loss: Floats, loss_variance: Floats, rise: Floats
+) -> Limits:
+    """Extremes of u* over the exponents; one loss per curve here."""
 
     def ends(b: Floats, row: Rows) -> tuple[Floats, Floats]:
-        wide = (slice(None), None) if b.ndim == 2 else slice(None)
-        spare = (rise[row] + best.chi2[row])[wide]
-        return _ends(points.take(row), b, loss[row][wide], loss_variance[row][wide], spare)
+        allowed = _wide((rise + best.chi2)[row], b)
+        return _ends(points.take(row), b, _wide(loss[row], b), _wide(loss_variance[row], b), allowed)
 
-    lows, highs = ends(b, rows)
-    high = _extreme(b, highs, lambda t, row: ends(np.exp(t), row)[1])
-    low = -_extreme(b, -lows, lambda t, row: -ends(np.exp(t), row)[0])
+    at = best.invert(loss)
+    high = _largest(exponents, lambda b, row: ends(b, row)[1])
+    low = -_largest(exponents, lambda b, row: -ends(b, row)[0])
     return Limits(low=np.fmin(low, at), high=np.fmax(high, at))
+
+
+def _wide(values: Floats, b: Floats) -> Floats:
+    """Values of shape (R,) beside exponents of shape (R,) or (R, G)."""
+    return values[:, None] if b.ndim == 2 else values
 
 
 def _ends(points: Points, b: Floats, loss: Floats, variance: Floats, allowed: Floats) -> tuple[Floats, Floats]:
@@ -191,34 +205,33 @@ def _roots(a2: Floats, h: Floats, c: Floats) -> tuple[Floats, Floats]:
     return np.minimum(first, second), np.maximum(first, second)
 
 
-def _between(limits: Limits) -> Floats:
-    """FINE exponents from limit to limit, geometric, shape (R, FINE)."""
-    share = np.linspace(0.0, 1.0, FINE)
-    return np.asarray(np.exp(np.log(limits.low)[:, None] * (1 - share) + np.log(limits.high)[:, None] * share))
+def _largest(exponents: Limits, function: RowFunction) -> Floats:
+    """Largest value of function(B, row) over each row's interval of exponents; NaN where it has none.
 
+    The exponents are spread as log B = middle - half cos(pi s). Where an end of the interval is one of the profile, the
+    spare chi-square vanishes there linearly and the function has a square root of it: in s that is smooth, and its
+    largest value lies inside, where a grid and scipy's minimiser find it.
+    """
+    middle = 0.5 * (np.log(exponents.low) + np.log(exponents.high))
+    half = 0.5 * (np.log(exponents.high) - np.log(exponents.low))
 
-def _extreme(b: Floats, values: Floats, function: RowFunction) -> Floats:
-    """Largest value over B, refined between the grid's exponents."""
-    filled = np.where(np.isnan(values), -np.inf, values)
-    place = filled.argmax(1)
-    rows = np.arange(len(b))
-    top = filled[rows, place]
-    inner = np.flatnonzero((place > 0) & (place < FINE - 1) & np.isfinite(top))
-    inner = inner[
-        np.isfinite(filled[inner, place[inner] - 1])
-        & np.isfinite(filled[inner, place[inner] + 1])
-        & (b[inner, place[inner] - 1] < b[inner, place[inner] + 1])
-    ]
+    def at(s: Floats, row: Rows) -> Floats:
+        b = np.exp(_wide(middle[row], s) - _wide(half[row], s) * np.cos(np.pi * s))
+        return function(b, row)
+
+    rows = np.arange(len(middle))
+    grid = np.broadcast_to(np.linspace(0.0, 1.0, FINE), (len(rows), FINE))
+    values = at(grid, rows)
+    values = np.where(np.isnan(values), -np.inf, values)
+    place = values.argmax(1)
+    top = values[rows, place]
+    inner = np.flatnonzero((place > 0) & (place < FINE - 1) & np.isfinite(top) & (half > 0))
+    sides = np.stack([values[inner, place[inner] + step] for step in (-1, 1)], axis=1)
+    inner = inner[np.isfinite(sides).all(1)]
     if len(inner):
-        log_b = np.log(b)
-        t = minimised(
-            lambda t, row: -np.nan_to_num(function(t, row), nan=-1e300),
-            log_b[inner, place[inner] - 1],
-            log_b[inner, place[inner]],
-            log_b[inner, place[inner] + 1],
-            inner,
-        )
-        top[inner] = np.fmax(top[inner], function(t, inner))
+        low, centre, high = (grid[inner, place[inner] + step] for step in (-1, 0, 1))
+        s = minimised(lambda s, row: -np.nan_to_num(at(s, row), nan=-1e300), low, centre, high, inner)
+        top[inner] = np.fmax(top[inner], at(s, inner))
     return np.where(np.isneginf(top), np.nan, top)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,29 +15,18 @@ from optsweep_tui.analysis.columns import SPEEDUP
 from optsweep_tui.analysis.costs import Costs, costs
 from optsweep_tui.analysis.curve import in_family, uneven_supports
 from optsweep_tui.analysis.edges import KnobInfo
+from optsweep_tui.analysis.estimates import Case, Ci, Estimate, cases_of, estimated
 from optsweep_tui.analysis.fairness import comparison_flags
-from optsweep_tui.analysis.intervals import bootstrap_budgets, budget_limits
-from optsweep_tui.analysis.noise import LEVEL, Floats, checked_sigma, quantile_squared
-from optsweep_tui.analysis.sensitivity import budget_gradient
-from optsweep_tui.analysis.ties import Standing, budgets, standings
+from optsweep_tui.analysis.noise import checked_sigma
 from optsweep_tui.errors import OptsweepError
 
 Unit: TypeAlias = Literal["tokens", "flops", "time"]
-Ci: TypeAlias = Literal["profile", "bootstrap"]
 
 # analysis.md: a D_eff further outside the baseline's budgets than this is refused.
 REACH = 1.5
+MIN_DRAWS = 100
 # D_eff and the budgets are compared as floats; a cell that meets an end exactly is inside.
 ENDS = 1e-9
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Case:
-    """One competitor cell against one baseline."""
-
-    item: Baseline
-    cell: CellLoss
-    standing: Standing | None
 
 
 def speedup(
@@ -75,133 +62,32 @@ def speedup(
         Columns of `columns.SPEEDUP`, by group, optimizer and rising budget.
 
     Raises:
-        OptsweepError: for an unknown unit or ci, or a sigma that is no positive finite number.
+        OptsweepError: for an unknown unit or ci, too few draws, or a sigma that is no positive finite number.
     """
     if unit not in ("tokens", "flops", "time"):
         raise OptsweepError(f'--unit "{unit}" is not known', "Use tokens, flops or time.")
     if ci not in ("profile", "bootstrap"):
         raise OptsweepError(f'--ci "{ci}" is not known', "Use profile or bootstrap.")
+    if draws < MIN_DRAWS:
+        raise OptsweepError(f"{draws} bootstrap draws have no 2.5 % tail", f"Use {MIN_DRAWS} or more.")
     found = baselines(groups(results, knob_info), baseline, checked_sigma(sigma), max_chinchilla)
-    cases = _cases(found, baseline)
-    inverted = _inverted(found, cases)
-    limits = (
-        _profile(found, cases, inverted) if ci == "profile" else _bootstrap(found, cases, inverted, draws, rng_seed)
-    )
+    cases = cases_of(found, baseline)
     uneven = uneven_supports(found)
     rows = []
-    for place, case in enumerate(cases):
+    for case, estimate in zip(cases, estimated(found, cases, ci, draws, rng_seed), strict=True):
         marks = {F.SUPPORT} if in_family(case.item, uneven) else set()
-        rows.append(
-            {
-                **case.item.group.columns,
-                "unit": unit,
-                "baseline": baseline,
-                **_row(
-                    case, found, unit, inverted[place], limits.low[place], limits.high[place], limits.dof[place], marks
-                ),
-            }
-        )
+        head = {**case.item.group.columns, "unit": unit, "baseline": baseline}
+        rows.append(head | _row(case, found, unit, estimate, marks))
     frame = pd.DataFrame(rows, columns=list(SPEEDUP))
     return frame.astype({"tie_group": "Int64"})
 
 
-def _cases(found: Baselines, baseline: str) -> list[_Case]:
-    cases = []
-    for item in found.items:
-        places = {tokens: standings(cells, item.raw_noise) for tokens, cells in budgets(item.group).items()}
-        for cell in sorted(item.group.cells, key=lambda cell: (cell.optimizer, cell.tokens)):
-            if cell.optimizer != baseline:
-                cases.append(_Case(item=item, cell=cell, standing=places[cell.tokens].get(cell.optimizer)))
-    return cases
-
-
-def _inverted(found: Baselines, cases: list[_Case]) -> Floats:
-    """u = log(D_eff / smallest budget) of each case; NaN without a curve or a loss, infinite at or below the floor."""
-    u = np.full(len(cases), np.nan)
-    some = np.array([place for place, case in enumerate(cases) if _has_number(case)], dtype=np.intp)
-    if len(some):
-        rows = np.array([cases[place].item.row for place in some], dtype=np.intp)
-        u[some] = found.curves.take(rows).invert(np.array([cases[place].cell.loss for place in some]))
-    return u
-
-
-def _has_number(case: _Case) -> bool:
-    return not case.item.refusal and case.cell.has_loss and case.cell.tokens > 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Limits:
-    """Ends of u and the degrees of freedom behind them, one per case; NaN without an interval."""
-
-    low: Floats
-    high: Floats
-    dof: Floats
-
-
-def _profile(found: Baselines, cases: list[_Case], u: Floats) -> _Limits:
-    low, high, dof = (np.full(len(cases), np.nan) for _ in range(3))
-    some = np.array(
-        [place for place, case in enumerate(cases) if np.isfinite(u[place]) and case.item.noise.known], dtype=np.intp
-    )
-    if not len(some):
-        return _Limits(low=low, high=high, dof=dof)
-    rows = np.array([cases[place].item.row for place in some], dtype=np.intp)
-    points, curves = found.points.take(rows), found.curves.take(rows)
-    loss = np.array([cases[place].cell.loss for place in some])
-    variance = np.array([_variance(cases[place]) for place in some])
-    gradient = budget_gradient(points, curves, loss)
-    for row, place in enumerate(some):
-        item, cell = cases[place].item, cases[place].cell
-        k = len(item.points)
-        tokens = np.append(item.tokens, cell.tokens)
-        shares = np.append(gradient.points[row, :k] ** 2 / item.counts, gradient.loss[row] ** 2 / cell.n)
-        dof[place] = float(item.noise.effective_dof(tokens, shares))
-    ends = budget_limits(points, curves, loss, variance, quantile_squared(dof[some]))
-    low[some], high[some] = ends.low, ends.high
-    return _Limits(low=low, high=high, dof=dof)
-
-
-def _bootstrap(found: Baselines, cases: list[_Case], u: Floats, draws: int, rng_seed: int) -> _Limits:
-    low, high, dof = (np.full(len(cases), np.nan) for _ in range(3))
-    by_row: dict[int, list[int]] = {}
-    for place, case in enumerate(cases):
-        if np.isfinite(u[place]) and case.item.noise.known:
-            by_row.setdefault(case.item.row, []).append(place)
-    tail = (1 - LEVEL) / 2
-    for places in by_row.values():
-        item = cases[places[0]].item
-        # Seeded by the group's name and not by its place, so that neither row order nor other groups matter.
-        rng = np.random.default_rng([rng_seed, zlib.crc32(item.group.name.encode())])
-        index = found.row(item)
-        drawn = bootstrap_budgets(
-            found.points.take(index),
-            found.curves.take(index),
-            np.array([cases[place].cell.loss for place in places]),
-            np.sqrt([_variance(cases[place]) for place in places]),
-            item.noise.dof,
-            draws,
-            rng,
-        )
-        # "lower" and "higher" pick drawn values: interpolating between infinite ones gives NaN.
-        filled = np.where(np.isnan(drawn), np.inf, drawn)
-        low[places] = np.quantile(filled, tail, axis=1, method="lower")
-        high[places] = np.quantile(filled, 1 - tail, axis=1, method="higher")
-        dof[places] = item.noise.dof
-    return _Limits(low=low, high=high, dof=dof)
-
-
-def _variance(case: _Case) -> float:
-    return float(case.item.noise.at(case.cell.tokens)) ** 2 / case.cell.n
-
-
-def _row(
-    case: _Case, found: Baselines, unit: Unit, u: float, u_low: float, u_high: float, dof: float, marks: set[str]
-) -> dict[str, Any]:
+def _row(case: Case, found: Baselines, unit: Unit, estimate: Estimate, marks: set[str]) -> dict[str, Any]:
     item, cell = case.item, case.cell
     reference = item.nearest(cell.tokens)
-    cost = costs(cell, reference, item.group, item.points[0].optimizer if item.points else "")
+    cost = costs(cell, reference, item.group, item.baseline)
     factor = cost.factor(unit)
-    state, reason, bound = _state(case, unit, u, cost)
+    state, reason, bound = _state(case, unit, estimate.u, cost)
     marks = marks | set(cell.flags) | comparison_flags(cell, reference)
     marks |= {F.MISFIT} if item.misfit else set()
     marks |= set() if item.raw_noise.known else {F.NO_SIGMA}
@@ -225,7 +111,7 @@ def _row(
         "n_seeds": cell.n,
         "sigma": float(item.noise.at(cell.tokens)) if cell.tokens > 0 else math.nan,
         "sigma_source": item.raw_noise.source,
-        "sigma_dof": dof,
+        "sigma_dof": estimate.dof,
         "step_overhead": cost.step_overhead,
         "flops_overhead": cost.flops_overhead,
         "state_bytes_per_param": cost.state_bytes_per_param,
@@ -233,11 +119,11 @@ def _row(
     }
     if state != "REFUSE":
         first = float(item.tokens[0])
-        row["d_eff"] = first * math.exp(u)
+        row["d_eff"] = first * math.exp(estimate.u)
         scale = factor * first / cell.tokens
-        row["speedup"] = scale * math.exp(u)
-        row["low"], row["high"] = (scale * float(np.exp(end)) for end in (u_low, u_high))
-        row["own_noise_low"], row["own_noise_high"] = (end * factor for end in _own_noise(case, found))
+        row["speedup"] = scale * math.exp(estimate.u)
+        row["low"], row["high"] = (scale * float(np.exp(end)) for end in (estimate.low, estimate.high))
+        row["own_noise_low"], row["own_noise_high"] = (end * factor for end in estimate.own)
         if row["low"] == 0 or math.isinf(row["high"]):
             marks.add(F.OPEN)
         if row["low"] <= 1 <= row["high"]:
@@ -245,7 +131,7 @@ def _row(
     return row | {"flags": F.ordered(marks)}
 
 
-def _state(case: _Case, unit: Unit, u: float, cost: Costs) -> tuple[str, str, str]:
+def _state(case: Case, unit: Unit, u: float, cost: Costs) -> tuple[str, str, str]:
     """(state, reason, bound)."""
     item, cell = case.item, case.cell
     if not cell.has_loss:
@@ -290,17 +176,3 @@ def interpolated_speedup(item: Baseline, cell: CellLoss) -> float:
         return math.nan
     log_tokens = np.interp(cell.loss, losses[::-1], np.log(item.tokens)[::-1], left=math.nan, right=math.nan)
     return float(np.exp(log_tokens - math.log(cell.tokens)))
-
-
-def _own_noise(case: _Case, found: Baselines) -> tuple[float, float]:
-    """Token speedup of a run of the baseline itself at this budget: loss f(c) -+ quantile x sigma, inverted."""
-    item, cell = case.item, case.cell
-    if not item.noise.known:
-        return math.nan, math.nan
-    curve = found.curves.take(found.row(item))
-    at = math.log(cell.tokens / float(item.tokens[0]))
-    own = float(curve.loss(np.array([at]))[0])
-    dof = item.noise.effective_dof([cell.tokens], [1.0])
-    half = math.sqrt(float(quantile_squared(dof))) * float(item.noise.at(cell.tokens)) / math.sqrt(cell.n)
-    low, high = (float(np.exp(curve.invert(np.array([own + side * half]))[0] - at)) for side in (1, -1))
-    return low, high

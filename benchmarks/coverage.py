@@ -1,0 +1,110 @@
+"""Coverage of the speedup intervals on synthetic laws: python benchmarks/coverage.py [DRAWS] > benchmarks/coverage.md
+
+Every draw is a model of its own in one frame of runs, so what is measured is the public `analysis.speedup`. The truth:
+f(c) = 0.3707 c^-0.4378 + 2.8916 (adamw at 300m in the reference study) and a competitor that needs 1/1.2 of the tokens.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import sys
+import time
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+import pandas as pd
+
+from optsweep_tui import analysis
+from optsweep_tui.analysis.estimates import Ci
+
+ALPHA, B, BETA = 0.3707, 0.4378, 2.8916
+TRUTH = 1.2
+PARAMS = 301_989_888
+FRESH = 3
+
+
+def law(ratio: np.ndarray) -> np.ndarray:
+    """The true baseline curve, nats."""
+    return ALPHA * ratio**-B + BETA
+
+
+def runs(draws: int, budgets: list[float], sigma: float, measured: bool, seed: int) -> pd.DataFrame:
+    """One frame of `draws` models; with `measured`, 1 + FRESH seeds of the baseline at both ends."""
+    rng = np.random.default_rng(seed)
+    rows: list[pd.DataFrame] = []
+    for budget in budgets:
+        for optimizer, factor in (("adamw", 1.0), ("other", TRUTH)):
+            ends = measured and optimizer == "adamw" and budget in (budgets[0], budgets[-1])
+            for run_seed in range(1 + FRESH if ends else 1):
+                loss = law(np.array(budget * factor)) + sigma * rng.standard_normal(draws)
+                rows.append(
+                    pd.DataFrame(
+                        {
+                            "model": [f"m{draw}" for draw in range(draws)],
+                            "optimizer": optimizer,
+                            "chinchilla": budget,
+                            "tokens": round(budget * 20 * PARAMS),
+                            "seed": run_seed,
+                            "loss": loss,
+                        }
+                    )
+                )
+    frame = pd.concat(rows, ignore_index=True)
+    frame["run_id"] = [f"{place:032x}" for place in range(len(frame))]
+    return frame.assign(
+        study="synthetic-law", engine="torch", params=PARAMS, dataset="c4", state="done", hyperparameters='{"lr":0.01}'
+    )
+
+
+def figures(frame: pd.DataFrame, sigma: float | None, ci: Ci) -> list[str]:
+    """Table rows: one per budget of the competitor."""
+    start = time.perf_counter()
+    found = analysis.speedup(frame, sigma=sigma, ci=ci)
+    seconds = time.perf_counter() - start
+    lines = []
+    for ratio, cells in found.groupby("chinchilla"):
+        stated = cells[cells.state != "REFUSE"]
+        inside = (stated.low <= TRUTH) & (stated.high >= TRUTH)
+        refused = len(cells) - len(stated)
+        # A refused draw has no speedup; its median place is at the bound's side, beyond every stated value.
+        values = cells.speedup.fillna(np.inf).sort_values()
+        median = float(values.median())
+        below, above = (stated.low > TRUTH).mean(), (stated.high < TRUTH).mean()
+        lines.append(
+            f"| {ratio:g} | {inside.mean():.1%} | {inside.sum() / len(cells):.1%} | {refused} | {below:.1%} / {above:.1%} "
+            f"| {median / TRUTH - 1:+.2%} | {np.median(stated.high / stated.low):.3f} | {seconds:.1f} |"
+        )
+    return lines
+
+
+def main() -> None:
+    draws = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
+    print("# Coverage of 95 % speedup intervals\n")
+    print(f"{datetime.date.today()}, {draws} draws per line, {platform.machine()}, Python {platform.python_version()},")
+    print(f"numpy {np.__version__}. Made by `python benchmarks/coverage.py {draws}`.\n")
+    print(f"Truth: f(c) = {ALPHA} c^-{B} + {BETA}, speedup {TRUTH}. Every draw renews all losses; a draw is refused")
+    print(
+        "when its D_eff lies beyond 1.5x the baseline's largest budget. *stated*: share of the draws with an interval"
+    )
+    print("that holds the truth; *all*: refused draws counted as misses; low/high: the interval lies above / below the")
+    print("truth; bias: median speedup over all draws against the truth, refused draws counted as infinite.")
+    for measured in (False, True):
+        kinds: tuple[Ci, ...] = ("profile", "bootstrap")
+        for ci in kinds:
+            if ci == "bootstrap" and draws > 500 and "--bootstrap" not in sys.argv:
+                continue
+            for budgets in ([1.0, 2.0, 4.0, 8.0], [1.0, 2.0, 4.0, 8.0, 16.0]):
+                for sigma in (0.0013, 0.0025):
+                    kind = f"measured from {1 + FRESH} seeds at each end" if measured else "known"
+                    print(f"\n## {ci}, {len(budgets)} budgets, sigma {sigma} nats, {kind}\n")
+                    print("| cell at ratio | stated | all | refused | low / high | bias | median high/low | seconds |")
+                    print("|---|---|---|---|---|---|---|---|")
+                    frame = runs(draws, budgets, sigma, measured, seed=len(budgets) + measured)
+                    print("\n".join(figures(frame, None if measured else sigma, ci)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""`noise_ledger`: every replicate group with its sigma, and which of them the intervals rest on."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from scipy import stats
+
+from optsweep_tui.analysis.cells import CellLoss, Group, groups
+from optsweep_tui.analysis.columns import GROUP, NOISE
+from optsweep_tui.analysis.noise import FRESH_SEEDS_NEEDED, LEVEL, end_cells, noise_of, spread
+
+
+def noise_ledger(results: pd.DataFrame, baseline: str = "adamw") -> pd.DataFrame:
+    """Every replicate group with its sigma, and which of them the intervals use.
+
+    One row per cell whose best configuration ended under two seeds or more, and one row for the prior where it is
+    what the group uses; columns of `columns.NOISE`. A group with neither has one row of source "none".
+    """
+    rows = []
+    for group in groups(results):
+        noise = noise_of(group, baseline)
+        ends = {
+            cell.tokens: end for cell, end in zip(end_cells(group, baseline), ("smallest", "largest"), strict=False)
+        }
+        for cell in group.cells:
+            if len(cell.replicates) < 2:
+                continue
+            end = ends.get(cell.tokens, "") if cell.optimizer == baseline else ""
+            used = noise.source == "measured" and bool(end)
+            rows.append(_ledger_row(group, cell, end, used, _why(cell, end, used)))
+        if noise.source != "measured":
+            rows.append(
+                {
+                    **group.columns,
+                    "sigma": noise.pooled,
+                    "dof": noise.dof if noise.known else 0.0,
+                    "source": noise.source,
+                    "used": noise.known,
+                    "reason": _PRIOR_REASON if noise.known else _no_sigma_reason(group, baseline),
+                }
+            )
+    frame = pd.DataFrame(rows, columns=list(NOISE))
+    return frame.astype({"used": bool}) if len(frame) else frame
+
+
+_PRIOR_REASON = "prior: median of 722 public replicates of a 124M model; counts as known"
+
+
+def _no_sigma_reason(group: Group, baseline: str) -> str:
+    ends = end_cells(group, baseline)
+    if not ends:
+        return f"{baseline} has no final loss here"
+    lacking = [cell for cell in ends if cell.n_fresh < FRESH_SEEDS_NEEDED]
+    if not lacking:
+        return "the replicates are equal to the last digit, which no noise explains"
+    counts = ", ".join(f"{cell.n_fresh} at ratio {cell.chinchilla:g}" for cell in lacking)
+    return f"needs {FRESH_SEEDS_NEEDED} fresh seeds of {baseline} at its smallest and largest budget; has {counts}"
+
+
+def _ledger_row(group: Group, cell: CellLoss, end: str, used: bool, reason: str) -> dict[str, object]:
+    sigma, dof = spread(cell.replicates), len(cell.replicates) - 1
+    low, high = sigma_interval(sigma, dof)
+    return {
+        **{name: group.columns[name] for name in GROUP},
+        "optimizer": cell.optimizer,
+        "chinchilla": cell.chinchilla,
+        "tokens": cell.tokens,
+        "end": end or None,
+        "sigma": sigma,
+        "sigma_low": low,
+        "sigma_high": high,
+        "dof": float(dof),
+        "n_seeds": len(cell.replicates),
+        "source": "measured",
+        "used": used,
+        "reason": reason,
+    }
+
+
+def _why(cell: CellLoss, end: str, used: bool) -> str:
+    if used:
+        return f"{end} budget of the baseline"
+    if not end:
+        return "shown only: not an end of the baseline"
+    return f"not used: {cell.n_fresh} fresh seeds here, {FRESH_SEEDS_NEEDED} at both ends are needed"
+
+
+def sigma_interval(sigma: float, dof: float) -> tuple[float, float]:
+    """95 % interval of a measured sigma: sigma sqrt(dof / chi2 quantile). From 2 degrees of freedom .52-6.3x."""
+    if not (sigma > 0 and dof > 0):
+        return math.nan, math.nan
+    low, high = (sigma * math.sqrt(dof / stats.chi2.ppf(p, dof)) for p in (0.5 + LEVEL / 2, 0.5 - LEVEL / 2))
+    return float(low), float(high)

@@ -1,0 +1,123 @@
+"""Random tables of runs: whatever the rows hold, every verb answers with its columns, a reason or a flag."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from optsweep_tui.analysis import fit, noise_ledger, speedup, table
+from optsweep_tui.analysis.columns import FIT, NOISE, SPEEDUP, TABLE
+from tests.unit.analysis_frames import curve, frame, law, run
+
+LOSSES = st.one_of(
+    st.floats(2.5, 4.0),
+    st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -1.0, 1e14, 1e-300, None, 3.0]),
+)
+STATES = st.sampled_from(["done"] * 8 + ["diverged", "nan", "missing", "running", "failed", "cancelled", "oom", "?"])
+KNOBS = st.sampled_from(
+    ['{"lr": 0.01}', '{"lr": 0.02}', '{"lr": 0.04, "nesterov": true}', '{"lr": "x"}', "null", "[1]", "{broken", None]
+)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> dict[str, Any]:
+    chinchilla = draw(st.sampled_from([0.25, 1, 1.00001, 2, 4, 8, 16, math.nan, -1.0, math.inf]))
+    row = run(draw(st.sampled_from(["adamw", "muon", "lion"])), 1, draw(LOSSES), state=draw(STATES))
+    changes: dict[str, Any] = {
+        "chinchilla": chinchilla,
+        "tokens": row["tokens"] * chinchilla,
+        "hyperparameters": draw(KNOBS),
+        "seed": draw(st.sampled_from([0, 0, 0, 1, 2, None])),
+        "model": draw(st.sampled_from(["300m", "300m", "other", None])),
+        "params": draw(st.sampled_from([3e8, 3e8, 3e8, 0, math.nan, 1e6])),
+        "engine": draw(st.sampled_from(["torch", "torch", None])),
+        "seconds_per_token": draw(st.sampled_from([1e-6, 2e-6, math.nan, 0.0, -1.0, math.inf])),
+        "batch_size": draw(st.sampled_from([128, 256, math.nan])),
+        "run_id": draw(st.sampled_from([row["run_id"], row["run_id"], "same", None])),
+    }
+    return row | changes
+
+
+TABLES = st.lists(rows(), max_size=30).map(frame)
+
+
+def check(found: pd.DataFrame, columns: dict[str, str]) -> None:
+    assert list(found.columns) == list(columns)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(TABLES, st.sampled_from([None, 0.0013, 0.1]), st.sampled_from(["tokens", "flops", "time"]))
+def test_no_table_of_runs_ends_in_a_traceback_or_in_a_number_without_a_state(
+    data: pd.DataFrame, sigma: float | None, unit: Any
+) -> None:
+    cells = table(data, sigma=sigma)
+    check(cells, TABLE)
+    assert (cells.loss.isna() == (cells.n == 0)).all()
+    assert ((cells.loss > 0) | cells.loss.isna()).all()
+    check(noise_ledger(data, "adamw"), NOISE)
+    found = speedup(data, sigma=sigma, unit=unit, max_chinchilla=8)
+    check(found, SPEEDUP)
+    assert found.state.isin(["INTERP", "EXTRAP", "REFUSE"]).all()
+    refused = found.state == "REFUSE"
+    assert found[refused][["speedup", "low", "high", "d_eff"]].isna().all(axis=None)
+    assert (found.reason[refused] != "").all()
+    stated = found[~refused]
+    assert (stated.speedup > 0).all() and np.isfinite(stated.speedup.astype(float)).all()
+    if sigma is not None:
+        # 1e-6: the limits are found by a search, the value by inversion.
+        assert (stated.low <= stated.speedup * (1 + 1e-6)).all()
+        assert (stated.high >= stated.speedup * (1 - 1e-6)).all()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(TABLES)
+def test_fit_answers_any_table_with_a_curve_or_a_reason(data: pd.DataFrame) -> None:
+    found = fit(data)
+    check(found, FIT)
+    assert ((found.state == "FIT") == (found.reason == "")).all()
+    assert (found.b.isna() == (found.state == "REFUSE")).all()
+    json.dumps(found[["solvers", "leave_one_out", "points"]].to_dict("records"), allow_nan=False)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(TABLES, st.integers(0, 10**6))
+def test_the_order_of_the_rows_never_matters(data: pd.DataFrame, seed: int) -> None:
+    shuffled = data.sample(frac=1, random_state=seed)
+    pd.testing.assert_frame_equal(table(shuffled, sigma=0.01), table(data, sigma=0.01))
+    pd.testing.assert_frame_equal(speedup(shuffled, sigma=0.01), speedup(data, sigma=0.01))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.floats(0.1, 3.0),
+    st.floats(0.05, 1.0),
+    st.floats(0.5, 3.0),
+    st.floats(1.0, 1.4),
+    st.sampled_from([(1, 2, 4), (1, 2, 4, 8), (0.5, 1, 2, 4, 8, 16)]),
+)
+def test_the_speedup_of_an_exact_law_is_exact(
+    alpha: float, b: float, beta: float, truth: float, budgets: tuple[float, ...]
+) -> None:
+    data = [run(chinchilla=c, loss=law(c, alpha, b, beta)) for c in budgets]
+    data += [run("muon", c, law(c * truth, alpha, b, beta)) for c in budgets[:-1]]
+    found = speedup(frame(data), sigma=1e-4)
+    assert np.allclose(found.speedup.astype(float), truth, rtol=1e-4)
+    assert (found.state == "INTERP").all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(1e-3, 1e6), st.integers(0, 1000))
+def test_the_unit_of_tokens_never_matters(scale: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    data = frame(curve(sigma=0.001, rng=rng) + curve((2, 4), optimizer="muon", speedup=1.2, sigma=0.001, rng=rng))
+    moved = data.assign(tokens=data.chinchilla * 1e6 * scale, params=1e6 * scale / 20)
+    first, second = speedup(data, sigma=0.001), speedup(moved, sigma=0.001)
+    for name in ("speedup", "low", "high"):
+        # Tokens are rounded to whole ones: 1e3 of them carry 5e-4.
+        assert np.allclose(first[name].astype(float), second[name].astype(float), rtol=2e-3)
