@@ -1,0 +1,135 @@
+"""The thread that knows the state of every run: reads what may have changed, and posts a new snapshot when it did."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from optsweep_tui import flow, rundir
+from optsweep_tui.app.model import RunRow, Snapshot, StudyInfo
+from optsweep_tui.core import Cell
+from optsweep_tui.errors import OptsweepError
+from optsweep_tui.settings import Workspace
+
+INTERVAL_SECONDS = 0.5
+"""Between two looks at runs that are alive."""
+POST_SECONDS = 0.25
+"""Between two snapshots at least: 4 Hz."""
+SHARE = 0.03
+"""Largest part of the time that may go into looking: with very many runs the looks get rarer."""
+SETTLED = frozenset({"planned", *rundir.FINISHED})
+"""A run in one of these states stays in it until its folder changes (a new attempt, a cancel marker)."""
+
+
+class Feed(threading.Thread):
+    """Looks at the run folders and calls back with a snapshot.
+
+    A finished or waiting run is read once and again only when the time stamp of its folder changes, which every new
+    attempt and every cancel marker does; so a look at 10,000 finished runs costs 10,000 stats.
+    """
+
+    def __init__(
+        self, workspace: Workspace, on_snapshot: Callable[[Snapshot], None], interval: float = INTERVAL_SECONDS
+    ) -> None:
+        super().__init__(name="optsweep-feed", daemon=True)
+        self._workspace, self._on_snapshot, self._interval = workspace, on_snapshot, interval
+        self._rows: dict[str, RunRow] = {}
+        self._seen: dict[str, int] = {}
+        self._wake = threading.Event()
+        self._stopping = False
+        self._posted: tuple[tuple[RunRow, ...], tuple[StudyInfo, ...]] | None = None
+        self._posted_at = 0.0
+        self._stamps: dict[str, int] = {}
+        self._baselines: dict[str, str] = {}
+
+    def poke(self) -> None:
+        """Look again at once: the user has just changed something."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Let the thread end, and wait for it a little."""
+        self._stopping = True
+        self._wake.set()
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join(timeout=2.0)
+
+    def run(self) -> None:
+        """The loop of the thread."""
+        while not self._stopping:
+            self._wake.clear()
+            started = time.monotonic()
+            self.look()
+            cost = time.monotonic() - started
+            self._wake.wait(max(self._interval, cost / SHARE - cost))
+
+    def look(self) -> None:
+        """One look at all runs; posts a snapshot if anything changed, and in between while there is much to read."""
+        ids = self._run_ids()
+        for gone in self._rows.keys() - set(ids):
+            del self._rows[gone]
+            self._seen.pop(gone, None)
+        for place, run_id in enumerate(ids):
+            if self._stopping:
+                return
+            self._read(run_id)
+            if place % 32 == 31 and time.monotonic() - self._posted_at >= POST_SECONDS and len(self._rows) < len(ids):
+                self._post(ids, read=place + 1)
+        self._post(ids, read=len(ids))
+
+    def _run_ids(self) -> list[str]:
+        try:
+            return rundir.run_ids(self._workspace.runs)
+        except OSError:
+            return list(self._rows)  # the disk is away for a moment: keep what is known
+
+    def _read(self, run_id: str) -> None:
+        """Bring one run up to date; a folder that cannot be read (yet) is left out and tried again."""
+        where = self._workspace.runs / run_id
+        try:
+            changed_at = os.stat(where).st_mtime_ns
+            if self._seen.get(run_id) == changed_at:
+                return
+            line = flow.run_line(self._workspace, run_id)
+            known = self._rows.get(run_id)
+            studies = tuple(rundir.studies_of(where))
+            if known is None:
+                cell = Cell.of(flow.spec_of(self._workspace, run_id))
+                self._rows[run_id] = RunRow(line=line, cell=cell, studies=studies)
+            elif line != known.line or studies != known.studies:
+                self._rows[run_id] = RunRow(line=line, cell=known.cell, studies=studies)
+        except (OptsweepError, OSError, KeyError, TypeError, ValueError):
+            self._rows.pop(run_id, None)
+            self._seen.pop(run_id, None)
+            return
+        if line.state in SETTLED and studies:
+            self._seen[run_id] = changed_at
+        else:
+            self._seen.pop(run_id, None)
+
+    def _post(self, ids: list[str], read: int) -> None:
+        rows = tuple(self._rows[run_id] for run_id in ids if run_id in self._rows)
+        studies = self._studies(rows)
+        if self._posted is not None and read == len(ids) and self._posted == (rows, studies):
+            return
+        finished = read == len(ids)
+        self._posted = (rows, studies) if finished else None
+        self._posted_at = time.monotonic()
+        by_id = {row.run_id: row for row in rows}
+        self._on_snapshot(Snapshot(rows=rows, studies=studies, read=read, total=len(ids), by_id=by_id))
+
+    def _studies(self, rows: tuple[RunRow, ...]) -> tuple[StudyInfo, ...]:
+        """Studies with a file, the newest file first, then those known from runs only."""
+        try:
+            stamps = {path.stem: path.stat().st_mtime_ns for path in self._workspace.studies.glob("*.json")}
+            if stamps != self._stamps:
+                entries = {
+                    str(entry["name"]): str(entry.get("baseline", "adamw")) for entry in flow.studies(self._workspace)
+                }
+                self._stamps, self._baselines = stamps, entries
+        except OSError:
+            pass  # what was known stays
+        names = sorted(self._baselines, key=lambda name: (-self._stamps.get(name, 0), name))
+        others = sorted({name for row in rows for name in row.studies} - set(names))
+        return tuple(StudyInfo(name=name, baseline=self._baselines.get(name, "adamw")) for name in [*names, *others])

@@ -1,0 +1,240 @@
+"""What the screens show, as plain data: rows of runs, the matrix of a study, filters; no files, no Textual."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from optsweep_tui.app import format as fmt
+from optsweep_tui.core import Cell
+from optsweep_tui.flow import RunLine
+
+WAITING = frozenset({"planned", "submitting", "queued"})
+BROKEN = frozenset({"failed", "oom", "lost", "orphan", "unreachable"})
+UNFINISHED = WAITING | {"running", "lost", "orphan", "unreachable"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRow:
+    """One run: its line, its cell, its studies."""
+
+    line: RunLine
+    cell: Cell
+    studies: tuple[str, ...]
+
+    @property
+    def run_id(self) -> str:
+        return self.line.run_id
+
+    @property
+    def words(self) -> str:
+        """What a filter's plain words are looked for in."""
+        line = self.line
+        lr = fmt.knob(line.lr)
+        return (
+            f"{line.run_id} {line.optimizer} {line.model} {line.state} {fmt.ratio(line.chinchilla)} lr {lr} "
+            f"seed {line.seed} {line.engine} {self.cell.dataset} {' '.join(self.studies)}"
+        ).lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyInfo:
+    """What a study's file says."""
+
+    name: str
+    baseline: str = "adamw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """All runs of the workspace at one moment."""
+
+    rows: tuple[RunRow, ...] = ()
+    studies: tuple[StudyInfo, ...] = ()
+    """Newest first."""
+    read: int = 0
+    total: int = 0
+    """While runs are still being read for the first time, read < total."""
+    by_id: Mapping[str, RunRow] = field(default_factory=dict)
+
+    @property
+    def loading(self) -> bool:
+        return self.read < self.total
+
+    def study(self, name: str | None) -> list[RunRow]:
+        """Runs of one study."""
+        return [row for row in self.rows if name in row.studies]
+
+
+def counts(rows: Iterable[RunRow]) -> Counter[str]:
+    """Runs per group of states: run, wait, done, bad, other."""
+    found: Counter[str] = Counter()
+    for row in rows:
+        state = row.line.state
+        if state == "running":
+            found["run"] += 1
+        elif state in WAITING:
+            found["wait"] += 1
+        elif state in BROKEN:
+            found["bad"] += 1
+        else:
+            found["done" if state == "done" else "other"] += 1
+    return found
+
+
+# ---------------------------------------------------------------- filter
+
+FIELDS = {"opt", "optimizer", "model", "state", "c", "lr", "seed", "study", "id"}
+
+
+def matches(row: RunRow, text: str) -> bool:
+    """True when every word of a filter fits: `muon`, or `opt:muon`, `lr:0.02`, `c:1/4`, `state:running`."""
+    return all(_fits(row, word) for word in text.lower().split())
+
+
+def _fits(row: RunRow, word: str) -> bool:
+    name, colon, value = word.partition(":")
+    if not colon or name not in FIELDS:
+        return word in row.words
+    line = row.line
+    if name in ("c", "lr", "seed"):
+        number = {"c": line.chinchilla, "lr": line.lr, "seed": line.seed}[name]
+        return number is not None and _same_number(number, value)
+    if name == "study":
+        return any(value == study.lower() for study in row.studies)
+    if name == "id":
+        return line.run_id.startswith(value)
+    return str({"model": line.model, "state": line.state}.get(name, line.optimizer)).lower() == value
+
+
+def _same_number(number: float, text: str) -> bool:
+    top, slash, bottom = text.partition("/")
+    try:
+        wanted = float(top) / float(bottom) if slash else float(top)
+    except (ValueError, ZeroDivisionError):
+        return False
+    return math.isclose(number, wanted, rel_tol=6e-3)
+
+
+# ---------------------------------------------------------------- matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellView:
+    """One cell of the matrix."""
+
+    rows: tuple[RunRow, ...]
+    """Runs by lr, then seed."""
+    state: str
+    """The one state that its glyph shows: running, bad, waiting, done, none."""
+    loss: float | None
+    """Best final loss; without one the best training loss so far."""
+    best: RunRow | None
+    """The run that has it."""
+    final: bool
+    """The loss is a final one."""
+    unfinished: bool
+    """Runs are still to come or going on."""
+    lr_edge: bool
+    """The best lr is the smallest or the largest of those that were tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """The cells of one model (and dataset and engine, where a study has several)."""
+
+    title: str
+    ratios: tuple[float, ...]
+    optimizers: tuple[str, ...]
+    cells: Mapping[tuple[str, float], CellView]
+    best: Mapping[float, str]
+    """Per ratio: the optimizer with the smallest final loss, where at least two have one."""
+
+
+def cell_view(rows: Sequence[RunRow]) -> CellView:
+    """Reduce the runs of a cell to what the matrix shows."""
+    ordered = sorted(rows, key=lambda row: (row.line.lr is None, row.line.lr or 0.0, row.line.seed, row.run_id))
+    states = {row.line.state for row in ordered}
+    finals = [row for row in ordered if row.line.state == "done" and _number(row.line.loss)]
+    live = [row for row in ordered if row.line.state == "running" and _number(row.line.loss)]
+    best = min(finals or live, key=lambda row: row.line.loss or 0.0, default=None)
+    if "running" in states:
+        state = "running"
+    elif states & BROKEN:
+        state = "bad"
+    elif states & WAITING:
+        state = "waiting"
+    else:
+        state = "done" if finals else "none"
+    tried = {row.line.lr for row in ordered if row.line.lr is not None and row.line.state in ("done", "diverged")}
+    edge = bool(finals and best and len(tried) > 1 and best.line.lr in (min(tried), max(tried)))
+    return CellView(
+        rows=tuple(ordered),
+        state=state,
+        loss=best.line.loss if best else None,
+        best=best,
+        final=bool(finals),
+        unfinished=bool(states & UNFINISHED),
+        lr_edge=edge,
+    )
+
+
+def _number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def matrix(rows: Iterable[RunRow]) -> list[Block]:
+    """The cells of a study, by rising model size as far as the ratios tell, optimizers and ratios in order."""
+    grouped: dict[tuple[str, str, str, int], dict[tuple[str, float], list[RunRow]]] = {}
+    for row in rows:
+        cell = row.cell
+        key = (cell.model, cell.dataset, cell.engine, cell.seq_len)
+        spot = (cell.optimizer, fmt.ratio_key(row.line.chinchilla))
+        grouped.setdefault(key, {}).setdefault(spot, []).append(row)
+    several = [len({key[place] for key in grouped}) > 1 for place in range(4)]
+
+    def size(key: tuple[str, str, str, int]) -> tuple[float, tuple[str, str, str, int]]:
+        first = next(iter(grouped[key].values()))[0]
+        return (first.cell.tokens / first.line.chinchilla if first.line.chinchilla else 0.0, key)
+
+    blocks = []
+    for key in sorted(grouped, key=size):
+        cells = {spot: cell_view(members) for spot, members in grouped[key].items()}
+        ratios = sorted({ratio for _, ratio in cells})
+        names = [str(part) for part, many in zip(key[1:], several[1:], strict=True) if many]
+        blocks.append(
+            Block(
+                title=" ".join([key[0], *names]),
+                ratios=tuple(ratios),
+                optimizers=tuple(sorted({optimizer for optimizer, _ in cells})),
+                cells=cells,
+                best=_best_per_ratio(cells, ratios),
+            )
+        )
+    return blocks
+
+
+def _best_per_ratio(cells: Mapping[tuple[str, float], CellView], ratios: Iterable[float]) -> dict[float, str]:
+    found = {}
+    for ratio in ratios:
+        finals = {
+            optimizer: cell.loss
+            for (optimizer, at), cell in cells.items()
+            if at == ratio and cell.final and cell.loss is not None
+        }
+        if len(finals) > 1:
+            found[ratio] = min(finals, key=lambda optimizer: finals[optimizer])
+    return found
+
+
+def best_runs(rows: Iterable[RunRow]) -> list[RunRow]:
+    """The best finished run of each cell, by model, ratio and optimizer."""
+    found = []
+    for block in matrix(rows):
+        for spot in sorted(block.cells, key=lambda spot: (spot[1], spot[0])):
+            cell = block.cells[spot]
+            if cell.final and cell.best is not None:
+                found.append(cell.best)
+    return found

@@ -1,0 +1,69 @@
+"""The speedup panel's data: one short read of the store, then the analysis, in a worker thread."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from optsweep_tui import flow
+from optsweep_tui.app.views.compare import SpeedupRow, Speedups
+from optsweep_tui.core import Filter
+from optsweep_tui.errors import OptsweepError
+from optsweep_tui.settings import Workspace
+
+
+def stamp(workspace: Workspace) -> int | None:
+    """Changes whenever the store was collected; None while there is no store."""
+    try:
+        return workspace.store.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def load(workspace: Workspace, study: str | None) -> Speedups:
+    """Speedups of a study over its baseline, or why there are none."""
+    baseline = flow.baseline_of(workspace, study)
+    if stamp(workspace) is None:
+        return Speedups(baseline=baseline, study=study, message="no results collected yet: optsweep collect first")
+    try:
+        frame = flow.results(workspace, Filter(study=study))
+        found = flow.speedup(frame, baseline=baseline)
+    except OptsweepError as error:
+        return Speedups(baseline=baseline, study=study, message=str(error))
+    rows = [_row(record, found.to_dict("records")) for record in found.to_dict("records")]
+    message = "" if rows else f"no cell of another optimizer than {baseline} has a final loss in the store"
+    return Speedups(baseline=baseline, study=study, rows=tuple(rows), message=message)
+
+
+def _row(record: dict[Any, Any], everything: list[dict[Any, Any]]) -> SpeedupRow:
+    low, high = _number(record.get("low")), _number(record.get("high"), when_infinite=math.inf)
+    tied = [
+        str(other["optimizer"])
+        for other in everything
+        if record.get("tie_group") is not None
+        and other.get("tie_group") == record.get("tie_group")
+        and other["optimizer"] != record["optimizer"]
+        and (other["model"], other["chinchilla"]) == (record["model"], record["chinchilla"])
+    ]
+    known = math.isfinite(low)
+    return SpeedupRow(
+        optimizer=str(record["optimizer"]),
+        model=str(record["model"]),
+        chinchilla=float(record["chinchilla"]),
+        speedup=_number(record.get("speedup")),
+        low=low,
+        high=high,
+        state=str(record["state"]),
+        reason=str(record.get("reason") or ""),
+        bound=str(record.get("bound") or ""),
+        tied_with=", ".join(tied),
+        resolved=known and not low <= 1 <= high,
+    )
+
+
+def _number(value: Any, when_infinite: float = math.nan) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return math.nan
+    return when_infinite if math.isinf(number) else number

@@ -1,0 +1,224 @@
+"""A live chart as a model: which axis, which part of it, how smooth; from series to the rows of one frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from optsweep_tui.charts.chart import Curve, Extent, Floats, Row, View, extent
+from optsweep_tui.charts.raster import BitCache, plot_size, rasterise
+from optsweep_tui.charts.reduce import smoothed
+from optsweep_tui.charts.ticks import SteadyScale
+from optsweep_tui.live.runstore import AXES, Series
+
+AXIS_NAMES = {"step": "steps", "tokens": "tokens", "train_seconds": "seconds"}
+LATE = 0.05
+"""The first part of the x range does not decide the y range: a loss falls from ln(vocabulary) and hides the rest."""
+ZOOM = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Line:
+    """One curve before it is drawn."""
+
+    run_id: str
+    series: Series
+    colour: str
+    letter: str = ""
+    end: float | None = None
+    """Where the run will end on the current axis; None when that is not planned."""
+
+
+@dataclass
+class ChartModel:
+    """The state of one chart: what keys change, and what keeps the axes steady from frame to frame."""
+
+    metric: str = "train_loss"
+    axis: str = "tokens"
+    x_log: bool = False
+    y_log: bool = False
+    whole_y: bool = False
+    """False: y fits what lies behind the first twentieth of x."""
+    tau: float = 0.0
+    """Time constant of the smoothing, steps; 0 = none."""
+    window: tuple[float, float] = (0.0, 1.0)
+    """Visible part of the x axis."""
+    crosshair: float | None = None
+    """Place of the crosshair in the visible part, 0..1."""
+    view: View | None = None
+    """What was drawn last."""
+    _x: SteadyScale = field(default_factory=lambda: SteadyScale(shrink_below=0.4))
+    _y: SteadyScale = field(default_factory=SteadyScale)
+    _cache: BitCache = field(default_factory=BitCache)
+    _smooth: dict[str, tuple[tuple[int, str, float, str], Floats]] = field(default_factory=dict)
+
+    # ------------------------------------------------------------ keys
+
+    def next_axis(self) -> None:
+        """step, tokens, seconds in turn."""
+        self.axis = AXES[(AXES.index(self.axis) + 1) % len(AXES)]
+        self.reset()
+
+    def toggle_log(self, axis: str) -> None:
+        """Linear or logarithmic."""
+        if axis == "x":
+            self.x_log = not self.x_log
+            self.window = (0.0, 1.0)
+            self._x.forget()
+        else:
+            self.y_log = not self.y_log
+        self._y.forget()
+
+    def reset(self) -> None:
+        """Back to everything."""
+        self.window = (0.0, 1.0)
+        self._x.forget()
+        self._y.forget()
+
+    def forget_scale(self) -> None:
+        """Other data: find the y range anew."""
+        self._y.forget()
+
+    def zoom(self, factor: float) -> None:
+        """Show less (factor < 1) or more of x, around the crosshair, else around the newest data."""
+        low, high = self.window
+        centre = low + (high - low) * (self.crosshair if self.crosshair is not None else 1.0)
+        width = min(1.0, max(1e-4, (high - low) * factor))
+        start = min(max(0.0, centre - width * ((centre - low) / (high - low))), 1.0 - width)
+        self.window = (start, start + width)
+        self._y.forget()
+
+    def pan(self, columns: int) -> None:
+        """Move the crosshair by columns; without one, the window by a tenth."""
+        low, high = self.window
+        if self.crosshair is not None:
+            cells = plot_size(self.view)[0] if self.view else 100
+            self.crosshair = min(1.0, max(0.0, self.crosshair + columns / cells))
+        else:
+            start = min(max(0.0, low + 0.1 * (high - low) * columns), 1.0 - (high - low))
+            self.window = (start, start + high - low)
+            self._y.forget()
+
+    def smoother(self, longest: int, direction: int) -> None:
+        """The next time constant of the ladder: off, then 1-2-5 from 1 % to 25 % of the longest run's steps."""
+        ladder = smoothing_ladder(longest)
+        place = min(range(len(ladder)), key=lambda place: abs(ladder[place] - self.tau))
+        self.tau = ladder[min(max(0, place + direction), len(ladder) - 1)]
+
+    # ------------------------------------------------------------ frame
+
+    def crosshair_x(self) -> float | None:
+        """Value of x under the crosshair."""
+        if self.crosshair is None or self.view is None:
+            return None
+        return _between(self.view.x_range, self.crosshair, self.x_log)
+
+    def frame(self, lines: Sequence[Line], width: int, height: int) -> list[Row]:
+        """One frame of `height` rows; empty while there is nothing to draw."""
+        curves = self._curves(lines)
+        full = self._full_x(lines)
+        if full is None:
+            self.view = None
+            return []
+        x_range = _between(full, self.window[0], self.x_log), _between(full, self.window[1], self.x_log)
+        y_range = self._y_range(curves, x_range)
+        view = View(
+            width=width,
+            height=height,
+            x_range=x_range,
+            y_range=y_range,
+            x_log=self.x_log,
+            y_log=self.y_log,
+            unit=AXIS_NAMES[self.axis],
+        )
+        self.view = view
+        return rasterise(curves, replace(view, crosshair=self.crosshair_x()), self._cache)
+
+    def shown_y(self, line: Line) -> Floats:
+        """The line as it is drawn: smoothed, or not."""
+        series = line.series
+        if self.tau <= 0:
+            return np.asarray(series.y, np.float64)
+        state = (series.version, self.axis, self.tau, self.metric)
+        known = self._smooth.get(line.run_id)
+        if known is None or known[0] != state:
+            known = (state, smoothed(series.steps, np.asarray(series.y, np.float64), self.tau))
+            self._smooth[line.run_id] = known
+        return known[1]
+
+    def value_at(self, line: Line, x: float) -> float | None:
+        """The drawn value at or just before x; None before the first and after the last point."""
+        series = line.series
+        place = int(np.searchsorted(series.x, x * (1 + 1e-12), side="right")) - 1
+        if place < 0 or x > series.x[-1] * (1 + 1e-9):
+            return None
+        value = float(self.shown_y(line)[place])
+        return value if math.isfinite(value) else None
+
+    def last_value(self, line: Line) -> float | None:
+        """The newest drawn value that is a number."""
+        values = self.shown_y(line)
+        finite = np.flatnonzero(np.isfinite(values[-64:]))
+        return float(values[-64:][finite[-1]]) if finite.size else None
+
+    def _curves(self, lines: Sequence[Line]) -> list[Curve]:
+        curves = []
+        for line in lines:
+            series, values = line.series, self.shown_y(line)
+            key = (line.run_id, series.version, self.metric, self.axis, self.tau)
+            curves.append(Curve(x=series.x, y=values, colour=line.colour, letter=line.letter, key=key))
+        if self.tau > 0:
+            for line in lines:
+                series = line.series
+                raw_key = (line.run_id, series.version, self.metric, self.axis, "raw")
+                y = np.asarray(series.y, np.float64)
+                curves.append(Curve(x=series.x, y=y, colour=line.colour, dim=True, key=raw_key))
+        return curves
+
+    def _full_x(self, lines: Sequence[Line]) -> tuple[float, float] | None:
+        """The whole x axis: to where the longest run will end, so that it stands still while they run."""
+        if not lines:
+            return None
+        high = max(max(float(line.series.x[-1]), line.end or 0.0) for line in lines)
+        if not self.x_log:
+            if all(line.end is not None for line in lines):
+                return (0.0, high) if high > 0 else None
+            return self._x.fit(0.0, high) if high > 0 else None
+        firsts = [line.series.x[np.searchsorted(line.series.x, 0.0, "right") :][:1] for line in lines]
+        low = min((float(first[0]) for first in firsts if first.size), default=math.inf)
+        return (low, high) if low < high else None
+
+    def _y_range(self, curves: Sequence[Curve], x_range: tuple[float, float]) -> tuple[float, float]:
+        main = [curve for curve in curves if not curve.dim]
+        late = (_between(x_range, LATE, self.x_log), x_range[1])
+        found = extent(main, x_range if self.whole_y or self.x_log else late)
+        if _useless(found, self.y_log):
+            found = extent(main, x_range)
+        if _useless(found, self.y_log):
+            return (0.1, 10.0) if self.y_log else (0.0, 1.0)
+        return self._y.fit(found.positive_y if self.y_log else found.y[0], found.y[1], self.y_log)
+
+
+def smoothing_ladder(longest: int) -> list[float]:
+    """Time constants in steps: 0, then 1-2-5 values from about 1 % to 25 % of the longest run."""
+    values = [0.0]
+    for power in range(7):
+        for multiple in (1, 2, 5):
+            tau = float(multiple * 10**power)
+            if longest / 150 <= tau <= longest / 4:
+                values.append(tau)
+    return values
+
+
+def _useless(found: Extent, log: bool) -> bool:
+    return found.empty or (log and not math.isfinite(found.positive_y))
+
+
+def _between(ends: tuple[float, float], part: float, log: bool) -> float:
+    low, high = ends
+    if log:
+        return float(low * (high / low) ** part)
+    return low + (high - low) * part
