@@ -18,7 +18,7 @@ from optsweep_tui.errors import OptsweepError
 from optsweep_tui.rundir import RunState
 from optsweep_tui.store import rows, streams
 from optsweep_tui.store.batch import MAX_ROWS, Batch
-from optsweep_tui.store.connect import WAIT_SECONDS, open_store
+from optsweep_tui.store.connect import WAIT_SECONDS, create, open_store
 from optsweep_tui.store.lines import MetricParser, Points, read_object, whole_lines
 from optsweep_tui.store.rows import Row
 from optsweep_tui.store.scan import RunFiles, Source, age_seconds, scan
@@ -165,8 +165,7 @@ class Collector:
     def _load(self) -> None:
         """Read what the store knows, in one short look."""
         if not self._store.exists():
-            with open_store(self._store, read_only=False, wait_seconds=self._wait):
-                pass
+            create(self._store)
         with open_store(self._store, wait_seconds=self._wait) as connection:
 
             def fetch(query: str) -> list[tuple[Any, ...]]:
@@ -232,7 +231,7 @@ class Collector:
         except OptsweepError as error:
             self._skip(str(where / rundir.SPEC), error.message.removeprefix(f"{where / rundir.SPEC} "))
             return run
-        except (ValueError, TypeError, ArithmeticError, AttributeError, OSError) as error:
+        except (ValueError, TypeError, ArithmeticError, AttributeError, OSError, RecursionError) as error:
             self._skip(str(where / rundir.SPEC), f"cannot be used: {error}")
             return run
         if fresh:
@@ -425,8 +424,8 @@ def _event_row(run: int, attempt: int, row: dict[str, Any]) -> Row:
         "attempt": attempt,
         "seq": seq if whole else None,
         "time": rows.unix_time(moment),
-        "kind": _printable(kind) if isinstance(kind, str) else None,
-        "data": _printable(json.dumps(_plain(row), ensure_ascii=False)),
+        "kind": kind if isinstance(kind, str) else None,
+        "data": json.dumps(_plain(row)),
     }
 
 
@@ -441,8 +440,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int) and abs(value) >= 2**63:
         return float(value) if abs(value) < 10**308 else None
     return value
-
-
-def _printable(text: str) -> str:
-    """Without halves of surrogate pairs, which no UTF-8 holds."""
-    return text.encode(errors="replace").decode()

@@ -40,7 +40,8 @@ FROM v_run WHERE state = 'done' GROUP BY ALL ORDER BY ALL""",
     ),
     Example(
         title="How much the seed matters: replicates of one configuration",
-        query="""SELECT optimizer, model, chinchilla, hyperparameters, count(*) AS seeds, avg(loss) AS mean, stddev_samp(loss) AS sd
+        query="""SELECT optimizer, model, chinchilla, lr, hyperparameters, count(*) AS seeds, avg(loss) AS mean,
+       stddev_samp(loss) AS sd
 FROM v_run WHERE state = 'done' GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL""",
     ),
     Example(
@@ -102,7 +103,8 @@ WHERE run_id IN (SELECT run_id FROM v_run WHERE attempts > 1) ORDER BY run_id, a
     ),
     Example(
         title="What a result rests on",
-        query="SELECT run_id, dataset_hash, numerics_version, host, device, versions, parameters_sha256 FROM v_provenance LIMIT 10",
+        query="""SELECT run_id, dataset_hash, numerics_version, host, device, versions, parameters_sha256
+FROM v_provenance ORDER BY run_id LIMIT 10""",
     ),
     Example(
         title="Memory: optimizer state per parameter",

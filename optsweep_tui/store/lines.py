@@ -186,7 +186,18 @@ def read_object(line: bytes) -> dict[str, Any]:
             raise ValueError("not JSON") from None
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
-    return row
+    return printable(row) if "\\u" in text else row
+
+
+def printable(value: Any) -> Any:
+    """The same without halves of surrogate pairs: JSON can write them, UTF-8 cannot."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {printable(key): printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    return value
 
 
 def whole_lines(block: bytes) -> Iterator[tuple[int, bytes]]:

@@ -37,12 +37,11 @@ def newest_version() -> int:
 
 def version_of(connection: duckdb.DuckDBPyConnection) -> int | None:
     """Version of the open store; 0 for an empty one, None for a database of something else."""
-    tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-    if not tables:
-        return 0
-    if "schema_version" not in tables:
-        return None
-    row = connection.execute("SELECT max(version) FROM schema_version").fetchone()
+    try:
+        row = connection.execute("SELECT max(version) FROM schema_version").fetchone()
+    except (duckdb.CatalogException, duckdb.BinderException):
+        row = connection.execute("SELECT count(*) FROM duckdb_tables()").fetchone()
+        return None if row and row[0] else 0
     return int(row[0]) if row and row[0] is not None else 0
 
 

@@ -18,6 +18,7 @@ from optsweep_engines.spec import FINAL_STATUSES, ModelShape, RunRecord, RunSpec
 from optsweep_tui import rundir
 from optsweep_tui.core import validation_key
 from optsweep_tui.rundir import RunState
+from optsweep_tui.store.lines import printable
 from optsweep_tui.store.tables import RUN
 
 Row: TypeAlias = dict[str, Any]
@@ -34,6 +35,7 @@ def run_row(run: int, spec: RunSpec, state: RunState, attempts: int, repeats: bo
     Raises:
         ValueError: a number of the spec does not fit the store.
     """
+    json.dumps(spec.to_dict(), ensure_ascii=False).encode()  # the same for the texts inside
     row: Row = {
         "run": run,
         "run_id": state.run_id,
@@ -80,6 +82,7 @@ def _check_types(row: Row, schema: pa.Schema) -> None:
             continue
         if item.type == pa.string():
             right = isinstance(value, str)
+            str(value).encode()  # halves of surrogate pairs: UnicodeEncodeError is a ValueError
         else:
             right = isinstance(value, int | float) and not isinstance(value, bool)
             if right and item.type != pa.float64():
@@ -107,7 +110,7 @@ def study_rows(run: int, run_folder: Path) -> list[Row]:
         except (ValueError, OSError):
             marker = None
         planned = marker.get("planned_at") if isinstance(marker, Mapping) else None
-        rows.append({"study": study, "run": run, "planned_at": _iso_time(planned)})
+        rows.append({"study": printable(study), "run": run, "planned_at": _iso_time(planned)})
     return rows
 
 
@@ -117,17 +120,18 @@ def attempt_row(run: int, number: int, attempt_folder: Path) -> tuple[Row, list[
     claim = folder.read_claim(attempt_folder)
     ending = _document(attempt_folder / rundir.EXIT, problems)
     record = _document(attempt_folder / rundir.RECORD, problems)
-    if record:
+    if record is not None:
         try:
             checked_record(RunRecord.from_dict(record))
         except ValueError as error:
             problems.append((str(attempt_folder / rundir.RECORD), str(error)))
-            record = {}
+            record = None
+    ending, record = ending or {}, record or {}
     message = record.get("error") or ending.get("error")
     row = {
         "run": run,
         "attempt": number,
-        "host": claim.host if claim and isinstance(claim.host, str) else None,
+        "host": _text(claim.host) if claim else None,
         "claimed_at": unix_time(claim.claimed_at) if claim else None,
         "ended_at": unix_time(ending.get("ended_at")),
         "returncode": _small(ending.get("returncode")),
@@ -140,12 +144,10 @@ def attempt_row(run: int, number: int, attempt_folder: Path) -> tuple[Row, list[
     return row, problems
 
 
-def _document(path: Path, problems: list[tuple[str, str]]) -> Mapping[str, Any]:
+def _document(path: Path, problems: list[tuple[str, str]]) -> Mapping[str, Any] | None:
     try:
         data = folder.read_json(path)
-        if data is None:
-            return {}
-        if not isinstance(data, Mapping):
+        if data is not None and not isinstance(data, Mapping):
             raise ValueError("it is not a JSON object")
     except RecursionError:
         problems.append((str(path), "it is nested too deeply"))
@@ -153,7 +155,7 @@ def _document(path: Path, problems: list[tuple[str, str]]) -> Mapping[str, Any]:
         problems.append((str(path), f"it cannot be read: {error}"))
     else:
         return data
-    return {}
+    return None
 
 
 def checked_record(record: RunRecord) -> RunRecord:
@@ -174,6 +176,7 @@ def checked_record(record: RunRecord) -> RunRecord:
     for name in ("device", "error", "parameters_sha256"):
         if not isinstance(getattr(record, name), str | None):
             raise ValueError(f"{name} is not a text")
+        (getattr(record, name) or "").encode()
     if not isinstance(record.versions, Mapping):
         raise ValueError("versions is not a table")
     return record
@@ -202,7 +205,9 @@ def final_row(run: int, state: RunState) -> Row:
             "peak_bytes": record.peak_bytes,
             "state_bytes": record.optimizer_state_bytes,
             "device": record.device,
-            "versions": json.dumps(dict(record.versions), sort_keys=True, default=str),
+            "versions": json.dumps(
+                printable({str(key): str(value) for key, value in record.versions.items()}), sort_keys=True
+            ),
             "parameters_sha256": record.parameters_sha256,
         }
     return row
@@ -237,4 +242,4 @@ def _small(value: Any) -> int | None:
 
 
 def _text(value: Any) -> str | None:
-    return value[:2000] if isinstance(value, str) else None
+    return str(printable(value[:2000])) if isinstance(value, str) else None
