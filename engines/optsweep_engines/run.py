@@ -153,7 +153,7 @@ def train_attempt(attempt_folder: Path) -> int:
     _stop_signal = False
     log = AttemptLog(attempt_folder)
     try:
-        spec = RunSpec.from_dict(folder.read_json(attempt_folder.parent / folder.SPEC))
+        spec = RunSpec.from_dict(folder.read_json(attempt_folder.parent / folder.SPEC) or {})
         if spec.run_id != attempt_folder.parent.name:
             raise ValueError(f"spec.json hashes to {spec.run_id}, the folder is {attempt_folder.parent.name}")
         log.require_newest()

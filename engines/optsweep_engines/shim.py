@@ -77,11 +77,15 @@ class Shim:
     def __init__(self, environment: dict[str, str]) -> None:
         self._environment = environment
         self._engine: EngineProcess | None = None
-        self.stopping = False
+        self._stopping = False
 
     def stop(self, _number: int, _frame: object) -> None:
         """Handler of TERM: end the attempt in hand as preempted, take no other."""
-        self.stopping = True
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        """True once TERM has come."""
+        return self._stopping
 
     def close(self) -> None:
         """End the warm engine."""
@@ -128,7 +132,7 @@ class Shim:
             if now >= lease_due:
                 self._renew(attempt_folder, engine.process.pid)
                 lease_due = now + LEASE_SECONDS
-            if asked_at is None and (self.stopping or cancel.exists()):
+            if asked_at is None and (self._stopping or cancel.exists()):
                 engine.signal(signal.SIGTERM)
                 asked_at = now
             elif asked_at is not None and now - asked_at > GRACE_SECONDS:
@@ -173,7 +177,7 @@ class Shim:
 
 def work_queue(shim: Shim, queue: Path, runs_root: Path) -> None:
     """Take the next unclaimed entry (`<order>.<run_id>.a<n>`) until none is left; an entry goes when its attempt ended."""
-    while not shim.stopping:
+    while not shim.stopping():
         for entry in sorted(os.listdir(queue)):
             _, _, name = entry.partition(".")
             run_id, _, attempt = name.partition(".")
@@ -185,7 +189,7 @@ def work_queue(shim: Shim, queue: Path, runs_root: Path) -> None:
             elif not (target / folder.CLAIM).exists() and shim.attempt(target):
                 (queue / entry).unlink(missing_ok=True)
                 break
-            if shim.stopping:
+            if shim.stopping():
                 return
         else:
             return

@@ -192,7 +192,8 @@ class RunSpec:
         """
         plain = dict(data)
         plain["shape"] = checked(ModelShape, plain.get("shape", {}), "shape")
-        return checked(cls, plain, "spec")
+        spec: RunSpec = checked(cls, plain, "spec")
+        return spec
 
     def replace(self, **changes: Any) -> RunSpec:
         """A copy with some fields changed (and so another run_id)."""
@@ -249,7 +250,8 @@ class RunRecord:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RunRecord:
-        return checked(cls, data, "record")
+        record: RunRecord = checked(cls, data, "record")
+        return record
 
 
 def checked(kind: type[Any], data: Any, where: str) -> Any:

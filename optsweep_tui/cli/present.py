@@ -70,7 +70,13 @@ def any_fitted(curves: pd.DataFrame) -> bool:
 
 
 def _headline(row: dict[str, Any], model_too: bool = True) -> str:
-    parts = [row["study"], row["model"] if model_too else None, row["engine"], f"seq {row['seq_len']}", row["dataset"]]
+    parts = [
+        row["study"],
+        row["model"] if model_too else None,
+        row["engine"],
+        f"seq {row['seq_len']:g}",
+        row["dataset"],
+    ]
     return "  ".join(str(part) for part in parts if part is not None)
 
 
@@ -272,8 +278,9 @@ def print_noise(ledger: pd.DataFrame) -> None:
     """Where sigma comes from: each replicate group with its seeds and limits."""
     for row in output.records(ledger):
         if row["source"] == "measured":
+            limits = f"{output.number(row['sigma_low'], 2)} - {output.number(row['sigma_high'], 2)}"
             print(
-                f" sigma {row['sigma']:.4f} ({output.number(row['sigma_low'], 2)} - {output.number(row['sigma_high'], 2)}) nats   "
+                f" sigma {row['sigma']:.4f} ({limits}) nats   "
                 f"{row['optimizer']} {row['model']} {row['chinchilla']:g}, {row['n_seeds']} seeds, {row['dof']:g} dof"
                 + ("" if row["used"] else f"   not used: {row['reason']}")
             )

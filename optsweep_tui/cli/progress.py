@@ -42,8 +42,8 @@ def drive(workspace: Workspace, run_ids: Iterable[str], title: str, *, quiet: bo
     last: Progress | None = None
     while True:
         try:
-            for last in drawn(flow.drive(workspace, wanted), title, quiet):
-                pass
+            for seen in drawn(flow.drive(workspace, wanted), title, quiet):
+                last = seen
             assert last is not None
             return last
         except KeyboardInterrupt:
@@ -102,7 +102,7 @@ def _picture(look: Progress, title: str) -> RenderableType:
 
     grid = Table.grid(padding=(0, 2, 0, 0))
     for justify in ("left", "left", "right", "right", "left", "right", "right", "right"):
-        grid.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        grid.add_column(justify=justify, no_wrap=True)
     for line in [line for line in look.lines if line.state == "running"][:16]:
         grid.add_row(
             Text(" running", style="green"),

@@ -114,7 +114,7 @@ def run_command(arguments: list[str]) -> int:
 
 def _usage(error: Any) -> int:
     context = getattr(error, "ctx", None)
-    if type(error).__name__ == "NoArgsIsHelpError":
+    if context is not None and type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(context.get_help())
         return 0
     verb = context.command_path if context else "optsweep"

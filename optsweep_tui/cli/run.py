@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -129,7 +128,8 @@ def plan_json(workspace: Workspace, chosen: Plan) -> dict[str, Any]:
     from optsweep_tui import cost, flow, rundir
 
     rates = flow.rates(workspace)
-    runs, seconds = [], []
+    runs: list[dict[str, Any]] = []
+    seconds: list[float | None] = []
     for spec in chosen.specs:
         price = cost.predicted(spec, rates)
         seconds.append(price.seconds_estimate)

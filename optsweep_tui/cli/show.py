@@ -34,7 +34,8 @@ def command(
         print(f"error      {line['error']}")
     loss = output.loss_text(line["loss"])
     print(
-        f"progress   step {line['step']} of {line['steps']}   loss {loss} nats   {output.count_text(line['tokens_per_second'])} tok/s"
+        f"progress   step {line['step']} of {line['steps']}   loss {loss} nats   "
+        f"{output.count_text(line['tokens_per_second'])} tok/s"
     )
     print(
         f"cell       {spec['optimizer']} {spec['model']} {line['chinchilla']:g}   {spec['tokens']:,} tokens   {spec['engine']}"
@@ -56,7 +57,8 @@ def command(
     record = data["record"]
     if record:
         print(
-            f"record     {record['status']}   train {output.loss_text(record['train_loss'])}   val {output.loss_text(record['val_loss'])}"
+            f"record     {record['status']}   train {output.loss_text(record['train_loss'])}   "
+            f"val {output.loss_text(record['val_loss'])}"
         )
         print(
             f"           {record['train_seconds']:.1f} s training   peak {output.count_text(record['peak_bytes'])}B   "

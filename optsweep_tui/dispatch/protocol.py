@@ -19,8 +19,11 @@ class Dispatcher(Protocol):
 
     host: Host
 
-    def submit(self, run_ids: Iterable[str]) -> list[str]:
-        """Open the next attempt of each run that needs one, intent first, and queue it; returns the ids queued."""
+    def submit(self, run_ids: Iterable[str], *, asked: bool = False) -> list[str]:
+        """Open the next attempt of each run that needs one, intent first, and queue it; returns the ids queued.
+
+        `asked`: the user wants another attempt, whatever the state and the count of failures say.
+        """
 
     def poll(self, run_ids: Iterable[str]) -> Mapping[str, RunState]:
         """States now, dead attempts settled."""

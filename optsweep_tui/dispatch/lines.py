@@ -1,0 +1,165 @@
+"""What runs are doing, a line each: for `ls`, `watch`, progress bars and the app; reads run folders, changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from optsweep_tui import rundir
+from optsweep_tui.core import RunSpec
+from optsweep_tui.errors import OptsweepError
+from optsweep_tui.rundir import RunState
+from optsweep_tui.settings import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLine:
+    """One run as `ls`, `watch` and the app show it."""
+
+    run_id: str
+    state: str
+    optimizer: str
+    model: str
+    chinchilla: float
+    seed: int
+    engine: str
+    host: str
+    attempt: int
+    step: int
+    steps: int
+    loss: float | None
+    """Final validation loss when finished, else the newest training loss, nats per token."""
+    tokens_per_second: float | None
+    eta_seconds: float | None
+    lr: float | None
+    """Peak learning rate."""
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A look at a set of runs."""
+
+    lines: list[RunLine]
+    seconds: float
+    """Since this controller began to drive."""
+    eta_seconds: float | None
+    """Until the last run ends; None before anything was measured."""
+    complete: bool
+    """Every run is over and no fresh seed is still to come."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+_specs: dict[tuple[str, str], RunSpec] = {}
+
+
+def spec_of(workspace: Workspace, run_id: str) -> RunSpec:
+    """The spec of a run, read once: specs never change."""
+    key = (str(workspace.runs), run_id)
+    if key not in _specs:
+        _specs[key] = rundir.read_spec(workspace.runs / run_id)
+    return _specs[key]
+
+
+def run_line(workspace: Workspace, run_id: str, state: RunState | None = None) -> RunLine:
+    """What one run is doing."""
+    spec = spec_of(workspace, run_id)
+    state = state or rundir.state_of(workspace.runs / run_id)
+    row = None if state.record or state.attempt_folder is None else rundir.last_metric(state.attempt_folder)
+    step, loss, speed, eta = 0, None, None, None
+    if state.record is not None:
+        step, loss, speed = state.record.steps, state.record.val_loss, state.record.tokens_per_second
+    elif row is not None:
+        step, loss = row["step"], row.get("train_loss")
+        seconds = row.get("train_seconds") or 0.0
+        speed = row.get("tokens", 0) / seconds if seconds > 0 else None
+        if state.state == "running" and speed:
+            eta = (spec.steps - step) * spec.tokens_per_step / speed
+    lr = spec.hyperparameters.get("lr")
+    return RunLine(
+        run_id=run_id,
+        state=state.state,
+        optimizer=spec.optimizer,
+        model=spec.model,
+        chinchilla=spec.chinchilla,
+        seed=spec.seed,
+        engine=spec.engine,
+        host="local",
+        attempt=state.attempt,
+        step=step,
+        steps=spec.steps,
+        loss=loss,
+        tokens_per_second=speed,
+        eta_seconds=eta,
+        lr=float(lr) if isinstance(lr, int | float) else None,
+        error=state.error,
+    )
+
+
+def run_lines(workspace: Workspace, run_ids: Iterable[str] | None = None) -> list[RunLine]:
+    """All runs of the workspace, or those named, a broken folder left out."""
+    lines = []
+    for run_id in rundir.run_ids(workspace.runs) if run_ids is None else run_ids:
+        try:
+            lines.append(run_line(workspace, run_id))
+        except OptsweepError:
+            continue
+    return lines
+
+
+def look(workspace: Workspace, run_ids: Iterable[str], *, once: bool = False) -> Iterator[Progress]:
+    """The same looks as `drive`, without touching anything: for watching beside a controller, or without one."""
+    wanted = list(run_ids)
+    started, meter = time.monotonic(), Meter()
+    over: dict[str, RunLine] = {}
+    while True:
+        lines = [over.get(run_id) or run_line(workspace, run_id) for run_id in wanted]
+        over = {line.run_id: line for line in lines if line.state in rundir.FINISHED}
+        yield progress_of(
+            [spec_of(workspace, run_id) for run_id in wanted],
+            lines,
+            set(over),
+            started,
+            meter,
+            len(over) == len(wanted),
+        )
+        if once or len(over) == len(wanted):
+            return
+        time.sleep(workspace.poll_seconds)
+
+
+def progress_of(
+    specs: list[RunSpec], lines: list[RunLine], over: set[str], started: float, meter: Meter, complete: bool
+) -> Progress:
+    counts: dict[str, int] = {}
+    for line in lines:
+        counts[line.state] = counts.get(line.state, 0) + 1
+    return Progress(
+        lines=lines,
+        seconds=time.monotonic() - started,
+        eta_seconds=meter.eta(specs, lines, over),
+        complete=complete,
+        counts=counts,
+    )
+
+
+class Meter:
+    """Seconds to go, from the FLOPs done since the first look."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+
+    def eta(self, specs: list[RunSpec], lines: list[RunLine], over: set[str]) -> float | None:
+        total = sum(spec.flops for spec in specs)
+        done = sum(
+            spec.flops * (1.0 if spec.run_id in over else line.step / max(1, spec.steps))
+            for spec, line in zip(specs, lines, strict=True)
+        )
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, done)
+        since, base = self._first
+        if done <= base or now - since < 3.0:
+            return None
+        return (total - done) * (now - since) / (done - base)

@@ -1,0 +1,71 @@
+"""`examine(workspace)`: what `optsweep doctor` says about this machine and this workspace."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from typing import Any
+
+import optsweep_tui
+from optsweep_engines.engine import ENTRY_POINT_GROUP
+from optsweep_tui import rundir, settings
+from optsweep_tui.errors import OptsweepError
+from optsweep_tui.settings import Workspace
+from optsweep_tui.store import queries
+
+
+def examine(workspace: Workspace, libraries: Mapping[str, str]) -> dict[str, Any]:
+    """Versions, devices, engines, store and runs, and what to do about what is wrong."""
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    todo = []
+    engines = []
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        library = libraries.get(entry.name)
+        present = installed(library) if library else None
+        engines.append({"engine": entry.name, "library": library, "version": present, "usable": present is not None})
+    if not any(entry["usable"] for entry in engines):
+        todo.append("no engine can run: pip install 'optsweep[torch]' -c constraints.txt")
+    writable = os.access(workspace.root if workspace.root.exists() else workspace.root.parent, os.W_OK)
+    if not writable:
+        todo.append(f"workspace {workspace.root} cannot be written: use --workspace DIR")
+    usage = shutil.disk_usage(workspace.root if workspace.root.exists() else workspace.root.parent)
+    if usage.free < 1 << 30:
+        todo.append(f"only {usage.free / 2**20:.0f} MiB free on the disk of the workspace")
+    store: dict[str, Any] = {"path": str(workspace.store), "exists": workspace.store.exists(), "problem": None}
+    if workspace.store.exists():
+        try:
+            queries.sql(workspace.store, "select count(*) from run")
+        except OptsweepError as error:
+            store["problem"] = str(error)
+            todo.append(str(error))
+    counts: dict[str, int] = {}
+    for run_id in rundir.run_ids(workspace.runs):
+        state = rundir.state_of(workspace.runs / run_id).state
+        counts[state] = counts.get(state, 0) + 1
+    if counts.get("orphan") or counts.get("lost"):
+        todo.append("some runs were interrupted: optsweep resume")
+    return {
+        "optsweep": optsweep_tui.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {
+            name: installed(name) for name in ("numpy", "pandas", "scipy", "duckdb", "textual", "torch", "jax")
+        },
+        "engines": engines,
+        "cores": settings.usable_cores(),
+        "gpus": settings.visible_gpus(),
+        "hosts": [{"name": "local", "slots": workspace.slots}],
+        "workspace": {"path": str(workspace.root), "writable": writable, "free_bytes": usage.free},
+        "store": store,
+        "runs": counts,
+        "todo": todo,
+    }
