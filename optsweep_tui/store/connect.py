@@ -115,6 +115,10 @@ def _config() -> dict[str, str | bool | int | float | list[str]]:
     return {
         "memory_limit": MEMORY_LIMIT,
         "threads": threads,
+        # Whatever a query says, it sees this file and nothing else, and cannot ask for more. Threads that read at the
+        # same time share one instance, so this is decided here and not after connecting.
+        "enable_external_access": False,
+        "lock_configuration": True,
         # A file that is not a store must never make DuckDB fetch an extension over the network.
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
@@ -129,15 +133,14 @@ def _connected(path: Path, read_only: bool, wait_seconds: float) -> duckdb.DuckD
     while True:
         try:
             return duckdb.connect(str(path), read_only=read_only, config=_config())
-        except duckdb.ConnectionException as error:
-            # The same process has it open in the other mode: a thread of the app. It is short-lived as well.
-            if "different configuration" not in str(error):
+        except duckdb.Error as error:
+            if "Could not set lock" in str(error):
+                holder = lock_holder(path, str(error))
+            elif "different configuration" in str(error) or "already attached" in str(error):
+                # A thread of this process has it open in the other mode, for as short a time as everybody.
+                holder = f"another thread of this process (pid {os.getpid()})"
+            else:
                 raise
-            holder = f"this process (pid {os.getpid()})"
-        except duckdb.IOException as error:
-            if "Could not set lock" not in str(error):
-                raise
-            holder = lock_holder(path, str(error))
         left = deadline - time.monotonic()
         if left <= 0:
             raise StoreLocked(

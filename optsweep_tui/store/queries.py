@@ -130,7 +130,6 @@ def _select(store: Path, columns: str, chosen: Filter, wait_seconds: float) -> p
     query = f"SELECT {columns} FROM v_run WHERE {' AND '.join(conditions) or 'true'} ORDER BY study, run"
     with open_store(store, wait_seconds=wait_seconds) as connection:
         _known_study(connection, chosen.study)
-        _restrict(connection)
         try:
             return connection.execute(query, values).fetchdf()
         except duckdb.Error as error:
@@ -194,17 +193,10 @@ def sql(store: Path, text: str, limit: int | None = None, *, wait_seconds: float
             f"sql: {kind} is not allowed, only statements that read", "SELECT, WITH, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
         )
     with open_store(store, wait_seconds=wait_seconds) as connection:
-        _restrict(connection)
         try:
             return _fetched(connection.execute(statements[0]), limit)
         except duckdb.Error as error:
             raise OptsweepError(f"sql: {_first_line(error)}", _SCHEMA_HINT) from None
-
-
-def _restrict(connection: duckdb.DuckDBPyConnection) -> None:
-    """No other file, no network, no way back."""
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
 
 
 def _fetched(answer: duckdb.DuckDBPyConnection, limit: int | None) -> pd.DataFrame:

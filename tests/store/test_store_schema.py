@@ -1,0 +1,118 @@
+"""The schema: migrations forward only, the data dictionary true, the border of Python and SQL in step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from optsweep_tui.analysis.columns import RESULTS
+from optsweep_tui.resources import shipped
+from optsweep_tui.store import migrate, queries
+from optsweep_tui.store.dictionary import dictionary
+from optsweep_tui.store.tables import TABLES
+
+
+@pytest.fixture
+def fresh() -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    migrate.migrate(connection)
+    return connection
+
+
+def live(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str, str]]:
+    """(table, column, type) of the store itself."""
+    query = """
+        SELECT table_name, column_name, data_type FROM duckdb_columns()
+        WHERE database_name = current_database() AND NOT internal ORDER BY table_name, column_index
+    """
+    return connection.execute(query).fetchall()
+
+
+def test_the_data_dictionary_equals_the_live_schema(fresh: duckdb.DuckDBPyConnection) -> None:
+    told = sorted(
+        ((row["table"], number, row["column"], row["type"]) for number, row in enumerate(dictionary())),
+        key=lambda entry: (entry[0], entry[1]),
+    )
+    assert [(table, column, kind) for table, _, column, kind in told] == live(fresh)
+
+
+def test_every_column_is_explained_and_every_quantity_has_a_unit() -> None:
+    for row in dictionary():
+        assert len(row["meaning"]) > 3, row
+        if row["type"] == "DOUBLE" or row["column"].endswith(("_seconds", "_bytes", "tokens", "steps", "loss")):
+            assert row["unit"], row
+
+
+def test_the_arrow_schemas_name_the_columns_in_the_order_of_the_tables(fresh: duckdb.DuckDBPyConnection) -> None:
+    columns: dict[str, list[str]] = {}
+    for table, column, _ in live(fresh):
+        columns.setdefault(table, []).append(column)
+    assert {name: schema.names for name, schema in TABLES.items()} == {name: columns[name] for name in TABLES}
+    assert {name for name in columns if not name.startswith("v_")} == {*TABLES, "schema_version"}
+
+
+def test_the_results_frame_has_the_columns_that_the_analysis_declares() -> None:
+    assert list(queries.RESULT_COLUMNS) == list(RESULTS)
+
+
+def test_there_is_no_primary_key_and_no_unique_index(fresh: duckdb.DuckDBPyConnection) -> None:
+    kinds = "SELECT count(*) FROM duckdb_constraints() WHERE constraint_type <> 'NOT NULL'"
+    assert fresh.execute(kinds).fetchall() == [(0,)]
+    assert fresh.execute("SELECT count(*) FROM duckdb_indexes()").fetchall() == [(0,)]
+
+
+def test_migrating_twice_applies_nothing_twice(fresh: duckdb.DuckDBPyConnection) -> None:
+    assert migrate.migrate(fresh) == []
+    assert fresh.execute("SELECT count(*) FROM schema_version").fetchall() == [(len(migrate.migrations()),)]
+
+
+def _later_schema(folder: Path, statement: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for _, path in migrate.migrations():
+        (folder / path.name).write_text(path.read_text())
+    number = migrate.newest_version() + 1
+    (folder / f"{number:03}_later.sql").write_text(f"ALTER TABLE run ADD COLUMN colour VARCHAR;\n{statement}")
+    return folder
+
+
+def test_a_store_of_every_released_schema_goes_forward(tmp_path: Path) -> None:
+    for version, _ in migrate.migrations():
+        path = tmp_path / f"from-{version}.duckdb"
+        old = tmp_path / f"schema-{version}"
+        old.mkdir()
+        for number, file in migrate.migrations():
+            if number <= version:
+                (old / file.name).write_text(file.read_text())
+        with duckdb.connect(str(path)) as connection:
+            assert migrate.migrate(connection, old) == list(range(1, version + 1))
+        with duckdb.connect(str(path)) as connection:
+            migrate.migrate(connection)
+            assert migrate.version_of(connection) == migrate.newest_version()
+
+
+def test_a_later_migration_keeps_the_rows(tmp_path: Path, fresh: duckdb.DuckDBPyConnection) -> None:
+    fresh.execute("INSERT INTO metric VALUES (1, 1, 1, 5, 2.5)")
+    applied = migrate.migrate(fresh, _later_schema(tmp_path / "schema", ""))
+    assert applied == [migrate.newest_version() + 1]
+    assert fresh.execute("SELECT * FROM metric").fetchall() == [(1, 1, 1, 5, 2.5)]
+
+
+def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path, fresh: duckdb.DuckDBPyConnection) -> None:
+    before = live(fresh)
+    with pytest.raises(duckdb.Error):
+        migrate.migrate(fresh, _later_schema(tmp_path / "schema", "SELECT * FROM no_such_table;"))
+    assert live(fresh) == before
+    assert migrate.version_of(fresh) == migrate.newest_version()
+
+
+def test_migrations_with_a_gap_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "001_initial.sql").write_text("SELECT 1")
+    (tmp_path / "003_later.sql").write_text("SELECT 1")
+    with pytest.raises(ValueError, match="001, 002"):
+        migrate.migrations(tmp_path)
+
+
+def test_the_schema_folder_holds_sql_and_its_dictionary_only() -> None:
+    assert {path.suffix for path in shipped("schema").iterdir()} == {".sql", ".md"}
