@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 
@@ -12,6 +13,12 @@ from optsweep_tui.settings import Workspace
 SETTLE_SECONDS = 30.0
 """How long a screen may take to show everything."""
 
+_TEXT = re.compile(
+    r'(?P<head><text[^>]*?) x="(?P<x>[\d.]+)" y="(?P<y>[\d.]+)" textLength="(?P<length>[\d.]+)"(?P<tail>[^>]*)>'
+    r"(?P<text>[^<]+)</text>"
+)
+_PIECES = re.compile(r"[!-~]+(?: [!-~]+)*|[\u2800-\u28ff]+|[─┬┴└┘┐┌│┤├]+|[^\x00-\x20\x7f-\xa0]")
+"""Words, braille, lines, and any other sign alone: signs from a substitute font may have another width."""
 _REMOTE_FONTS = re.compile(r"@font-face\s*\{.*?\}", re.DOTALL)
 
 
@@ -33,9 +40,27 @@ async def take(workspace: Workspace, screen: str, width: int, height: int) -> st
         if shown is not None:
             shown.refresh_all()
         await pilot.pause(0.1)
-        return without_remote_fonts(app.export_screenshot(title=f"optsweep tui: {screen}"))
+        return portable(app.export_screenshot(title=f"optsweep tui: {screen}"))
 
 
-def without_remote_fonts(svg: str) -> str:
-    """The same picture without fonts from elsewhere: showing a document must not call a server."""
-    return _REMOTE_FONTS.sub("", svg).replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas")
+def portable(svg: str) -> str:
+    """The same picture for any viewer.
+
+    Without fonts from elsewhere (showing a document must not call a server), and in small pieces that each have a place
+    of their own: some renderers drop blanks at the start of a text, or know nothing of `textLength`.
+    """
+
+    def pieces(match: re.Match[str]) -> str:
+        text = html.unescape(match["text"])
+        width = float(match["length"]) / len(text)
+        found = []
+        for piece in _PIECES.finditer(text):
+            x, length = float(match["x"]) + piece.start() * width, len(piece[0]) * width
+            content = html.escape(piece[0], quote=False).replace(" ", "&#160;")
+            found.append(
+                f'{match["head"]} x="{x:.6g}" y="{match["y"]}" textLength="{length:.6g}"{match["tail"]}>{content}</text>'
+            )
+        return "".join(found)
+
+    plain = _REMOTE_FONTS.sub("", svg).replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas")
+    return _TEXT.sub(pieces, plain)

@@ -36,34 +36,31 @@ def load(workspace: Workspace, study: str | None) -> Speedups:
 
 
 def _row(record: dict[Any, Any], everything: list[dict[Any, Any]]) -> SpeedupRow:
-    low, high = _number(record.get("low")), _number(record.get("high"), when_infinite=math.inf)
+    group = _number(record.get("tie_group"))
     tied = [
         str(other["optimizer"])
         for other in everything
-        if record.get("tie_group") is not None
-        and other.get("tie_group") == record.get("tie_group")
+        if _number(other.get("tie_group")) == group
         and other["optimizer"] != record["optimizer"]
         and (other["model"], other["chinchilla"]) == (record["model"], record["chinchilla"])
     ]
-    known = math.isfinite(low)
     return SpeedupRow(
         optimizer=str(record["optimizer"]),
         model=str(record["model"]),
         chinchilla=float(record["chinchilla"]),
         speedup=_number(record.get("speedup")),
-        low=low,
-        high=high,
+        low=_number(record.get("low")),
+        high=_number(record.get("high")),
         state=str(record["state"]),
         reason=str(record.get("reason") or ""),
         bound=str(record.get("bound") or ""),
         tied_with=", ".join(tied),
-        resolved=known and not low <= 1 <= high,
+        untuned="UNTUNED" in record.get("flags", ()),
     )
 
 
-def _number(value: Any, when_infinite: float = math.nan) -> float:
+def _number(value: Any) -> float:
     try:
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError):
         return math.nan
-    return when_infinite if math.isinf(number) else number

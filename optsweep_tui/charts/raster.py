@@ -93,6 +93,7 @@ def rasterise(curves: Sequence[Curve], view: View, cache: BitCache | None = None
         for place, curve in enumerate(curves):
             if curve.dim is pale and not curve.points:
                 canvas.lay(_curve_bits(curve, view, edges, rows, cache), place)
+        canvas.close_layer()
     canvas.write_dots()
     if view.crosshair is not None:
         canvas.crosshair(view.crosshair)
@@ -203,14 +204,19 @@ class _Canvas:
         self._dots: Bits = np.zeros((self.lines, self.columns), dtype=np.uint8)
         self._dot_owners: Owners = np.full((self.lines, self.columns), self.AXIS, dtype=np.int32)
         left = min(GUTTER, max(0, view.width - self.columns))
+        self._closed: npt.NDArray[np.bool_] | None = None
         self._plot = np.s_[: self.lines, left : left + self.columns]
         self._left = left
 
     def lay(self, bits: Bits, place: int) -> None:
-        """Put a line under what is there: shared cells show both, in the colour of the upper one."""
+        """Put a line under those of its layer: shared cells show both, in the colour of the upper one."""
         free = (self._dots == 0) & (bits != 0)
         self._dot_owners[free] = place
-        self._dots |= bits
+        self._dots |= bits if self._closed is None else np.where(self._closed, 0, bits).astype(np.uint8)
+
+    def close_layer(self) -> None:
+        """Cells that are drawn now show nothing of the layers behind."""
+        self._closed = self._dots != 0
 
     def write_dots(self) -> None:
         """Turn dots into characters."""

@@ -33,7 +33,8 @@ def rasterise(curves: Sequence[Curve], view: View) -> list[Row]:
     plotext.clear_figure()
     plotext.theme("clear")
     plotext.plotsize(view.width, view.height)
-    for curve in sorted(reversed(curves), key=lambda curve: not curve.dim):
+    drawn_first = [curve for curve in curves if curve.dim][::-1]
+    for curve in [*drawn_first, *[curve for curve in curves if not curve.dim][::-1]]:  # the first comes last, on top
         _add(curve, view)
     values = ticks(*view.x_range, view.width // 14, view.x_log)
     plotext.xlim(*(_scaled(value, view.x_log) for value in view.x_range))

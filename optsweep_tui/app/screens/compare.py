@@ -122,9 +122,10 @@ class CompareScreen(BaseScreen):
         self._choose()
         self._load_speedups()
         lines = self._lines()
+        self.model.suggest_smoothing(max((row.line.steps for row in self.choice.rows), default=100))
         status, chart = self.query_one("#status", SpanView), self.query_one("#chart", SpanView)
         rows = self.model.frame([line for line in lines if line is not None], *chart.size)
-        status.show([compare.status(self.model, self.choice.why, status.size.width)])
+        status.show([compare.status(self.model, len(lines), status.size.width)])
         chart.show(rows or self._nothing())
         self._draw_side()
 
@@ -159,10 +160,10 @@ class CompareScreen(BaseScreen):
             if self.panel:
                 side.show(compare.speedup_rows(self.speedups, width, height))
             else:
-                side.show(compare.legend(self.model, self._drawn, width, height))
+                side.show(compare.legend(self.model, self.choice.why, self._drawn, width, height))
             return
         room = min(len(self._drawn) + 1, max(4, height // 2))
-        legend = compare.legend(self.model, self._drawn, width, room)
+        legend = compare.legend(self.model, self.choice.why, self._drawn, width, room)
         side.show([*legend, (), *compare.speedup_rows(self.speedups, width, height - len(legend) - 1)])
 
     # ------------------------------------------------------------ speedups

@@ -117,9 +117,8 @@ class RunScreen(BaseScreen):
         self._read_files(row)
         files = self.files if self.files is not None and self.files.run_id == row.run_id else None
         facts.show(run.facts(row, files, *facts.size, garbage=self.bench.poller.garbage(row.run_id)))
-        status.show(
-            [compare.status(self.model, f"{'marked' if row.run_id in self.bench.marks else ''}", status.size.width)]
-        )
+        mark = "+ marked " if row.run_id in self.bench.marks else ""
+        status.show([compare.status(self.model, 1, status.size.width, mark)])
         chart.show(self._chart(row, *chart.size))
         width, height = lower.size
         title = " events" if self.events else " log"
@@ -135,6 +134,7 @@ class RunScreen(BaseScreen):
         series = self.bench.store.series(row.run_id, self.model.metric, self.model.axis)
         if series is None:
             return [(), (Span(f"  no {self.model.metric} yet", style.GREY),)]
+        self.model.suggest_smoothing(row.line.steps)
         end = {"step": float(row.line.steps), "tokens": float(row.cell.tokens)}.get(self.model.axis)
         line = Line(run_id=row.run_id, series=series, colour=style.colour_of(row.line.optimizer), end=end)
         return self.model.frame([line], width, height)

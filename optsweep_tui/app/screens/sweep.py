@@ -10,12 +10,16 @@ from textual.events import Click
 from textual.widget import Widget
 
 from optsweep_tui.app import format as fmt
-from optsweep_tui.app.model import matrix
+from optsweep_tui.app.model import RunRow, matrix
 from optsweep_tui.app.screens.base import BaseScreen
-from optsweep_tui.app.views import frame, sweep
+from optsweep_tui.app.views import compare, frame, sweep
+from optsweep_tui.app.views.chart import ChartModel, Line
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
+
+CURVES = 10
+"""Rows that must be left below the matrix for the curves of the selected cell."""
 
 
 class SweepScreen(BaseScreen):
@@ -24,6 +28,8 @@ class SweepScreen(BaseScreen):
     TAB = "Sweep"
     DEFAULT_CSS = """
     SweepScreen #cell { height: 5; dock: bottom; }
+    SweepScreen #curves { display: none; }
+    SweepScreen.tall #curves { display: block; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left,h", "move(0,-1)", "left", show=False, id="sweep.left"),
@@ -41,10 +47,13 @@ class SweepScreen(BaseScreen):
     def __init__(self) -> None:
         super().__init__()
         self.cursor = sweep.Cursor()
+        self.model = ChartModel()
+        self._cell: tuple[RunRow, ...] = ()
 
     def body(self) -> Iterable[Widget]:
         """The matrix over the two lines of the cell and the legend."""
         yield SpanView(id="matrix")
+        yield SpanView(id="curves")
         yield SpanView(id="cell")
 
     def draw(self) -> None:
@@ -58,16 +67,59 @@ class SweepScreen(BaseScreen):
             below.show([])
             return
         self.cursor = sweep.clamped(blocks, self.cursor)
+        self._divide(view, sum(len(block.optimizers) + 2 for block in blocks))
         width, height = view.size
         view.show(sweep.matrix_rows(blocks, self.cursor, frozenset(bench.marks), width, height))
         rule: Row = (Span(" " + "─" * (width - 2), style.FAINT),)
         below.show([rule, *sweep.cell_lines(blocks, self.cursor, bench.baseline(), width), *sweep.legend(width)])
 
+        spot = sweep.cell_at(blocks, self.cursor)
+        cell = spot[3].rows if spot is not None and spot[3] is not None else ()
+        if [row.run_id for row in cell] != [row.run_id for row in self._cell]:
+            self.model.reset()
+        self._cell = cell[: len(style.RUN_LETTERS)]
+        self._draw_curves()
+
+    def _divide(self, view: SpanView, lines: int) -> None:
+        """The matrix takes the rows it needs; what is left, if it is enough, shows the curves of the cell."""
+        room = self.query_one("#body").size.height - 5
+        tall = room - lines >= CURVES
+        self.set_class(tall, "tall")
+        view.styles.height = lines if tall else "1fr"
+
+    def _draw_curves(self) -> None:
+        """The curves of the selected cell, named by their lr."""
+        view = self.query_one("#curves", SpanView)
+        if not self.has_class("tall") or view.size.height < 4:
+            return
+        lines = []
+        self.model.suggest_smoothing(max((row.line.steps for row in self._cell), default=100))
+        colours = style.shades([row.line.optimizer for row in self._cell])
+        names: list[Span] = [Span(f" {compare.unit_of(self.model.metric)} of the cell's runs  ", style.GREY)]
+        for row, colour, letter in zip(self._cell, colours, style.RUN_LETTERS, strict=False):
+            series = self.bench.store.series(row.run_id, self.model.metric, self.model.axis)
+            if series is not None:
+                end = float(row.cell.tokens)
+                lines.append(Line(run_id=row.run_id, series=series, colour=colour, letter=letter, end=end))
+                names += [Span(f" {letter}", colour, bold=True), Span(f" {fmt.knob(row.line.lr)}", style.GREY)]
+        width, height = view.size
+        rows = self.model.frame(lines, width, height - 1)
+        view.show([fmt.cut(tuple(names), width), *rows] if rows else [])
+
+    def wanted_curves(self) -> list[str]:
+        """The runs of the selected cell, where their curves are shown."""
+        return [row.run_id for row in self._cell] if self.has_class("tall") else []
+
+    def changed_curves(self, run_ids: frozenset[str]) -> None:
+        """Curves of the cell have grown."""
+        if any(row.run_id in run_ids for row in self._cell):
+            self._draw_curves()
+
     def action_move(self, lines: int, columns: int) -> None:
         """Select a neighbouring cell."""
         blocks = matrix(self.bench.snapshot.study(self.bench.study))
         self.cursor = sweep.moved(blocks, self.cursor, lines, columns)
-        self.draw()
+        self.refresh_all()
 
     def action_open(self) -> None:
         """Show the runs of the cell on screen 2."""
@@ -106,4 +158,4 @@ class SweepScreen(BaseScreen):
         found = sweep.cell_under(blocks, self.cursor, view.size.width, view.size.height, event.x, event.y)
         if found is not None:
             self.cursor = found
-            self.draw()
+            self.refresh_all()

@@ -18,6 +18,8 @@ AXIS_NAMES = {"step": "steps", "tokens": "tokens", "train_seconds": "seconds"}
 LATE = 0.05
 """The first part of the x range does not decide the y range: a loss falls from ln(vocabulary) and hides the rest."""
 ZOOM = 0.5
+MOST_RAW = 6
+"""With more curves than this the raw data behind the smoothed ones would hide them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,6 +52,8 @@ class ChartModel:
     """Place of the crosshair in the visible part, 0..1."""
     view: View | None = None
     """What was drawn last."""
+    smoothing_chosen: bool = False
+    """The user has chosen a smoothing; until then it follows the length of the runs."""
     _x: SteadyScale = field(default_factory=lambda: SteadyScale(shrink_below=0.4))
     _y: SteadyScale = field(default_factory=SteadyScale)
     _cache: BitCache = field(default_factory=BitCache)
@@ -104,9 +108,15 @@ class ChartModel:
 
     def smoother(self, longest: int, direction: int) -> None:
         """The next time constant of the ladder: off, then 1-2-5 from 1 % to 25 % of the longest run's steps."""
+        self.smoothing_chosen = True
         ladder = smoothing_ladder(longest)
         place = min(range(len(ladder)), key=lambda place: abs(ladder[place] - self.tau))
         self.tau = ladder[min(max(0, place + direction), len(ladder) - 1)]
+
+    def suggest_smoothing(self, longest: int) -> None:
+        """About 2 % of the longest run, until the user chooses: enough to tell noisy curves apart."""
+        if not self.smoothing_chosen:
+            self.tau = min(smoothing_ladder(longest), key=lambda tau: abs(tau - longest / 50))
 
     # ------------------------------------------------------------ frame
 
@@ -170,7 +180,7 @@ class ChartModel:
             series, values = line.series, self.shown_y(line)
             key = (line.run_id, series.version, self.metric, self.axis, self.tau)
             curves.append(Curve(x=series.x, y=values, colour=line.colour, letter=line.letter, key=key))
-        if self.tau > 0:
+        if self.tau > 0 and len(lines) <= MOST_RAW:
             for line in lines:
                 series = line.series
                 raw_key = (line.run_id, series.version, self.metric, self.axis, "raw")

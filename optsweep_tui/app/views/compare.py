@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from optsweep_tui.app import format as fmt
 from optsweep_tui.app.model import RunRow, best_runs
-from optsweep_tui.app.views.chart import AXIS_NAMES, ChartModel, Line
+from optsweep_tui.app.views.chart import AXIS_NAMES, MOST_RAW, ChartModel, Line
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
 
@@ -32,10 +32,10 @@ def choose(rows: Sequence[RunRow], marked: Sequence[RunRow]) -> Choice:
     else:
         running = [row for row in rows if row.line.state == "running"]
         if running:
-            chosen, why = running, f"nothing marked: the {len(running)} running"
+            chosen, why = running, f"no marks: the {len(running)} running"
         else:
             chosen = best_runs(rows)
-            why = f"nothing marked: the best run of each of {len(chosen)} cells"
+            why = "no marks: best run of each cell"
     if len(chosen) > MOST:
         cut = f", first {MOST} shown"
     return Choice(rows=tuple(chosen[:MOST]), why=why + cut)
@@ -46,43 +46,55 @@ def unit_of(metric: str) -> str:
     return f"{metric}, nats/token" if metric.endswith("_loss") else metric
 
 
-def status(model: ChartModel, why: str, width: int) -> Row:
-    """Metric, axes, smoothing, and whose curves these are."""
+def status(model: ChartModel, curves: int, width: int, right: str = "") -> Row:
+    """Metric, axes, smoothing, zoom."""
     spans = [Span(f" {unit_of(model.metric)}", bold=True), Span(" (log)" if model.y_log else "", style.GREY)]
     axis = AXIS_NAMES[model.axis] + (" (log)" if model.x_log else "")
     spans.append(Span(f"   x: {axis}", style.GREY))
-    spans.append(Span(f"   smoothing {model.tau:g} steps" if model.tau else "   not smoothed", style.GREY))
+    raw = "" if curves > MOST_RAW else ", raw behind"
+    spans.append(Span(f"   smoothing {model.tau:g} steps{raw}" if model.tau else "   not smoothed", style.GREY))
     low, high = model.window
     if high - low < 0.999:
         spans.append(Span(f"   zoom {1 / (high - low):.3g}x", style.GREY))
-    return fmt.both_ends(tuple(spans), (Span(f"{why} ", style.GREY),), width)
+    return fmt.both_ends(tuple(spans), (Span(right, style.ALIVE),), width)
 
 
-def name_of(row: RunRow) -> str:
-    """A run in a legend: what tells it from its neighbours."""
-    line = row.line
-    return f"{line.optimizer} {line.model} {fmt.ratio(line.chinchilla)} lr {fmt.knob(line.lr)} s{line.seed}"
+def names_of(rows: Sequence[RunRow]) -> list[str]:
+    """Runs in a legend: what tells one from another."""
+    models = len({row.line.model for row in rows}) > 1
+    seeds = len({row.line.seed for row in rows}) > 1
+    found = []
+    for row in rows:
+        line = row.line
+        parts = [
+            line.optimizer,
+            *([line.model] if models else []),
+            fmt.ratio(line.chinchilla),
+            f"lr {fmt.knob(line.lr)}",
+        ]
+        found.append(" ".join([*parts, f"seed {line.seed}"] if seeds else parts))
+    return found
 
 
 def legend(
-    model: ChartModel, drawn: Sequence[tuple[RunRow, Line | None, str, str]], width: int, height: int
+    model: ChartModel, why: str, drawn: Sequence[tuple[RunRow, Line | None, str, str]], width: int, height: int
 ) -> list[Row]:
     """Letter, name, state and value of each curve; the value under the crosshair if there is one.
 
     Args:
         model: the chart.
+        why: why these runs.
         drawn: (run, its line or None while it has no data, letter, colour).
         width: columns.
         height: rows; what does not fit is counted in the last one.
     """
     at = model.crosshair_x()
     axis = AXIS_NAMES[model.axis]
-    head = f" at {fmt.short(at)} {axis}" if at is not None else " last value"
-    rows: list[Row] = [
-        fmt.both_ends((Span(head, style.GREY),), (Span(unit_of(model.metric) + " ", style.GREY),), width)
-    ]
+    values = f"at {fmt.short(at)} {axis} ┆ " if at is not None else "last value "
+    rows: list[Row] = [fmt.both_ends((Span(f" {why}", style.GREY),), (Span(values, style.GREY),), width)]
     shown = drawn if len(drawn) < height else drawn[: max(0, height - 2)]
-    for row, line, letter, colour in shown:
+    names = names_of([row for row, *_ in drawn])
+    for (row, line, letter, colour), text in zip(shown, names, strict=False):
         value = None
         if line is not None:
             value = model.value_at(line, at) if at is not None else model.last_value(line)
@@ -92,7 +104,7 @@ def legend(
             Span(f"{_value(value, model.metric):>8} "),
             Span(f"{mark} ", style.ALIVE if state == "running" else style.GREY),
         )
-        name = fmt.fit(name_of(row), max(0, width - 4 - fmt.width_of(ending)))
+        name = fmt.fit(text, max(0, width - 4 - fmt.width_of(ending)))
         rows.append((Span(f" {letter} ", colour, bold=True), Span(name + " ", colour), *ending))
     if len(shown) < len(drawn):
         rows.append((Span(f"   and {len(drawn) - len(shown)} more", style.GREY),))
@@ -124,8 +136,18 @@ class SpeedupRow:
     bound: str
     tied_with: str
     """Another optimizer of its tie group, or empty."""
-    resolved: bool
-    """The interval is known and does not contain 1."""
+    untuned: bool = False
+    """Flagged UNTUNED by the analysis."""
+
+    @property
+    def has_interval(self) -> bool:
+        """There is a sigma, so there is an interval (an open end counts)."""
+        return math.isfinite(self.low)
+
+    @property
+    def resolved(self) -> bool:
+        """The interval is known and does not contain 1."""
+        return self.has_interval and not self.low <= 1 <= self.high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,10 +175,16 @@ def speedup_rows(speedups: Speedups, width: int, height: int) -> list[Row]:
     if speedups.busy:
         rows.append((Span(" working it out ...", style.GREY),))
     models = len({row.model for row in speedups.rows}) > 1
-    notes = ["~ not resolved: the interval contains 1", "EXTRAP: beyond the baseline's budgets"]
-    used = [any(not row.resolved and row.state != "REFUSE" for row in speedups.rows)]
-    used.append(any(row.state == "EXTRAP" for row in speedups.rows))
-    foot = [note for note, wanted in zip(notes, used, strict=True) if wanted]
+    given = [row for row in speedups.rows if row.state != "REFUSE"]
+    notes = {
+        "~ not resolved: the interval contains 1": any(row.has_interval and not row.resolved for row in given),
+        "no sigma: no interval, no winner": any(not row.has_interval for row in given),
+        "EXTRAP: beyond the baseline's budgets": any(row.state == "EXTRAP" for row in given),
+        "u: an edge of the sweep is unresolved, or numbers of runs differ by more than 1.25x": any(
+            row.untuned for row in given
+        ),
+    }
+    foot = [note for note, wanted in notes.items() if wanted]
     if speedups.stale:
         foot.append("runs ended since: optsweep collect")
     foot = [line for note in foot for line in _wrapped(note, width - 2)]
@@ -179,7 +207,7 @@ def _speedup(row: SpeedupRow, models: bool, width: int) -> list[Row]:
     else:
         value = f"{row.speedup:.2f}x"
         interval = _interval(row.low, row.high)
-    mark = "" if row.resolved or row.state == "REFUSE" else "~"
+    mark = "~" if row.state != "REFUSE" and row.has_interval and not row.resolved else ""
     dim = row.state == "REFUSE"
     spans = [
         Span(name, style.colour_of(row.optimizer)),
@@ -187,6 +215,8 @@ def _speedup(row: SpeedupRow, models: bool, width: int) -> list[Row]:
         Span(f" {interval:<11} ", style.GREY if dim else None),
         Span(row.state, {"EXTRAP": "#e0b050", "REFUSE": style.GREY}.get(row.state)),
     ]
+    if row.untuned and not dim:
+        spans.append(Span(" u", style.GREY))
     if row.tied_with:
         spans.append(Span(f" = {row.tied_with}", style.GREY))
     rows = [fmt.cut(tuple(spans), width)]
@@ -196,7 +226,7 @@ def _speedup(row: SpeedupRow, models: bool, width: int) -> list[Row]:
 
 
 def _interval(low: float, high: float) -> str:
-    if not math.isfinite(low) and not math.isfinite(high):
+    if not math.isfinite(low):
         return "no sigma"
     left = f"{low:.2f}" if math.isfinite(low) and low > 0 else "0"
     right = f"{high:.2f}" if math.isfinite(high) else "open"

@@ -26,7 +26,7 @@ def columns(width: int, several_models: bool, several_seeds: bool) -> list[Colum
         Column(title="lr", width=8, right=True, key="lr"),
         Column(title="seed", width=4, right=True, key="seed"),
         Column(title="state", width=11, key="state"),
-        Column(title="loss n/tok", width=10, right=True, key="loss"),
+        Column(title="loss, nats", width=10, right=True, key="loss"),
         Column(title="step", width=15, right=True, key="step"),
         Column(title="tok/s", width=6, right=True, key="rate"),
         Column(title="ETA", width=8, right=True, key="eta"),

@@ -116,7 +116,6 @@ def _cell(cell: CellView | None, here: bool, best: bool, marked: frozenset[str])
     text = f"{glyph:<3}{fmt.loss(cell.loss, 2):>5}{marks:<2}"
     colour = {"running": style.ALIVE, "bad": style.BAD, "waiting": style.GREY, "none": style.GREY}.get(cell.state)
     return [
-        Span(" "),
         Span("+" if chosen else " ", style.ALIVE),
         Span(text, colour, bold=best, reverse=here),
         Span(" "),

@@ -65,7 +65,8 @@ class SpanView(Widget):
 
     def render_line(self, y: int) -> Strip:
         """One line for Textual's compositor."""
-        return strip_of(self._rows[y] if y < len(self._rows) else (), self.size.width)
+        row = self._rows[y] if y < len(self._rows) else ()
+        return strip_of(row, self.size.width).apply_style(self.rich_style)
 
 
 def changed_columns(old: Row, new: Row, width: int) -> tuple[int, int] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.events import Click
 from textual.geometry import Region, Size
@@ -91,28 +90,27 @@ class VirtualTable(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """One line for Textual's compositor: the header, or a row."""
-        width = self.size.width
-        left = self.scroll_offset.x
-        if y == 0:
-            row: Row = tuple(
-                Span(fmt.fit(column.title, column.width, column.right) + " ", style.GREY) for column in self._columns
-            )
-            return strip_of((Span(" "), *row), left + width).crop(left, left + width)
+        width, left = self.size.width, self.scroll_offset.x
         index = y - 1 + self.scroll_offset.y
-        if index >= self._count:
-            text = self._empty if self._count == 0 and y == 2 else ""
-            return strip_of((Span("  " + text, style.GREY),), width)
-        return self._line(index, left, width)
+        row: Row = ()
+        if y == 0:
+            titles = (fmt.fit(column.title, column.width, column.right) for column in self._columns)
+            row = (Span(" " + " ".join(titles), style.GREY),)
+        elif index < self._count:
+            row = self._row(index)
+        elif self._count == 0 and y == 2:
+            row = (Span("  " + self._empty, style.GREY),)
+        return strip_of(row, left + width).crop(left, left + width).apply_style(self.rich_style)
 
-    def _line(self, index: int, left: int, width: int) -> Strip:
-        selected = index == self.cursor
+    def _row(self, index: int) -> Row:
         spans = [Span(" ")]
         for column, span in zip(self._columns, self._cells(index), strict=True):
             spans.append(span._replace(text=fmt.fit(span.text, column.width, column.right) + " "))
-        strip = strip_of(tuple(spans), left + width).crop(left, left + width)
-        if selected:
-            strip = strip.apply_style(Style(reverse=True) if self.has_focus else Style(underline=True))
-        return strip
+        if index != self.cursor:
+            return tuple(spans)
+        spans.append(Span(" " * self.size.width))
+        colour = None if self.has_focus else style.GREY
+        return tuple(Span(span.text, colour, bold=self.has_focus, reverse=True) for span in spans)
 
     def validate_cursor(self, cursor: int) -> int:
         """Stay inside the table."""
