@@ -262,8 +262,8 @@ def validation_windows(
 
 def _content_hash(vocab_size: int, train: Tokens, validation: Tokens) -> str:
     digest = hashlib.sha256(f"optsweep dataset 1 {vocab_size} {len(train)} {len(validation)}\n".encode())
-    digest.update(np.ascontiguousarray(train))
-    digest.update(np.ascontiguousarray(validation))
+    digest.update(np.ascontiguousarray(train).data)
+    digest.update(np.ascontiguousarray(validation).data)
     return digest.hexdigest()
 
 

@@ -102,7 +102,10 @@ class Rule:
     init: Callable[[Any, Array, Hyper], State]
     """(xp, param, hp) -> state before the first step."""
     update: Callable[[Any, Array, Array, State, Any, Hyper], tuple[Array, State]]
-    """(xp, param, grad, state, step, hp) -> (param, state); step counts from 1."""
+    """(xp, param, grad, state, step, hp) -> (param, state); step counts from 1.
+
+    The engine may overwrite `grad` after the call: a rule that keeps it keeps a copy.
+    """
     state_floats: Callable[[Parameter, Mapping[str, Scalar]], float]
     """(parameter, knobs) -> numbers kept for it."""
     flops: Callable[[Parameter, Mapping[str, Scalar]], float]

@@ -1,50 +1,56 @@
-"""Faster paths for some rules, over lists of banks; `tests/numerics` holds each of them equal to its rule."""
+"""Faster paths for some rules, over all of their banks at once; `tests/numerics` holds each of them equal to its rule."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from optsweep_engines.optimizers import adamw, muon
-from optsweep_engines.optimizers.base import Hyper
+from optsweep_engines.optimizers.base import Hyper, Rule
+
+
+@dataclass(kw_only=True)
+class Slot:
+    """One bank with its rule: everything that a step of it needs but the gradient."""
+
+    param: Tensor
+    state: dict[str, Tensor]
+    rule: Rule
+    hp: Hyper
+    """At peak learning rate 1: `hp.lr` is the group's ratio."""
+
+
+Update: TypeAlias = Callable[[Sequence[Slot], Sequence[Tensor], int, float, torch.dtype], None]
+"""(slots, grads, step from 1, lr, type of matrix products): in place; slots of one rule with the same knobs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """One fused path."""
+    """One faster path."""
 
     takes: Callable[[Hyper], bool]
     """Whether it covers these knobs."""
-    update: Callable[
-        [Sequence[Tensor], Sequence[Tensor], Sequence[dict[str, Tensor]], Sequence[Hyper], int, float], None
-    ]
-    """(params, grads, states, hps, step, lr): in place; `hp.lr` is the group's ratio."""
+    update: Update
 
 
-def _adamw(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    states: Sequence[dict[str, Tensor]],
-    hps: Sequence[Hyper],
-    step: int,
-    lr: float,
-) -> None:
+def fused_adamw(slots: Sequence[Slot], grads: Sequence[Tensor], step: int, lr: float, dtype: torch.dtype) -> None:
     """torch's fused AdamW: one pass over memory, 3-4 times faster than a chain of operations on CPU."""
     groups: dict[tuple[float, float], list[int]] = defaultdict(list)
-    for index, hp in enumerate(hps):
-        groups[hp.lr, hp.weight_decay].append(index)
-    steps = [torch.tensor(float(step), device=params[0].device)]
+    for index, slot in enumerate(slots):
+        groups[slot.hp.lr, slot.hp.weight_decay].append(index)
+    steps = [torch.tensor(float(step), device=slots[0].param.device)]
     for (ratio, weight_decay), members in groups.items():
-        hp = hps[members[0]]
+        hp = slots[members[0]].hp
         torch._fused_adamw_(
-            [params[index] for index in members],
+            [slots[index].param for index in members],
             [grads[index] for index in members],
-            [states[index]["m"] for index in members],
-            [states[index]["v"] for index in members],
+            [slots[index].state["m"] for index in members],
+            [slots[index].state["v"] for index in members],
             [],
             steps * len(members),
             lr=lr * ratio,
@@ -57,32 +63,24 @@ def _adamw(
         )
 
 
-def _muon(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    states: Sequence[dict[str, Tensor]],
-    hps: Sequence[Hyper],
-    step: int,
-    lr: float,
-) -> None:
-    """Momentum in place, then one batched Newton-Schulz per matrix shape, over all banks and layers."""
-    momentum = hps[0]["momentum"]
-    averages = [state["m"] for state in states]
-    torch._foreach_lerp_(averages, list(grads), 1 - momentum)
-    directions = torch._foreach_lerp(list(grads), averages, momentum) if hps[0]["nesterov"] else averages
-    shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, param in enumerate(params):
-        short, long = sorted(param.shape[-2:])
-        shapes[short, long].append(index)
+def batched_muon(slots: Sequence[Slot], grads: Sequence[Tensor], step: int, lr: float, dtype: torch.dtype) -> None:
+    """Momentum in place, then one Newton-Schulz per matrix shape, batched over all banks and layers."""
+    hp = slots[0].hp
+    averages = [slot.state["m"] for slot in slots]
+    torch._foreach_lerp_(averages, list(grads), 1 - hp["momentum"])
+    directions = list(torch._foreach_lerp(list(grads), averages, hp["momentum"])) if hp["nesterov"] else averages
+    shapes: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, slot in enumerate(slots):
+        shapes[tuple(sorted(slot.param.shape[-2:]))].append(index)
     for members in shapes.values():
         wide = [_wide(directions[index]) for index in members]
-        orthogonal = newton_schulz(torch.cat(wide), hps[0]["ns_steps"], hps[0]["muon_eps"])
-        for index, update in zip(members, orthogonal.split([part.shape[0] for part in wide]), strict=True):
-            param, hp = params[index], hps[index]
-            tall = param.shape[-2] > param.shape[-1]
-            param.mul_(1 - lr * hp.lr * hp.weight_decay)
-            change = (update.mT if tall else update).reshape(param.shape)
-            param.add_(change, alpha=-lr * hp.lr * muon.scale(hp.tensor))
+        orthogonal = newton_schulz(torch.cat(wide), hp["ns_steps"], hp["muon_eps"], dtype)
+        parts = torch.split(orthogonal, [len(part) for part in wide])
+        for index, part in zip(members, parts, strict=True):
+            param, own = slots[index].param, slots[index].hp
+            change = part.mT if param.shape[-2] > param.shape[-1] else part
+            param.mul_(1 - lr * own.lr * own.weight_decay)
+            param.add_(change.reshape(param.shape), alpha=-lr * own.lr * muon.scale(own.tensor))
 
 
 def _wide(matrix: Tensor) -> Tensor:
@@ -91,10 +89,14 @@ def _wide(matrix: Tensor) -> Tensor:
     return bank.mT if bank.shape[-2] > bank.shape[-1] else bank
 
 
-def newton_schulz(x: Tensor, steps: int, eps: float) -> Tensor:
-    """`muon.newton_schulz` for a batch of wide matrices, additions folded into the products."""
+def newton_schulz(x: Tensor, steps: int, eps: float, dtype: torch.dtype) -> Tensor:
+    """`muon.newton_schulz` for a batch of wide matrices [n, rows, columns], additions folded into the products.
+
+    Args:
+        dtype: of the products; bfloat16 is what the author trains with, float32 is the rule.
+    """
     a, b, c = muon.COEFFICIENTS
-    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)
+    x = (x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)).to(dtype)
     for _ in range(steps):
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -103,8 +105,7 @@ def newton_schulz(x: Tensor, steps: int, eps: float) -> Tensor:
 
 FUSED: dict[str, Kernel] = {
     adamw.RULE.name: Kernel(
-        takes=lambda hp: not hp["nesterov"] and hasattr(torch, "_fused_adamw_"),
-        update=_adamw,
+        takes=lambda hp: not hp["nesterov"] and hasattr(torch, "_fused_adamw_"), update=fused_adamw
     ),
-    muon.RULE.name: Kernel(takes=lambda hp: True, update=_muon),
+    muon.RULE.name: Kernel(takes=lambda hp: True, update=batched_muon),
 }

@@ -1,10 +1,11 @@
-"""The Llama-shaped decoder as a function of parameter banks: `Decoder(shape, ...).loss(params, x, y)`.
+"""The Llama-shaped decoder over parameter banks: `Decoder(shape, seq_len, params, dtype).loss(x, y)`.
 
 Axes: B sequences, T tokens, W width, H heads, D head size, M MLP width, V vocabulary, L layers.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 
 import torch
@@ -12,45 +13,84 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from optsweep_engines.spec import ModelShape
+from optsweep_engines.torch_engine.cpu_model import CpuDecoder
+from optsweep_engines.torch_engine.loss import cross_entropy
 
 # Measured on CPU: up to here plain softmax(q k) v beats the fused kernel (44 % of a step at width 128).
 PLAIN_ATTENTION_TOKENS = 256
 
+# Compiling takes up to 18 s: from about a minute of a GPU at 30 % of 989 TFLOP/s on. Decided by the spec alone, so that
+# every attempt of a run computes alike.
+COMPILE_FLOPS = 2e16
+
+
+def decoder(
+    shape: ModelShape, seq_len: int, params: Mapping[str, Tensor], dtype: torch.dtype, total_flops: float
+) -> Decoder | CpuDecoder:
+    """The fastest form of the model for its device, compute type, sequence length and length of run."""
+    device = params["embedding"].device.type
+    if device == "cpu" and dtype == torch.float32 and seq_len <= PLAIN_ATTENTION_TOKENS:
+        return CpuDecoder(shape, seq_len, params)
+    compiled = device == "cuda" and total_flops >= COMPILE_FLOPS and has_triton()
+    return Decoder(shape, seq_len, params, dtype, compiled=compiled)
+
+
+def has_triton() -> bool:
+    """Whether torch.compile can make CUDA kernels here."""
+    return importlib.util.find_spec("triton") is not None
+
 
 class Decoder:
-    """One shape on one device: rotary tables and the attention mask, computed once; parameters come with each call."""
+    """The model in plain torch operations, for any device; gradients by autograd."""
 
-    def __init__(self, shape: ModelShape, seq_len: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        shape: ModelShape,
+        seq_len: int,
+        params: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        device = params["embedding"].device
         self.shape = shape
+        self.params = params
         self.dtype = dtype
         self.plain_attention = device.type == "cpu" and seq_len <= PLAIN_ATTENTION_TOKENS
         head_size = shape.width // shape.heads
         exponents = torch.arange(0, head_size, 2, dtype=torch.float64) / head_size
         angles_TD = torch.arange(seq_len, dtype=torch.float64)[:, None] * shape.rope_theta**-exponents
-        self.cos_TD = angles_TD.cos().to(device, dtype)
-        self.sin_TD = angles_TD.sin().to(device, dtype)
-        self.mask_TT = torch.full((seq_len, seq_len), float("-inf"), dtype=dtype, device=device).triu(1)
+        table = torch.promote_types(dtype, torch.float32)  # angles in bf16 would be off by 1 in 256
+        self.cos_TD = angles_TD.cos().to(device, table)
+        self.sin_TD = angles_TD.sin().to(device, table)
+        if self.plain_attention:
+            self.mask_TT = torch.full((seq_len, seq_len), float("-inf"), dtype=dtype, device=device).triu(1)
+        self.hidden = torch.compile(self.plain_hidden) if compiled else self.plain_hidden
 
-    def loss(self, params: Mapping[str, Tensor], x_BT: Tensor, y_BT: Tensor) -> Tensor:
+    def loss(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
         """Mean cross-entropy in nats per token, fp32 scalar."""
-        hidden_BTW = self.hidden(params, x_BT)
-        head_VW = params["embedding" if self.shape.tied_embeddings else "head"].to(self.dtype)
-        logits_BTV = F.linear(hidden_BTW, head_VW)
-        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten())
+        hidden_BTW = self.hidden(x_BT)
+        head_VW = self.params["embedding" if self.shape.tied_embeddings else "head"].to(self.dtype)
+        return cross_entropy(hidden_BTW.flatten(0, 1), head_VW, y_BT.flatten())
 
-    def hidden(self, params: Mapping[str, Tensor], x_BT: Tensor) -> Tensor:
+    def loss_and_grads(self, x_BT: Tensor, y_BT: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Mean cross-entropy and its gradients in the order of the parameters."""
+        loss = self.loss(x_BT, y_BT)
+        return loss.detach(), list(torch.autograd.grad(loss, list(self.params.values())))
+
+    def plain_hidden(self, x_BT: Tensor) -> Tensor:
         """Final normed activations [B, T, W]."""
         # unbind: its backward stacks the layers' gradients once; indexing would write a full bank per layer.
         banks = {
-            name: params[name].to(self.dtype).unbind(0)
+            name: self.params[name].to(self.dtype).unbind(0)
             for name in ("attention_norm", "q", "k", "v", "attention_out", "mlp_norm", "mlp_gate", "mlp_up", "mlp_out")
         }
-        h_BTW = F.embedding(x_BT, params["embedding"].to(self.dtype))
+        h_BTW = F.embedding(x_BT, self.params["embedding"].to(self.dtype))
         for layer in range(self.shape.layers):
             weights = {name: bank[layer] for name, bank in banks.items()}
             h_BTW = h_BTW + self.attention(self.norm(h_BTW, weights["attention_norm"]), weights)
             h_BTW = h_BTW + self.mlp(self.norm(h_BTW, weights["mlp_norm"]), weights)
-        return self.norm(h_BTW, params["final_norm"].to(self.dtype))
+        return self.norm(h_BTW, self.params["final_norm"].to(self.dtype))
 
     def norm(self, x_BTW: Tensor, weight_W: Tensor) -> Tensor:
         """RMSNorm, computed in fp32, epsilon inside the root."""
@@ -79,7 +119,7 @@ class Decoder:
         tokens = x_BHTD.shape[-2]
         cos_TD, sin_TD = self.cos_TD[:tokens], self.sin_TD[:tokens]
         first, second = x_BHTD.chunk(2, dim=-1)
-        return torch.cat((first * cos_TD - second * sin_TD, second * cos_TD + first * sin_TD), dim=-1)
+        return torch.cat((first * cos_TD - second * sin_TD, second * cos_TD + first * sin_TD), -1).to(self.dtype)
 
     def mlp(self, x_BTW: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """SwiGLU."""

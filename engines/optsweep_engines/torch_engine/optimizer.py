@@ -1,31 +1,19 @@
-"""Runs a catalogue optimizer on torch parameter banks, in place; fused kernels where a test shows that they are the rule."""
+"""Runs a catalogue optimizer on torch parameter banks, in place, by the rule itself or by a fused path equal to it."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from array_api_compat import torch as xp
 from torch import Tensor
 
 from optsweep_engines.models import Parameter
-from optsweep_engines.optimizers.base import Hyper, OptimizerEntry, Rule, hyper
+from optsweep_engines.optimizers.base import OptimizerEntry, hyper
 from optsweep_engines.spec import Scalar
-from optsweep_engines.torch_engine.fused import FUSED
-
-
-@dataclass(kw_only=True)
-class Slot:
-    """One bank with its rule: everything that a step of it needs but the gradient."""
-
-    param: Tensor
-    state: dict[str, Tensor]
-    rule: Rule
-    hp: Hyper
-    """At peak learning rate 1: `hp.lr` is the group's ratio."""
+from optsweep_engines.torch_engine.fused import FUSED, Slot
 
 
 class Optimizer:
@@ -40,21 +28,27 @@ class Optimizer:
         *,
         total_steps: int,
         tokens_per_step: int,
+        dtype: torch.dtype = torch.float32,
         fused: bool = True,
     ) -> None:
+        """Give every bank its rule and an empty state.
+
+        Args:
+            knobs: every knob of the entry, resolved.
+            dtype: of matrix products inside the fused paths.
+            fused: False runs the rules themselves.
+        """
+        self.dtype = dtype
         self.slots: dict[str, Slot] = {}
         self.batches: dict[str, list[str]] = defaultdict(list)
-        """Fused kernel -> names of the banks it takes."""
+        """Rule with a fused path -> names of the banks it takes."""
         self.singles: list[str] = []
         """Banks that run the rule itself."""
         for item in table:
             rule, hp = hyper(entry, item, knobs, lr=1.0, total_steps=total_steps, tokens_per_step=tokens_per_step)
-            param = params[item.name]
-            with torch.no_grad():
-                state = rule.init(xp, param.detach(), hp)
-            self.slots[item.name] = Slot(param=param, state=state, rule=rule, hp=hp)
-            kernel = FUSED.get(rule.name)
-            if fused and kernel is not None and kernel.takes(hp):
+            param = params[item.name].detach()
+            self.slots[item.name] = Slot(param=param, state=rule.init(xp, param, hp), rule=rule, hp=hp)
+            if fused and rule.name in FUSED and FUSED[rule.name].takes(hp):
                 self.batches[rule.name].append(item.name)
             else:
                 self.singles.append(item.name)
@@ -64,20 +58,13 @@ class Optimizer:
         """Update every bank in place.
 
         Args:
-            grads: by bank name; may be overwritten.
+            grads: by bank name.
             step: counts from 1.
             lr: peak learning rate x schedule.
         """
         for rule_name, names in self.batches.items():
             slots = [self.slots[name] for name in names]
-            FUSED[rule_name].update(
-                [slot.param for slot in slots],
-                [grads[name] for name in names],
-                [slot.state for slot in slots],
-                [slot.hp for slot in slots],
-                step,
-                lr,
-            )
+            FUSED[rule_name].update(slots, [grads[name] for name in names], step, lr, self.dtype)
         for name in self.singles:
             slot = self.slots[name]
             hp = dataclasses.replace(slot.hp, lr=slot.hp.lr * lr)

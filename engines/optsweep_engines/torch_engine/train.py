@@ -6,6 +6,7 @@ import hashlib
 import math
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,20 @@ from optsweep_engines.history import LossHistory
 from optsweep_engines.models import initial_parameters, parameter_table
 from optsweep_engines.optimizers.catalogue import optimizer as optimizer_entry
 from optsweep_engines.schedules import lr_factor
-from optsweep_engines.spec import RecordStatus, RunRecord, RunSpec
+from optsweep_engines.spec import NUMERICS_VERSION, RecordStatus, RunRecord, RunSpec
 from optsweep_engines.torch_engine import checkpoint
 from optsweep_engines.torch_engine.device import description, opened, peak_bytes, versions
-from optsweep_engines.torch_engine.model import Decoder
+from optsweep_engines.torch_engine.model import decoder
 from optsweep_engines.torch_engine.optimizer import Optimizer
 
 # As torch.nn.utils.clip_grad_norm_.
 CLIP_EPSILON = 1e-6
 
-# Tokens per forward pass of the validation: activations that stay near the cache.
-VALIDATION_CHUNK_TOKENS = 4096
-
 
 class Trainer:
     """One run on one device: parameters, optimizer, data, and the step. The loop around it is `train`."""
 
-    def __init__(self, spec: RunSpec, data_root: Any, device: torch.device) -> None:
+    def __init__(self, spec: RunSpec, data_root: Path, device: torch.device) -> None:
         if spec.dataset_hash is None:
             raise ValueError(f"dataset {spec.dataset} is not prepared: the spec names no hash")
         if spec.dtype not in ("fp32", "bf16"):
@@ -45,15 +43,22 @@ class Trainer:
             raise ValueError(f"{spec.tokens} tokens are less than one step of {spec.tokens_per_step}")
         self.spec = spec
         self.device = device
+        if spec.numerics_version != NUMERICS_VERSION:
+            raise ValueError(
+                f"planned for numerics {spec.numerics_version}, this engine has {NUMERICS_VERSION}: plan again"
+            )
         self.dataset = data.open_dataset(data_root, spec.dataset, spec.dataset_hash)
+        if self.dataset.vocab_size > spec.shape.vocab_size:
+            raise ValueError(
+                f"dataset {spec.dataset} has {self.dataset.vocab_size} tokens, model {spec.model} knows {spec.shape.vocab_size}"
+            )
         self.params: dict[str, Tensor] = {
             name: torch.from_numpy(value).to(device).requires_grad_()
             for name, value in initial_parameters(spec.shape, spec.seed).items()
         }
         self.names = list(self.params)
-        self.decoder = Decoder(
-            spec.shape, spec.seq_len, device, torch.bfloat16 if spec.dtype == "bf16" else torch.float32
-        )
+        dtype = torch.bfloat16 if spec.dtype == "bf16" else torch.float32
+        self.decoder = decoder(spec.shape, spec.seq_len, self.params, dtype, spec.flops)
         self.optimizer = Optimizer(
             optimizer_entry(spec.optimizer),
             spec.hyperparameters,
@@ -61,6 +66,7 @@ class Trainer:
             self.params,
             total_steps=spec.steps,
             tokens_per_step=spec.tokens_per_step,
+            dtype=dtype,
         )
         self.peak_lr = number(spec, "lr")
         self.max_grad_norm = number(spec, "max_grad_norm")
@@ -83,27 +89,24 @@ class Trainer:
 
     def gradients(self, x_BT: Tensor, y_BT: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Mean loss and its gradients in the order of `names`, accumulated over the micro-batches."""
-        params = list(self.params.values())
         count = self.spec.accumulation
         if count == 1:
-            loss = self.decoder.loss(self.params, x_BT, y_BT)
-            return loss.detach(), list(torch.autograd.grad(loss, params))
-        total: Tensor | None = None
-        grads: list[Tensor] = []
+            return self.decoder.loss_and_grads(x_BT, y_BT)
+        total = torch.zeros((), device=self.device)
+        sums: list[Tensor] = []
         for x_bT, y_bT in zip(x_BT.chunk(count), y_BT.chunk(count), strict=True):
-            loss = self.decoder.loss(self.params, x_bT, y_bT) / count
-            parts = torch.autograd.grad(loss, params)
-            total = loss.detach() if total is None else total + loss.detach()
-            if grads:
-                torch._foreach_add_(grads, parts)
+            loss, grads = self.decoder.loss_and_grads(x_bT, y_bT)
+            total += loss / count
+            if sums:
+                torch._foreach_add_(sums, grads)
             else:
-                grads = list(parts)
-        assert total is not None, "accumulation is at least 1"
-        return total, grads
+                sums = [grad.clone() for grad in grads]
+        torch._foreach_div_(sums, float(count))
+        return total, sums
 
     def clip(self, grads: list[Tensor]) -> Tensor:
         """Scale the gradients down to the global norm allowed, in place; returns the norm before."""
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if self.max_grad_norm > 0:
             factor = (self.max_grad_norm / (norm + CLIP_EPSILON)).clamp(max=1.0)
             if self.device.type != "cpu" or float(factor) < 1.0:
@@ -122,11 +125,11 @@ class Trainer:
     def validation_loss(self) -> float:
         """Mean loss over the fixed held-out windows, nats per token."""
         x, y = data.validation_windows(self.dataset, self.spec.validation_tokens, self.spec.seq_len)
-        rows = max(1, VALIDATION_CHUNK_TOKENS // self.spec.seq_len)
+        rows = self.spec.batch_size // self.spec.accumulation
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for start in range(0, len(x), rows):
             part = slice(start, start + rows)
-            total += self.decoder.loss(self.params, self.moved(x[part]), self.moved(y[part])) * len(x[part])
+            total += self.decoder.loss(self.moved(x[part]), self.moved(y[part])) * len(x[part])
         return float(total) / len(x)
 
     def parameters_sha256(self) -> str:
@@ -134,7 +137,7 @@ class Trainer:
         digest = hashlib.sha256()
         for name in sorted(self.params):
             digest.update(name.encode())
-            digest.update(self.params[name].detach().cpu().contiguous().numpy())
+            digest.update(self.params[name].detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
 
