@@ -7,6 +7,7 @@ costs seconds, a short run not much more.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -52,6 +53,7 @@ class AttemptLog:
         self._metrics = self._open(folder.METRICS)
         self._events = self._open(folder.EVENTS)
         self._sequence = 0
+        self.last_row: dict[str, Any] = {}
 
     def _open(self, name: str) -> int:
         return os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -68,6 +70,7 @@ class AttemptLog:
             for key, value in row.items()
         }
         _write_line(self._metrics, clean)
+        self.last_row = clean
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append one events line."""
@@ -89,11 +92,15 @@ class AttemptLog:
         where = self._folder / folder.CHECKPOINTS
         where.mkdir(exist_ok=True)
         temporary = where / ".writing"
-        write(temporary)
-        digest = _sha256(temporary)
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        self.require_newest()
+        try:
+            write(temporary)
+            digest = _sha256(temporary)
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            self.require_newest()
+        except BaseException:
+            temporary.unlink(missing_ok=True)  # half a checkpoint on a full disk would keep it full
+            raise
         os.replace(temporary, where / f"step-{step:010d}-{digest[:16]}.safetensors")
         folder.sync_folder(where)
         for _, stale, _ in _listed(where)[KEPT_CHECKPOINTS:]:
@@ -165,7 +172,8 @@ def train_attempt(attempt_folder: Path) -> int:
     except Superseded:
         return EXIT_SUPERSEDED
     except Exception as error:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()  # into log.txt, which a full disk refuses
         record = _failed(attempt_folder, log, error)
     try:
         log.require_newest()
@@ -179,19 +187,17 @@ def train_attempt(attempt_folder: Path) -> int:
 
 def _failed(attempt_folder: Path, log: AttemptLog, error: Exception) -> RunRecord:
     line = " ".join(f"{type(error).__name__}: {error}".split())[:2000]
-    try:
+    with contextlib.suppress(OSError):  # the record has a reserve for a full disk, the event has none
         log.event("failed", error=line)
-    except OSError:
-        pass  # the disk may be full: the record has a reserve, the event has none
     return RunRecord(
         run_id=attempt_folder.parent.name,
         attempt=log.attempt,
         status="oom" if isinstance(error, MemoryError) else "failed",
-        train_loss=None,
+        train_loss=log.last_row.get("train_loss"),
         val_loss=None,
-        steps=0,
-        tokens=0,
-        train_seconds=0.0,
+        steps=log.last_row.get("step", 0),
+        tokens=log.last_row.get("tokens", 0),
+        train_seconds=log.last_row.get("train_seconds", 0.0),
         tokens_per_second=None,
         peak_bytes=None,
         optimizer_state_bytes=None,
@@ -216,11 +222,16 @@ def _die_with_parent(parent: int) -> None:
 def _redirect(attempt_folder: Path) -> None:
     """Send everything that is printed, by libraries too, to the attempt's log.txt."""
     handle = os.open(attempt_folder / folder.LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
 
 
 def serve(channel: socket.socket) -> None:
@@ -232,8 +243,7 @@ def serve(channel: socket.socket) -> None:
         attempt_folder = Path(data.decode())
         _redirect(attempt_folder)
         status = train_attempt(attempt_folder)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         for descriptor in descriptors:
             os.close(descriptor)
         channel.sendall(bytes([status]))

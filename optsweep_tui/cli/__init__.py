@@ -12,6 +12,10 @@ def main() -> int:
 
         print(f"optsweep {__version__}")
         return 0
-    from optsweep_tui.cli.root import run_command
+    try:
+        from optsweep_tui.cli.root import run_command
 
-    return run_command(sys.argv[1:])
+        return run_command(sys.argv[1:])
+    except KeyboardInterrupt:  # before or after the verb: run_command answers for what happens inside it
+        print("error: interrupted", file=sys.stderr)
+        return 130

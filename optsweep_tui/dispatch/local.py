@@ -66,7 +66,11 @@ class LocalDispatcher:
                     attempt_folder.mkdir(mode=0o700)
                 except FileExistsError:
                     continue  # another controller was quicker: the attempt is its own
-                self._write_intent(attempt_folder, asked)
+                try:
+                    self._write_intent(attempt_folder, asked)
+                except OSError:
+                    attempt_folder.rmdir()  # a full disk: leave no attempt that was never intended
+                    raise
                 self._enqueue(f"{run_id}.{attempt_folder.name}")
                 submitted.append(run_id)
         return submitted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +11,23 @@ import pytest
 
 from tests.e2e.workbench import OPTSWEEP, optsweep
 
-CATALOGUES = [["optimizers"], ["optimizers", "MUON"], ["models"], ["models", "130M"], ["datasets"], ["datasets", "embedded"]]
+CATALOGUES = [
+    ["optimizers"],
+    ["optimizers", "MUON"],
+    ["models"],
+    ["models", "130M"],
+    ["datasets"],
+    ["datasets", "embedded"],
+]
 CATALOGUES += [["grids"], ["grids", "quickstart"]]
 QUESTIONS = [["ls"], ["table"], ["fit"], ["speedup"], ["collect"], ["doctor"], ["plot", "loss"], ["plot", "ratio"]]
-QUESTIONS += [["sql", "select count(*) as n from v_run"], ["sql", "--schema"], ["sql", "--examples"], ["resume"], ["watch"]]
+QUESTIONS += [
+    ["sql", "select count(*) as n from v_run"],
+    ["sql", "--schema"],
+    ["sql", "--examples"],
+    ["resume"],
+    ["watch"],
+]
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
@@ -96,7 +108,9 @@ def test_a_forced_run_is_a_second_attempt_of_the_same_run(swept: Path) -> None:
     grid = str(swept.parent / "tiny.toml")
     ids = [row["run_id"] for row in json.loads(optsweep("ls", "--json", workspace=swept).stdout)]
     run = json.loads(
-        optsweep("run", "--grid", grid, "-o", "adamw", "-c", "0.02", "--limit", "1", "--force", "--json", workspace=swept).stdout
+        optsweep(
+            "run", "--grid", grid, "-o", "adamw", "-c", "0.02", "--limit", "1", "--force", "--json", workspace=swept
+        ).stdout
     )
     again = json.loads(optsweep("ls", "--json", workspace=swept).stdout)
     assert [row["run_id"] for row in again] == ids
@@ -135,21 +149,22 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES, ids=[" ".join(entry[0]) for entry in MISTAKES])
-def test_a_mistake_is_one_line_and_changes_nothing(arguments: list[str], expected: str, tmp_path: Path) -> None:
-    result = subprocess.run(
-        [*OPTSWEEP, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        timeout=60,
-        check=False,
-        env={key: value for key, value in os.environ.items() if key != "OPTSWEEP_WORKSPACE"},
-    )
-    assert result.returncode == 2
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+def test_a_mistake_is_one_line_and_changes_nothing(
+    arguments: list[str],
+    expected: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from optsweep_tui.cli.root import run_command
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPTSWEEP_WORKSPACE", raising=False)
+    assert run_command(arguments) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    lines = said.err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), said.err
     assert expected in lines[0]
     assert list(tmp_path.iterdir()) == []
 
@@ -184,13 +199,15 @@ def test_the_command_line_leaves_the_heavy_libraries_alone() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_every_verb_has_help_with_an_example() -> None:
+def test_every_verb_has_help_with_an_example(capfd: pytest.CaptureFixture[str]) -> None:
     from optsweep_tui.cli import root
 
-    listing = _plain("--help").stdout
+    assert root.run_command(["--help"]) == 0
+    listing = capfd.readouterr().out
     for command in root.app.registered_commands:
         assert command.name is not None and f"  {command.name} " in listing
-        text = _plain(command.name, "--help").stdout
+        assert root.run_command([command.name, "--help"]) == 0
+        text = capfd.readouterr().out
         assert "Example" in text, command.name
         assert "--json" in text, command.name
 

@@ -96,7 +96,9 @@ def test_a_sweep_survives_kill_9_of_controller_shim_and_engine(tmp_path: Path) -
     assert {run: record["val_loss"] for run, record in found.items()} == {
         run: record["val_loss"] for run, record in expected.items()
     }
-    assert sum(record["attempt"] for record in found.values()) > len(found), "no kill hit a run: the test proves nothing"
+    assert sum(record["attempt"] for record in found.values()) > len(found), (
+        "no kill hit a run: the test proves nothing"
+    )
     optsweep("collect", workspace=wild)
     assert steps_in_store(wild) == steps_in_store(calm)
     before = optsweep("table", "--json", workspace=wild).stdout

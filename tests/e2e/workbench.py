@@ -34,7 +34,9 @@ chinchilla = [{ratios}]
 """
 
 
-def optsweep(*arguments: str, workspace: Path, timeout: float = 300, check: bool = True) -> subprocess.CompletedProcess[str]:
+def optsweep(
+    *arguments: str, workspace: Path, timeout: float = 300, check: bool = True
+) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
     result = subprocess.run(
         [*OPTSWEEP, *arguments, "--workspace", str(workspace)],
@@ -132,7 +134,9 @@ def records(workspace: Path) -> dict[str, dict[str, Any]]:
     """run id -> record of its newest attempt."""
     found = {}
     for run in sorted((workspace / "runs").iterdir()):
-        attempts = sorted((path for path in run.iterdir() if re.fullmatch(r"a\d+", path.name)), key=lambda path: int(path.name[1:]))
+        attempts = sorted(
+            (path for path in run.iterdir() if re.fullmatch(r"a\d+", path.name)), key=lambda path: int(path.name[1:])
+        )
         path = attempts[-1] / "record.json"
         found[run.name] = json.loads(path.read_text()) if path.exists() else {}
     return found

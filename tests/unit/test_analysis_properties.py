@@ -121,3 +121,25 @@ def test_the_unit_of_tokens_never_matters(scale: float, seed: int) -> None:
     for name in ("speedup", "low", "high"):
         # Tokens are rounded to whole ones: 1e3 of them carry 5e-4.
         assert np.allclose(first[name].astype(float), second[name].astype(float), rtol=2e-3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(1e-6, 20.0), min_size=3, max_size=7),
+    st.lists(st.floats(1e-6, 20.0), min_size=1, max_size=4),
+    st.floats(1e-6, 1.0),
+)
+def test_any_baseline_losses_give_ordered_limits_and_a_state(
+    losses: list[float], others: list[float], sigma: float
+) -> None:
+    """Rising, flat, convex, concave, wildly noisy: FAR plays no part, each budget holds one run."""
+    data = [run(chinchilla=2.0**place, loss=loss) for place, loss in enumerate(losses)]
+    data += [run("muon", 2.0**place, loss) for place, loss in enumerate(others)]
+    for ci in ("profile", "bootstrap"):
+        found = speedup(frame(data), sigma=sigma, ci=ci, draws=100)
+        stated = found[found.state != "REFUSE"]
+        assert np.isfinite(stated.speedup.astype(float)).all() and (stated.speedup > 0).all()
+        assert (stated.low <= stated.high).all() and (stated.low >= 0).all()
+        if ci == "profile":
+            assert (stated.low <= stated.speedup * (1 + 1e-6)).all()
+            assert (stated.high >= stated.speedup * (1 - 1e-6)).all()

@@ -98,7 +98,8 @@ def test_set_and_sweep_do_what_a_file_does(tmp_path: Path) -> None:
 def test_overrides_reach_only_the_cells_that_match(tmp_path: Path) -> None:
     study = written(
         tmp_path,
-        CELL.replace("[0.05]", "[0.05, 0.1]") + "[[override]]\nchinchilla = [0.1]\nset = { lr = 0.5, batch_size = 4 }\n",
+        CELL.replace("[0.05]", "[0.05, 0.1]")
+        + "[[override]]\nchinchilla = [0.1]\nset = { lr = 0.5, batch_size = 4 }\n",
     )
     first, second = grid.expand(study, facts)
     assert (first.batch_size, second.batch_size) == (8, 4)
@@ -185,7 +186,9 @@ def test_the_quickstart_is_a_fair_comparison() -> None:
     assert all(spec.validation_tokens >= 65536 for spec in specs)
 
 
-names = st.sampled_from(["name", "cells", "optimizer", "seeds", "defaults", "override", "fresh_seeds", "around", "published"])
+names = st.sampled_from(
+    ["name", "cells", "optimizer", "seeds", "defaults", "override", "fresh_seeds", "around", "published"]
+)
 junk = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=6),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

@@ -89,7 +89,11 @@ def test_a_spec_survives_json() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"learning_rate": 1}, "unknown key"), ({"shape": {"layers": 2, "depth": 3}}, "unknown key"), ({"shape": 4}, "table")],
+    [
+        ({"learning_rate": 1}, "unknown key"),
+        ({"shape": {"layers": 2, "depth": 3}}, "unknown key"),
+        ({"shape": 4}, "table"),
+    ],
 )
 def test_unknown_keys_are_errors(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

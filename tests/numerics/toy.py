@@ -1,0 +1,105 @@
+"""A small dataset, small models and specs that train in a second, shared by the numerics tests."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optsweep_engines.data import DatasetEntry, PreparedDataset, Tokens, write
+from optsweep_engines.models import Parameter, model
+from optsweep_engines.optimizers.catalogue import resolve_knobs
+from optsweep_engines.spec import ModelShape, RunSpec, Scalar
+
+VOCAB = 32
+
+
+def documents() -> Iterator[tuple[str, Tokens]]:
+    """Sixty texts in which each token mostly decides the next one: a model learns them within tens of steps."""
+    stream = np.random.Generator(np.random.PCG64(0))
+    successor = stream.permutation(VOCAB)
+    for index in range(60):
+        tokens = [int(stream.integers(VOCAB))]
+        for _ in range(800):
+            tokens.append(int(successor[tokens[-1]]) if stream.random() < 0.9 else int(stream.integers(VOCAB)))
+        yield f"text-{index}", np.array(tokens, dtype="<u2")
+
+
+TOY = DatasetEntry(
+    name="toy",
+    vocab_size=VOCAB,
+    source="made by a seeded generator",
+    doc="tokens with one likely successor each",
+    documents=documents,
+    fingerprint=lambda: "toy 1",
+)
+
+
+def toy_dataset(root: Path) -> PreparedDataset:
+    """The dataset, written under `root`."""
+    return write(TOY, root)
+
+
+def shape(**changes: Any) -> ModelShape:
+    """A two-layer model of width 16."""
+    small = dataclasses.replace(
+        model("bench-micro").shape, width=16, heads=2, mlp_width=24, vocab_size=VOCAB, init_std=0.25
+    )
+    return dataclasses.replace(small, **changes)
+
+
+def spec(
+    dataset: PreparedDataset, optimizer: str = "adamw", *, knobs: Mapping[str, Scalar] | None = None, **changes: Any
+) -> RunSpec:
+    """Forty steps of 4 x 16 tokens."""
+    schedule = changes.get("schedule", "linear")
+    fields: dict[str, Any] = {
+        "engine": "torch",
+        "optimizer": optimizer,
+        "hyperparameters": resolve_knobs(optimizer, {"lr": 0.02, **(knobs or {})}, schedule),
+        "model": "toy",
+        "shape": shape(),
+        "dataset": dataset.name,
+        "dataset_hash": dataset.sha256,
+        "tokens": 40 * 64,
+        "batch_size": 4,
+        "seq_len": 16,
+        "schedule": schedule,
+        "dtype": "fp32",
+        "seed": 0,
+        "validation_tokens": 512,
+        **changes,
+    }
+    return RunSpec(**fields)
+
+
+def parameter(role: Any, dims: tuple[int, ...], *, stacked: bool = False) -> Parameter:
+    """A parameter of a role, with the axes that the catalogue's models give it."""
+    matrix = role not in ("norm", "bias")
+    in_axis, out_axis = (-2, -1) if role == "embedding" else (-1, -2)
+    return Parameter(
+        name=f"{role}{dims}",
+        shape=dims,
+        role=role,
+        stacked=stacked,
+        in_axis=in_axis if matrix else None,
+        out_axis=out_axis if matrix else None,
+        heads=2 if role in ("q", "k", "v") else None,
+        init_std=0.1 if matrix else None,
+    )
+
+
+ALL_SHAPES: tuple[Parameter, ...] = (
+    parameter("norm", (12,)),
+    parameter("norm", (3, 12), stacked=True),
+    parameter("embedding", (20, 12)),
+    parameter("head", (20, 12)),
+    parameter("q", (3, 12, 12), stacked=True),
+    parameter("mlp_gate", (3, 18, 12), stacked=True),
+    parameter("mlp_out", (3, 12, 18), stacked=True),
+    parameter("attention_out", (12, 12)),
+)
+"""1-D, 2-D, stacked, square, tall and wide."""
