@@ -110,7 +110,8 @@ def _registered(connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> Any:
     try:
         yield
     finally:
-        connection.unregister("incoming")
+        with contextlib.suppress(duckdb.Error):  # in a transaction that failed; the reason must not be hidden by this
+            connection.unregister("incoming")
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:

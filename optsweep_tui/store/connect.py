@@ -19,6 +19,7 @@ from pathlib import Path
 import duckdb
 
 from optsweep_tui.errors import OptsweepError, StoreLocked
+from optsweep_tui.store.gate import WRITER_SECONDS, passing
 from optsweep_tui.store.migrate import migrate, newest_version, version_of
 
 WAIT_SECONDS = 30.0
@@ -48,9 +49,9 @@ def open_store(
         StoreLocked: it was held for longer than that; names the holder.
         OptsweepError: no store yet, not a store, written by a newer optsweep, unwritable, disk full.
     """
-    if not path.exists():
-        if read_only:
-            raise OptsweepError(f"{path}: nothing has been collected yet", "run: optsweep collect")
+    if read_only:
+        require(path)
+    elif not path.exists():
         create(path)
     with translated(path):
         connection = _connected(path, read_only, wait_seconds)
@@ -81,6 +82,12 @@ def _checked_version(path: Path, connection: duckdb.DuckDBPyConnection) -> int:
     return version
 
 
+def require(path: Path) -> None:
+    """Raise one clear line where there is no store yet."""
+    if not path.exists():
+        raise OptsweepError(f"{path}: nothing has been collected yet", "run: optsweep collect")
+
+
 def create(path: Path) -> None:
     """Make an empty store of the newest schema; a crash leaves no half-made file under its name.
 
@@ -88,7 +95,7 @@ def create(path: Path) -> None:
         OptsweepError: the folder cannot be written, or the disk is full.
     """
     with translated(path):
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name.lstrip('.')}.", dir=path.parent) as folder:
             fresh = Path(folder) / path.name
             connection = duckdb.connect(str(fresh), config=_config())
             try:
@@ -131,16 +138,15 @@ def _connected(path: Path, read_only: bool, wait_seconds: float) -> duckdb.DuckD
     deadline = time.monotonic() + wait_seconds
     pause = _FIRST_RETRY_SECONDS
     while True:
-        try:
-            return duckdb.connect(str(path), read_only=read_only, config=_config())
-        except duckdb.Error as error:
-            if "Could not set lock" in str(error):
-                holder = lock_holder(path, str(error))
-            elif "different configuration" in str(error) or "already attached" in str(error):
-                # A thread of this process has it open in the other mode, for as short a time as everybody.
-                holder = f"another thread of this process (pid {os.getpid()})"
-            else:
-                raise
+        with passing(path.parent, deadline):
+            leave = time.monotonic() + (0.0 if read_only else WRITER_SECONDS)
+            while True:
+                connection, holder = _attempt(path, read_only)
+                if connection is not None:
+                    return connection
+                if time.monotonic() >= min(leave, deadline):
+                    break
+                time.sleep(_FIRST_RETRY_SECONDS * random.uniform(0.5, 1.0))
         left = deadline - time.monotonic()
         if left <= 0:
             raise StoreLocked(
@@ -149,6 +155,19 @@ def _connected(path: Path, read_only: bool, wait_seconds: float) -> duckdb.DuckD
             )
         time.sleep(min(left, pause * random.uniform(0.5, 1.0)))
         pause = min(_LONGEST_RETRY_SECONDS, pause * 1.3)
+
+
+def _attempt(path: Path, read_only: bool) -> tuple[duckdb.DuckDBPyConnection | None, str]:
+    """A connection, or who holds the file."""
+    try:
+        return duckdb.connect(str(path), read_only=read_only, config=_config()), ""
+    except duckdb.Error as error:
+        if "Could not set lock" in str(error):
+            return None, lock_holder(path, str(error))
+        if "different configuration" in str(error) or "already attached" in str(error):
+            # A thread of this process has it open in the other mode, for as short a time as everybody.
+            return None, f"another thread of this process (pid {os.getpid()})"
+        raise
 
 
 def lock_holder(path: Path, message: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from optsweep_tui import rundir
 from optsweep_tui.errors import OptsweepError, StoreLocked
 from optsweep_tui.store.collector import Collector, CollectReport, Skip
-from optsweep_tui.store.connect import WAIT_SECONDS, open_store, translated
+from optsweep_tui.store.connect import WAIT_SECONDS, open_store, require, translated
 from optsweep_tui.store.publish import publish
 
 __all__ = ["CollectReport", "Skip", "collector_lock", "ingest", "rebuild", "snapshot"]
@@ -52,8 +52,11 @@ def rebuild(
     """
     with collector_lock(store, wait_seconds):
         fresh = store.with_name(f".{store.name}.rebuild")
-        report = Collector(fresh, runs_root, progress=progress, wait_seconds=wait_seconds).collect()
-        report.kept = publish(fresh, store, set(rundir.run_ids(runs_root)), wait_seconds)
+        try:
+            report = Collector(fresh, runs_root, progress=progress, wait_seconds=wait_seconds).collect()
+            report.kept = publish(fresh, store, set(rundir.run_ids(runs_root)), wait_seconds)
+        finally:
+            _sweep(store)
         return report
 
 
@@ -64,6 +67,7 @@ def snapshot(store: Path, target: Path, *, overwrite: bool = False, wait_seconds
         OptsweepError: there is no store, the file exists, or it cannot be written.
         StoreLocked: another program held the store for too long.
     """
+    require(store)
     target = target.resolve()
     if target == store.resolve():
         raise OptsweepError(f"{target} is the store itself", "name another file")

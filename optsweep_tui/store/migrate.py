@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 from functools import cache
@@ -64,7 +65,8 @@ def migrate(connection: duckdb.DuckDBPyConnection, folder: Path | None = None) -
             connection.execute("INSERT INTO schema_version VALUES (?, ?, ?)", [version, now, f"optsweep {__version__}"])
             connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            with contextlib.suppress(duckdb.Error):  # a COMMIT that failed has rolled back already
+                connection.execute("ROLLBACK")
             raise
         connection.execute("CHECKPOINT")
         applied.append(version)
