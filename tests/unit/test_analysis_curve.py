@@ -291,3 +291,30 @@ def test_an_empty_frame_gives_an_empty_fit_with_all_columns() -> None:
     for empty in (pd.DataFrame(), frame([])):
         found = fit(empty)
         assert len(found) == 0 and list(found.columns) == list(FIT)
+
+
+def test_limits_of_random_laws_are_where_the_profile_with_one_more_point_has_risen() -> None:
+    """The closed form against its definition: the competitor as one more observation held on the curve."""
+    rng = np.random.default_rng(0)
+    count, budgets, rise = 400, 5, 3.84
+    c = 2.0 ** np.arange(budgets)
+    alpha, b = 10 ** rng.uniform(-1, 0.5, count), 10 ** rng.uniform(-1.5, 0.3, count)
+    beta, sigma = rng.choice([0.0, 0.05, 0.5, 3.0], count), alpha * 10 ** rng.uniform(-3.5, -1, count)
+    noise = sigma[:, None] * rng.standard_normal((count, budgets))
+    y = np.abs(alpha[:, None] * c ** -b[:, None] + beta[:, None] + noise)
+    w = np.repeat(1 / sigma[:, None] ** 2, budgets, axis=1)
+    points = Points(u=np.tile(np.log(c), (count, 1)), y=y, w=w)
+    best = fitted(points)
+    loss = best.loss(rng.uniform(0, math.log(16), count))
+    limits = budget_limits(points, best, np.arange(count), loss, sigma**2, np.full(count, rise))
+    closed = 0
+    for end in (limits.low, limits.high):
+        held = Points(
+            u=np.column_stack([points.u, np.where(np.isfinite(end), end, 0.0)]),
+            y=np.column_stack([y, loss]),
+            w=np.column_stack([w, 1 / sigma**2]),
+        )
+        risen = (fitted(held).chi2 - best.chi2)[np.isfinite(end) & best.falling]
+        closed += len(risen)
+        assert np.abs(risen - rise).max() < 1e-3
+    assert closed > 1.5 * count
