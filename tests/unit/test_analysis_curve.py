@@ -117,7 +117,7 @@ def test_profile_limits_are_where_the_full_chi_square_has_risen_by_the_quantile(
         assert brute_chi2(u, y, sd, best, {"beta": 0.0}) - base <= 3.841459 + 2e-3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.floats(0.02, 2.0),
     st.floats(0.05, 1.5),

@@ -51,7 +51,7 @@ def check(found: pd.DataFrame, columns: dict[str, str]) -> None:
     assert list(found.columns) == list(columns)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(TABLES, st.sampled_from([None, 0.0013, 0.1]), st.sampled_from(["tokens", "flops", "time"]))
 def test_no_table_of_runs_ends_in_a_traceback_or_in_a_number_without_a_state(
     data: pd.DataFrame, sigma: float | None, unit: Any
@@ -75,7 +75,7 @@ def test_no_table_of_runs_ends_in_a_traceback_or_in_a_number_without_a_state(
         assert (stated.high >= stated.speedup * (1 - 1e-6)).all()
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(TABLES)
 def test_fit_answers_any_table_with_a_curve_or_a_reason(data: pd.DataFrame) -> None:
     found = fit(data)
@@ -85,7 +85,7 @@ def test_fit_answers_any_table_with_a_curve_or_a_reason(data: pd.DataFrame) -> N
     json.dumps(found[["solvers", "leave_one_out", "points"]].to_dict("records"), allow_nan=False)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(TABLES, st.integers(0, 10**6))
 def test_the_order_of_the_rows_never_matters(data: pd.DataFrame, seed: int) -> None:
     shuffled = data.sample(frac=1, random_state=seed)
@@ -93,7 +93,7 @@ def test_the_order_of_the_rows_never_matters(data: pd.DataFrame, seed: int) -> N
     pd.testing.assert_frame_equal(speedup(shuffled, sigma=0.01), speedup(data, sigma=0.01))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.floats(0.1, 3.0),
     st.floats(0.05, 1.0),
@@ -111,7 +111,7 @@ def test_the_speedup_of_an_exact_law_is_exact(
     assert (found.state == "INTERP").all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.floats(1e-3, 1e6), st.integers(0, 1000))
 def test_the_unit_of_tokens_never_matters(scale: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -123,7 +123,7 @@ def test_the_unit_of_tokens_never_matters(scale: float, seed: int) -> None:
         assert np.allclose(first[name].astype(float), second[name].astype(float), rtol=2e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.floats(1e-6, 20.0), min_size=3, max_size=7),
     st.lists(st.floats(1e-6, 20.0), min_size=1, max_size=4),
