@@ -98,9 +98,9 @@ def main() -> None:
         "truth; bias: median speedup over all draws against the truth, refused draws counted as infinite; seconds: of"
     )
     print(
-        "the one call that computed all cells of the table (on a machine that other work shared). The binomial standard error of 95 % is"
+        "the one call that computed all cells of the table, on a machine that other work shared. The binomial standard"
     )
-    print(f"{(0.95 * 0.05 / draws) ** 0.5:.2%} for {draws} draws.")
+    print(f"error of 95 % is {(0.95 * 0.05 / draws) ** 0.5:.2%} for {draws} draws.")
     four, five = [1.0, 2.0, 4.0, 8.0], [1.0, 2.0, 4.0, 8.0, 16.0]
     for measured in (False, True):
         for budgets in (four, five):
