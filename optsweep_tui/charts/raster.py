@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -143,17 +143,18 @@ def _line_columns(curve: Curve, view: View, edges: Floats) -> tuple[Floats, Floa
         nothing = np.full(len(edges) - 1, np.nan)
         return nothing, nothing
     low, high = column_extents(x, y, edges)
-    at_edge = _at_edges(x, y, edges, view)
+    entering = _at_edges(x, y, edges[:-1], view, "right")
+    leaving = _at_edges(x, y, edges[1:], view, "left")
     if view.y_log:
         low, high = np.log10(low), np.log10(high)
-    low = np.fmin(np.fmin(low, at_edge[:-1]), at_edge[1:])
-    high = np.fmax(np.fmax(high, at_edge[:-1]), at_edge[1:])
+    low = np.fmin(np.fmin(low, entering), leaving)
+    high = np.fmax(np.fmax(high, entering), leaving)
     return low, high
 
 
-def _at_edges(x: Floats, y: Floats, edges: Floats, view: View) -> Floats:
-    """Position of the line at the borders of the columns; NaN outside the data and inside gaps."""
-    before = np.searchsorted(x, edges, side="right") - 1
+def _at_edges(x: Floats, y: Floats, edges: Floats, view: View, side: Literal["left", "right"]) -> Floats:
+    """Position of the line at borders of columns, coming from the left or the right; NaN outside data and in gaps."""
+    before = np.searchsorted(x, edges, side=side) - 1
     after = before + 1
     inside = (before >= 0) & (after < len(x))
     before, after = before[inside], after[inside]

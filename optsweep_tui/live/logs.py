@@ -21,8 +21,9 @@ def last_lines(path: Path, count: int, tail_bytes: int = TAIL_BYTES) -> list[str
             data = handle.read()
     except OSError:
         return []
-    lines = data.decode("utf-8", "replace").splitlines()
-    return [_printable(line) for line in (lines[1:] if size > tail_bytes else lines)][-count:]
+    lines = data.decode("utf-8", "replace").removesuffix("\n").split("\n")
+    whole = lines[1:] if size > tail_bytes else lines
+    return [_printable(line.removesuffix("\r")) for line in whole[-count:]] if data else []
 
 
 def _printable(line: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
 from collections.abc import Iterable
@@ -24,7 +25,9 @@ def workspace(root: Path) -> Workspace:
     return settings.workspace(root).ensure()
 
 
-def spec(optimizer: str = "adamw", ratio: float = 0.25, lr: float = 0.006, seed: int = 0, model: str = "bench-micro") -> RunSpec:
+def spec(
+    optimizer: str = "adamw", ratio: float = 0.25, lr: float = 0.006, seed: int = 0, model: str = "bench-micro"
+) -> RunSpec:
     """A spec as the grid resolves it."""
     shape = models.model(model).shape
     return RunSpec(
@@ -50,7 +53,7 @@ def curve_loss(of: RunSpec, step: int, noise: random.Random) -> float:
     best = LRS[of.optimizer][1]
     penalty = 0.06 * math.log2(lr / best) ** 2
     part = step / of.steps
-    level = 1.4 + SCALE[of.optimizer] * (2.6 * (1 + step) ** -0.28 + 0.25 * (1 - max(0.0, 2 * part - 1)))
+    level: float = 1.4 + SCALE[of.optimizer] * (2.6 * (1 + step) ** -0.28 + 0.25 * (1 - max(0.0, 2 * part - 1)))
     return level + penalty + noise.gauss(0.0, 0.05)
 
 
@@ -123,15 +126,16 @@ def plant(
         error="torch: something went wrong" if state == "failed" else None,
     )
     folder.write_json(attempt_folder / rundir.RECORD, record.to_dict())
-    folder.write_json(attempt_folder / rundir.EXIT, {"returncode": 0, "signal": None, "reason": "record", "ended_at": time.time()})
+    ending = {"returncode": 0, "signal": None, "reason": "record", "ended_at": time.time()}
+    folder.write_json(attempt_folder / rundir.EXIT, ending)
     if claim is not None:
-        import os
-
         os.close(claim)
     return None
 
 
-def sweep(where: Workspace, study: str = "quickstart", ratios: Iterable[float] = (0.05, 0.08, 0.13, 0.22, 0.36)) -> list[int]:
+def sweep(
+    where: Workspace, study: str = "quickstart", ratios: Iterable[float] = (0.05, 0.08, 0.13, 0.22, 0.36)
+) -> list[int]:
     """A study in full swing: the smaller budgets done, one being trained, the largest waiting; returns open claims."""
     ratios = list(ratios)
     chosen = {"adamw": ratios, "muon": ratios[:3], "sgd": ratios[2:]}
@@ -152,5 +156,7 @@ def sweep(where: Workspace, study: str = "quickstart", ratios: Iterable[float] =
                 records.append(of.run_id)
     for seed in (1, 2, 3):
         plant(where, spec("adamw", ratios[0], 0.006, seed), "done", study)
-    folder.write_json(where.studies / f"{study}.json", {"name": study, "baseline": "adamw", "fresh_seeds": None, "runs": records})
+    folder.write_json(
+        where.studies / f"{study}.json", {"name": study, "baseline": "adamw", "fresh_seeds": None, "runs": records}
+    )
     return [claim for claim in claims if claim is not None]

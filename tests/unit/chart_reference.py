@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -17,7 +18,16 @@ Dots = set[tuple[int, int]]
 def dots_of(rows: Sequence[Row], view: View) -> Dots:
     """(column, row) of every braille dot that was drawn."""
     columns, lines = plot_size(view)
-    bits = {0x01: (0, 0), 0x02: (0, 1), 0x04: (0, 2), 0x40: (0, 3), 0x08: (1, 0), 0x10: (1, 1), 0x20: (1, 2), 0x80: (1, 3)}
+    bits = {
+        0x01: (0, 0),
+        0x02: (0, 1),
+        0x04: (0, 2),
+        0x40: (0, 3),
+        0x08: (1, 0),
+        0x10: (1, 1),
+        0x20: (1, 2),
+        0x80: (1, 3),
+    }
     found = set()
     for y, row in enumerate(rows[:lines]):
         text = "".join(span.text for span in row)[GUTTER : GUTTER + columns]
@@ -62,7 +72,7 @@ def _range(curve: Curve, view: View, left: float, right: float) -> tuple[float, 
     if view.x_log:
         places = [place for place, x in zip(places, curve.x, strict=True) if x > 0]
     rows = [place[1] for place in places if place is not None and left <= place[0] <= right]
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in itertools.pairwise(places):
         if start is None or end is None or end[0] <= start[0]:
             continue
         for edge in (left, right):

@@ -120,7 +120,9 @@ def test_a_pale_curve_shows_only_in_cells_that_are_free() -> None:
     lines = plot_size(SMALL)[1]
     texts = [["".join(span.text for span in row) for row in rows[:lines]] for rows in (both, alone)]
     assert texts[0] != texts[1]
-    assert all(after == before for after, before in zip(*texts, strict=True) if any(0x2800 < ord(sign) for sign in before))
+    assert all(
+        after == before for after, before in zip(*texts, strict=True) if any(ord(sign) > 0x2800 for sign in before)
+    )
 
 
 def test_letters_stand_behind_the_ends_and_never_on_each_other() -> None:
@@ -172,7 +174,18 @@ def test_the_chart_of_a_known_curve_looks_like_this() -> None:
 
 
 GOLDEN = """\
-"""
+     3┤⢸
+      │⢸
+      │⢸⡇
+      │⠈⣷
+      │ ⢻⢧
+     2┤ ⠈⢯⠳⣄⡀
+      │  ⠈⠳⣄⡉⠓⠦⠤⣄⣀⡀
+      │     ⠉⠓⠦⠤⣄⣀⡉⠉⠉⠙⠒⠒⠒⠒⠒⠦⠤⠤⠤⠤⠤B
+      │           ⠉⠉⠉⠙⠒⠒⠒⠒⠒⠦⠤⠤⠤⠤⠤⠤⠤⠤⣄⣀⣀⣀⣀⣀⣀⣀⣀⣀⣀⣀⣀⣀⣀⣀⣀
+     1┤                                             ⠈⠉⠉⠉⠉⠉A
+      └┬────────────────────────┬────────────────────────┬
+       0                       50k                    tokens"""
 
 
 def test_ansi_and_plain_show_the_same_text() -> None:

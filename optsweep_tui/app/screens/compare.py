@@ -36,22 +36,22 @@ class CompareScreen(BaseScreen):
     CompareScreen.wide #side { dock: right; height: 1fr; width: 46; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("x", "axis", "x axis", id="compare.axis"),
+        Binding("x", "axis", "axis", id="compare.axis"),
         Binding("l", "log('x')", "log x", id="compare.log_x"),
-        Binding("L", "log('y')", "log y", id="compare.log_y"),
         Binding("s", "smooth(1)", "smooth", id="compare.smoother"),
-        Binding("S", "smooth(-1)", "smooth less", show=False, id="compare.rougher"),
+        Binding("c", "crosshair", "crosshair", id="compare.crosshair"),
+        Binding("p", "panel", "speedups", id="compare.panel"),
         Binding("m", "metric", "metric", id="compare.metric"),
         Binding("plus,equals_sign", "zoom(-1)", "zoom in", id="compare.zoom_in", key_display="+"),
+        Binding("L", "log('y')", "log y", id="compare.log_y"),
+        Binding("S", "smooth(-1)", "smooth less", show=False, id="compare.rougher"),
         Binding("minus", "zoom(1)", "zoom out", show=False, id="compare.zoom_out", key_display="-"),
         Binding("0", "reset", "show all", show=False, id="compare.reset"),
         Binding("a", "whole_y", "whole y range", show=False, id="compare.whole_y"),
-        Binding("c", "crosshair", "crosshair", id="compare.crosshair"),
         Binding("left", "pan(-1)", "crosshair or window left", show=False, id="compare.left"),
         Binding("right", "pan(1)", "crosshair or window right", show=False, id="compare.right"),
         Binding("shift+left", "pan(-10)", "crosshair far left", show=False, id="compare.far_left"),
         Binding("shift+right", "pan(10)", "crosshair far right", show=False, id="compare.far_right"),
-        Binding("p", "panel", "speedups", id="compare.panel"),
         Binding("u", "unmark_all", "unmark all", show=False, id="compare.unmark_all"),
     ]
 
@@ -114,7 +114,8 @@ class CompareScreen(BaseScreen):
     def _below(self) -> int:
         """Rows below the chart in a narrow window."""
         if self.panel:
-            return max(6, (self.size.height - 4) // 2)
+            most = max(6, (self.size.height - 4) // 2)
+            return len(compare.speedup_rows(self.speedups, self.size.width, most))
         return min(len(self.choice.rows) + 1, max(3, (self.size.height - 4) // 3))
 
     def draw(self) -> None:
@@ -188,7 +189,7 @@ class CompareScreen(BaseScreen):
         if (message.found.study, message.stamp) == self._wanted:
             self.speedups = message.found
             if self.is_current:
-                self._draw_side()
+                self.refresh_all()
 
     def settled(self) -> bool:
         """Curves and speedups are there."""

@@ -47,7 +47,7 @@ class SweepScreen(BaseScreen):
     def __init__(self) -> None:
         super().__init__()
         self.cursor = sweep.Cursor()
-        self.model = ChartModel()
+        self.model = ChartModel(name_axis=True)
         self._cell: tuple[RunRow, ...] = ()
 
     def body(self) -> Iterable[Widget]:

@@ -50,6 +50,8 @@ class ChartModel:
     """Visible part of the x axis."""
     crosshair: float | None = None
     """Place of the crosshair in the visible part, 0..1."""
+    name_axis: bool = False
+    """Write the unit of x at the axis; where a status line says it, the room is for tick labels."""
     view: View | None = None
     """What was drawn last."""
     smoothing_chosen: bool = False
@@ -142,7 +144,7 @@ class ChartModel:
             y_range=y_range,
             x_log=self.x_log,
             y_log=self.y_log,
-            unit=AXIS_NAMES[self.axis],
+            unit=AXIS_NAMES[self.axis] if self.name_axis else "",
         )
         self.view = view
         return rasterise(curves, replace(view, crosshair=self.crosshair_x()), self._cache)
