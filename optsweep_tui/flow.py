@@ -77,12 +77,12 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
     Args:
         prepare: prepare the datasets first (writes into the workspace); without, an unprepared one has no hash.
     """
-    from optsweep_tui import grid
+    from optsweep_tui import grid, gridfile
     from optsweep_tui import plan as planning
     from optsweep_tui.datasets import DatasetLookup
 
     if request.grid is not None:
-        study = grid.load(request.grid)
+        study = gridfile.load(request.grid)
         study = grid.select(study, request.optimizers, request.models, request.chinchillas)
     else:
         for values, option in (

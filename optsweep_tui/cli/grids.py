@@ -22,18 +22,18 @@ def command(
     import dataclasses
     from pathlib import Path
 
-    from optsweep_tui import grid
+    from optsweep_tui import gridfile
     from optsweep_tui.resources import shipped
 
     if name is not None:
-        study = grid.load(name)
+        study = gridfile.load(name)
         if json_:
             output.emit_json(dataclasses.asdict(study))
         else:
             path = Path(name) if name.endswith(".toml") else shipped("grids") / f"{name.lower()}.toml"
             print(path.read_text(), end="")
         return
-    rows = [_described(entry) for entry in grid.names()]
+    rows = [_described(entry) for entry in gridfile.names()]
     if json_:
         output.emit_json(rows)
         return
@@ -55,9 +55,9 @@ def command(
 
 
 def _described(name: str) -> dict[str, Any]:
-    from optsweep_tui import grid
+    from optsweep_tui import gridfile
 
-    study = grid.load(name)
+    study = gridfile.load(name)
     return {
         "name": study.name,
         "description": study.description,

@@ -34,9 +34,9 @@ def complete_model(incomplete: str) -> list[str]:
 
 def complete_grid(incomplete: str) -> list[str]:
     """Names for shell completion."""
-    from optsweep_tui import grid
+    from optsweep_tui import gridfile
 
-    return [name for name in grid.names() if name.startswith(incomplete.lower())]
+    return [name for name in gridfile.names() if name.startswith(incomplete.lower())]
 
 
 def complete_run(incomplete: str) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optsweep_tui import grid, plan, published
+from optsweep_tui import grid, gridfile, plan, published
 from optsweep_tui.core import Study
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.grid import DatasetFacts
@@ -23,7 +23,7 @@ def facts(name: str) -> DatasetFacts:
 def written(folder: Path, text: str) -> Study:
     path = folder / "lr.toml"
     path.write_text(text)
-    return grid.load(str(path))
+    return gridfile.load(str(path))
 
 
 CELL = '[[cells]]\noptimizer = ["adamw"]\nmodel = ["bench-micro"]\nchinchilla = [0.05]\n'
@@ -65,7 +65,7 @@ def test_around_start_takes_the_value_that_the_published_sweep_began_from() -> N
 
 
 def test_the_reference_grid_gives_the_incumbent_first_then_one_change_at_a_time() -> None:
-    study = grid.select(grid.load("reference"), ["muon"], ["130m"], ["1"])
+    study = grid.select(gridfile.load("reference"), ["muon"], ["130m"], ["1"])
     specs = grid.expand(study, facts)
     incumbent = specs[0]
     assert incumbent.hyperparameters["lr"] == 0.016
@@ -163,17 +163,17 @@ def test_a_bad_setting_is_one_clear_line(assignment: str, expected: str) -> None
 
 def test_an_empty_selection_is_an_error() -> None:
     with pytest.raises(OptsweepError, match="selection is empty"):
-        grid.select(grid.load("quickstart"), ["muon"], ["130m"], [])
+        grid.select(gridfile.load("quickstart"), ["muon"], ["130m"], [])
 
 
 def test_every_shipped_grid_expands() -> None:
-    for name in grid.names():
-        specs = grid.expand(grid.load(name), facts)
+    for name in gridfile.names():
+        specs = grid.expand(gridfile.load(name), facts)
         assert len({spec.run_id for spec in specs}) == len(specs) > 0, name
 
 
 def test_the_quickstart_is_a_fair_comparison() -> None:
-    study = grid.load("quickstart")
+    study = gridfile.load("quickstart")
     specs = grid.expand(study, facts)
     cells: dict[tuple[str, float], set[object]] = {}
     for spec in specs:
@@ -200,13 +200,13 @@ junk = st.recursive(
 @given(st.dictionaries(names, junk, max_size=5))
 def test_no_table_of_a_grid_file_makes_a_traceback(data: dict[str, object]) -> None:
     try:
-        grid.expand(grid.parse(data, "junk.toml", "junk"), facts)
+        grid.expand(gridfile.parse(data, "junk.toml", "junk"), facts)
     except OptsweepError as error:
         assert str(error)
 
 
 def test_fresh_seeds_wait_for_the_whole_sweep_and_take_its_best() -> None:
-    study = grid.load("quickstart")
+    study = gridfile.load("quickstart")
     specs = grid.expand(study, facts)
     smallest = [spec for spec in specs if spec.optimizer == "adamw" and spec.chinchilla == 0.05]
     losses: dict[str, float | None] = {spec.run_id: 2.0 + index for index, spec in enumerate(smallest)}

@@ -1,0 +1,200 @@
+"""Grid files: `load("quickstart")` reads grids/*.toml into a Study; every name and key is checked here, once."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from optsweep_engines.optimizers import catalogue
+from optsweep_tui import published
+from optsweep_tui.core import CellSelection, FreshSeeds, Override, Scalar, Study, listed
+from optsweep_tui.errors import OptsweepError, UnknownName
+from optsweep_tui.grid import knob_name, model_name, optimizer_name, ratio
+from optsweep_tui.resources import shipped
+
+_STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TOP_KEYS = (
+    "name", "description", "baseline", "engine", "dataset", "seeds", "around", "published",
+    "defaults", "cells", "optimizer", "override", "fresh_seeds",
+)  # fmt: skip
+
+
+def names() -> list[str]:
+    """The grids that ship with the program."""
+    return sorted(path.stem for path in shipped("grids").glob("*.toml"))
+
+
+def load(name: str) -> Study:
+    """A shipped grid by name, or a grid file by path.
+
+    Raises:
+        OptsweepError: not found, not TOML, or with a mistake in it (the message says where).
+    """
+    path = Path(name)
+    if path.suffix != ".toml" and "/" not in name:
+        shipped_names = {entry.lower(): entry for entry in names()}
+        if name.lower() not in shipped_names:
+            raise UnknownName(
+                "grid", name, names(), hint="(optsweep grids lists the shipped ones; a path ends in .toml)"
+            )
+        path = shipped("grids") / f"{shipped_names[name.lower()]}.toml"
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise OptsweepError(f"grid file {path} does not exist", "optsweep grids lists the shipped ones") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptsweepError(f"{path} is not TOML: {error}", "mend that line") from None
+    except OSError as error:
+        raise OptsweepError(f"{path} cannot be read: {error.strerror}", "check its permissions") from None
+    return parse(data, str(path), default_name=path.stem)
+
+
+def parse(data: Mapping[str, Any], where: str, default_name: str) -> Study:
+    """A Study from the tables of a grid file; every name and key is checked here, once."""
+    _known(data, _TOP_KEYS, where)
+    name = str(data.get("name", default_name))
+    if not _STUDY_NAME.fullmatch(name):
+        raise OptsweepError(f'{where}: name = "{name}" may hold letters, digits, ".", "_" and "-" only')
+    per_optimizer = _table(data.get("optimizer", {}), f"{where}: optimizer")
+    start, sweep, blocks = {}, {}, {}
+    for key, table in per_optimizer.items():
+        place = f"{where}: optimizer.{key}"
+        optimizer = optimizer_name(key, f"{where}: optimizer")
+        _known(_table(table, place), ("set", "sweep", "block"), place)
+        start[optimizer] = _knobs(table.get("set", {}), f"{place}.set", [optimizer])
+        sweep[optimizer] = _lists(table.get("sweep", {}), f"{place}.sweep", [optimizer])
+        blocks[optimizer] = tuple(
+            _lists(block, f"{place}.block[{index}]", [optimizer])
+            for index, block in enumerate(listed(table.get("block", [])))
+        )
+    around = data.get("around", "incumbent")
+    if around not in ("incumbent", "start"):
+        raise UnknownName("around", str(around), ("incumbent", "start"), where)
+    source = data.get("published")
+    if source not in (None, "reference"):
+        raise UnknownName("published study", str(source), ("reference",), where)
+    return Study(
+        name=name,
+        description=str(data.get("description", "")),
+        baseline=optimizer_name(str(data.get("baseline", "adamw")), f"{where}: baseline"),
+        engine=str(data.get("engine", "torch")),
+        dataset=data.get("dataset"),
+        cells=_cells(data.get("cells"), where) if source is None or "cells" in data else _published_cells(),
+        defaults=_knobs(data.get("defaults", {}), f"{where}: defaults", None),
+        start=start,
+        sweep=sweep,
+        blocks=blocks,
+        overrides=tuple(
+            _override(item, f"{where}: override[{index}]") for index, item in enumerate(data.get("override", []))
+        ),
+        seeds=_seeds(data.get("seeds", [0]), where),
+        fresh_seeds=_fresh(data.get("fresh_seeds"), where),
+        published=source,
+        around=around,
+    )
+
+
+def _table(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise OptsweepError(f"{where} is not a table", "optsweep grids quickstart shows the form")
+    return value
+
+
+def _known(table: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
+    for key in table:
+        if key not in tuple(keys):
+            raise UnknownName("key", key, keys, where, "(optsweep grids quickstart shows the form)")
+
+
+def _cells(value: Any, where: str) -> tuple[CellSelection, ...]:
+    if not isinstance(value, list) or not value:
+        raise OptsweepError(f"{where}: there are no [[cells]]", "optsweep grids quickstart shows the form")
+    cells = []
+    for index, item in enumerate(value):
+        place = f"{where}: cells[{index}]"
+        _known(_table(item, place), ("optimizer", "model", "chinchilla"), place)
+        for key in ("optimizer", "model", "chinchilla"):
+            if not listed(item.get(key, [])):
+                raise OptsweepError(f"{place}: {key} is missing or empty", f"list at least one {key}")
+        cells.append(
+            CellSelection(
+                optimizer=tuple(
+                    optimizer_name(str(name), f"{place}: optimizer[{position}]")
+                    for position, name in enumerate(listed(item["optimizer"]))
+                ),
+                model=tuple(model_name(str(name), f"{place}: model") for name in listed(item["model"])),
+                chinchilla=tuple(ratio(value, f"{place}: chinchilla") for value in listed(item["chinchilla"])),
+            )
+        )
+    return tuple(cells)
+
+
+def _published_cells() -> tuple[CellSelection, ...]:
+    known = catalogue.optimizers()
+    return tuple(
+        CellSelection(optimizer=(cell.optimizer,), model=(cell.model,), chinchilla=(cell.chinchilla,))
+        for cell in published.reference().values()
+        if cell.optimizer in known
+    )
+
+
+def _override(item: Any, where: str) -> Override:
+    _known(_table(item, where), ("optimizer", "model", "chinchilla", "set", "sweep"), where)
+    optimizers = tuple(optimizer_name(str(name), where) for name in listed(item.get("optimizer", [])))
+    scope = list(optimizers) or None
+    return Override(
+        optimizer=optimizers,
+        model=tuple(model_name(str(name), where) for name in listed(item.get("model", []))),
+        chinchilla=tuple(ratio(value, where) for value in listed(item.get("chinchilla", []))),
+        set=_knobs(item.get("set", {}), f"{where}.set", scope),
+        sweep=_lists(item.get("sweep", {}), f"{where}.sweep", scope),
+    )
+
+
+def _fresh(value: Any, where: str) -> FreshSeeds | None:
+    if value is None:
+        return None
+    place = f"{where}: fresh_seeds"
+    _known(_table(value, place), ("optimizer", "count", "budgets"), place)
+    budgets = value.get("budgets", "ends")
+    if budgets not in ("ends", "all", "largest"):
+        raise UnknownName("budgets", str(budgets), ("ends", "all", "largest"), place)
+    count = value.get("count", 3)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise OptsweepError(f"{place}: count = {count!r} is not a positive whole number", "write count = 3")
+    optimizers = tuple(optimizer_name(str(name), place) for name in listed(value.get("optimizer", ["adamw"])))
+    return FreshSeeds(optimizer=optimizers, count=count, budgets=budgets)
+
+
+def _seeds(value: Any, where: str) -> tuple[int, ...]:
+    seeds = listed(value)
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise OptsweepError(
+                f"{where}: seed {seed!r} is not a whole number from 0 to 4294967295", "write seeds = [0, 1]"
+            )
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise OptsweepError(f"{where}: seeds = {list(seeds)} is empty or names one twice", "write seeds = [0, 1]")
+    return seeds
+
+
+def _knobs(table: Any, where: str, optimizers: list[str] | None) -> dict[str, Scalar]:
+    result: dict[str, Scalar] = {}
+    for key, value in _table(table, where).items():
+        if isinstance(value, list | Mapping):
+            raise OptsweepError(f"{where}: {key} = {value!r} is not a single value", "lists belong under sweep")
+        result[knob_name(key, optimizers, where)] = value
+    return result
+
+
+def _lists(table: Any, where: str, optimizers: list[str] | None) -> dict[str, tuple[Scalar, ...]]:
+    result = {}
+    for key, value in _table(table, where).items():
+        values = listed(value)
+        if not values or any(isinstance(entry, list | Mapping) for entry in values):
+            raise OptsweepError(f"{where}: {key} = {value!r} is not a list of values", f"write {key} = [0.001, 0.002]")
+        result[knob_name(key, optimizers, where)] = values
+    return result
