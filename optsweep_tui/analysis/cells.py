@@ -12,7 +12,7 @@ import pandas as pd
 
 from optsweep_tui.analysis import flags as F
 from optsweep_tui.analysis.columns import GROUP
-from optsweep_tui.analysis.edges import Edge, KnobInfo, edges
+from optsweep_tui.analysis.edges import Edge, KnobInfo, Ranges, declared_ranges, edges
 from optsweep_tui.analysis.runs import FINISHED, LOST, TUNING, Config, GroupKey, Run, grouped, sort_key
 
 # analysis.md: a finished run this far above the best of its cell is FAR, nats.
@@ -92,13 +92,13 @@ def groups(results: pd.DataFrame, knob_info: KnobInfo | None = None) -> list[Gro
 
     Args:
         results: one row per run, columns of `columns.RESULTS`.
-        knob_info: declared range per optimizer and knob; a best value at a declared bound is no edge.
+        knob_info: declared knobs (`edges.KnobInfo`); a best value at a declared bound is no edge.
     """
     found = []
     for key, cells in grouped(results).items():
         seed = base_seed([run for runs in cells.values() for run in runs], cells)
         losses = [
-            cell_loss(optimizer, tokens, runs, seed, (knob_info or {}).get(optimizer, {}))
+            cell_loss(optimizer, tokens, runs, seed, declared_ranges(knob_info, optimizer))
             for (optimizer, tokens), runs in cells.items()
         ]
         losses.sort(key=lambda cell: (cell.tokens, cell.optimizer))
@@ -130,7 +130,7 @@ def cell_loss(
     tokens: float,
     runs: list[Run],
     seed: int | None,
-    ranges: Mapping[str, tuple[float | None, float | None]],
+    ranges: Ranges,
 ) -> CellLoss:
     """Reduce the runs of one cell.
 
@@ -176,7 +176,7 @@ def _with_best(
     near: list[Run],
     seed: int | None,
     marks: set[str],
-    ranges: Mapping[str, tuple[float | None, float | None]],
+    ranges: Ranges,
 ) -> CellLoss:
     """The cell with its best configuration chosen among the runs near its smallest loss."""
     by_config: dict[Config, dict[int | None, list[Run]]] = {}

@@ -5,12 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from optsweep_tui.analysis.runs import Run
 
-KnobInfo: TypeAlias = Mapping[str, Mapping[str, tuple[float | None, float | None]]]
-"""Declared range of each knob, optimizer -> knob -> (low, high), None = open. A value at a bound is no edge."""
+
+class Declared(Protocol):
+    """A knob of a catalogue: all that counts here is its range."""
+
+    @property
+    def low(self) -> float | None: ...
+
+    @property
+    def high(self) -> float | None: ...
+
+
+KnobInfo: TypeAlias = Mapping[str, Declared | Mapping[str, Declared]]
+"""Declared knobs by name; or by optimizer, then name, which wins where ranges differ between optimizers."""
+Ranges: TypeAlias = Mapping[str, tuple[float | None, float | None]]
+"""Knob -> (low, high), None = open. A best value at a declared bound is no edge."""
 
 # Bounds that cannot be crossed whatever the rule declares: no knob goes below 0 (0 switches weight decay, clipping or
 # warmup off), and a decay phase is at most the whole run.
@@ -31,7 +44,18 @@ class Edge:
         return f"{self.knob}={self.value:g} ({'lowest' if self.side == 'low' else 'highest'} swept)"
 
 
-def edges(best: Run, runs: Iterable[Run], ranges: Mapping[str, tuple[float | None, float | None]]) -> list[Edge]:
+def declared_ranges(knob_info: KnobInfo | None, optimizer: str) -> Ranges:
+    """Ranges of one optimizer's knobs."""
+    flat, own = {}, {}
+    for name, entry in (knob_info or {}).items():
+        if not isinstance(entry, Mapping):
+            flat[name] = (entry.low, entry.high)
+        elif name == optimizer:
+            own = {knob: (declared.low, declared.high) for knob, declared in entry.items()}
+    return flat | own
+
+
+def edges(best: Run, runs: Iterable[Run], ranges: Ranges) -> list[Edge]:
     """Edges of one cell, by knob name.
 
     The swept list of a knob is every value that a run of the cell reports on, diverged ones included: when the next

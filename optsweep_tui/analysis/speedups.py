@@ -56,7 +56,7 @@ def speedup(
         max_chinchilla: largest ratio of the baseline's fit points; competitors are not cut.
         draws: bootstrap draws.
         rng_seed: seed of the bootstrap; the same rows give the same numbers in any order.
-        knob_info: declared range per optimizer and knob (`edges.KnobInfo`).
+        knob_info: declared knobs with their ranges (`edges.KnobInfo`); a best value at a declared bound is no edge.
 
     Returns:
         Columns of `columns.SPEEDUP`, by group, optimizer and rising budget.

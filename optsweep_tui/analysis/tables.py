@@ -29,7 +29,7 @@ def table(
         results: one row per run, columns of `columns.RESULTS`.
         baseline: optimizer that gaps and fairness refer to.
         sigma: run-to-run standard deviation, nats; used exactly as given. Default: measured, else the prior, else none.
-        knob_info: declared range per optimizer and knob (`edges.KnobInfo`).
+        knob_info: declared knobs with their ranges (`edges.KnobInfo`); a best value at a declared bound is no edge.
 
     Returns:
         Columns of `columns.TABLE`.

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from optsweep_engines.optimizers.base import Knob
 from optsweep_tui.analysis import flags as F
 from optsweep_tui.analysis import table
 from optsweep_tui.analysis.columns import TABLE
@@ -233,8 +234,11 @@ def test_bounds_that_cannot_be_crossed_are_no_edges(knob: str, values: dict[floa
 def test_a_declared_bound_is_no_edge_and_an_inner_end_still_is() -> None:
     rows = frame(sweep("adamw", {0.9: 3.1, 0.95: 3.0}, "beta1"))
     assert only(table(rows))["edges"] == ["beta1=0.95 (highest swept)"]
-    assert only(table(rows, knob_info={"adamw": {"beta1": (0.0, 0.95)}}))["edges"] == []
-    assert only(table(rows, knob_info={"adamw": {"beta1": (0.0, 0.99)}}))["edges"] != []
+    narrow, wide = (Knob(name="beta1", kind="float", default=0.9, doc="", low=0.0, high=high) for high in (0.95, 0.99))
+    assert only(table(rows, knob_info={"beta1": narrow}))["edges"] == []
+    assert only(table(rows, knob_info={"beta1": wide}))["edges"] != []
+    assert only(table(rows, knob_info={"beta1": wide, "adamw": {"beta1": narrow}}))["edges"] == []
+    assert only(table(rows, knob_info={"muon": {"beta1": narrow}}))["edges"] != []
 
 
 def test_numbers_of_runs_beyond_a_quarter_apart_are_untuned_and_fresh_seeds_do_not_count() -> None:
