@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -32,6 +31,8 @@ class UnknownName(OptsweepError):
     """A name that no catalogue holds, with the nearest one that it does."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], where: str = "", hint: str = "") -> None:
+        import difflib  # 3 ms that only a typo pays
+
         names = list(known)
         near = difflib.get_close_matches(name.lower(), [entry.lower() for entry in names], n=1, cutoff=0.5)
         match = next((entry for entry in names if near and entry.lower() == near[0]), None)

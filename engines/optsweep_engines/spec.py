@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypedDict
 
@@ -26,9 +27,7 @@ def canonical_scalar(value: Scalar) -> Scalar:
     Raises:
         ValueError: for NaN and infinities, which no knob may hold.
     """
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, float):
+    if type(value) is float:
         if not math.isfinite(value):
             raise ValueError(f"{value} is not a finite number")
         value = float(f"{value:.12g}")
@@ -41,11 +40,11 @@ def canonical_json(data: Any) -> str:
     """Sorted keys, no blanks, canonical numbers: the text that is hashed."""
 
     def canonical(item: Any) -> Any:
+        if item is None or isinstance(item, str | float | int):
+            return canonical_scalar(item)
         if isinstance(item, Mapping):
-            return {str(key): canonical(item[key]) for key in item}
-        if isinstance(item, list | tuple):
-            return [canonical(entry) for entry in item]
-        return canonical_scalar(item)
+            return {str(key): canonical(entry) for key, entry in item.items()}
+        return [canonical(entry) for entry in item]
 
     return json.dumps(canonical(data), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -167,7 +166,7 @@ class RunSpec:
         """Model FLOPs of the whole run."""
         return self.shape.flops_per_token(self.seq_len) * self.steps * self.tokens_per_step
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """First 128 bits (32 hex digits) of sha256 over the canonical JSON."""
         data = self.to_dict()
@@ -180,7 +179,7 @@ class RunSpec:
         """Plain JSON types, all fields."""
         data = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         data["hyperparameters"] = dict(self.hyperparameters)
-        data["shape"] = dataclasses.asdict(self.shape)
+        data["shape"] = dict(vars(self.shape))
         return data
 
     @classmethod

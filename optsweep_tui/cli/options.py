@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optsweep_tui import settings
-from optsweep_tui.core import Filter
-from optsweep_tui.errors import OptsweepError
-from optsweep_tui.settings import Workspace
+if TYPE_CHECKING:
+    from optsweep_tui.core import Filter
+    from optsweep_tui.settings import Workspace
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 WorkspaceDir = Annotated[
@@ -41,7 +40,7 @@ def complete_grid(incomplete: str) -> list[str]:
 
 def complete_run(incomplete: str) -> list[str]:
     """Run ids of the workspace for shell completion."""
-    from optsweep_tui import rundir
+    from optsweep_tui import rundir, settings
 
     return [run_id for run_id in rundir.run_ids(settings.workspace().runs) if run_id.startswith(incomplete)][:200]
 
@@ -72,6 +71,8 @@ Runs = Annotated[list[str] | None, typer.Argument(help="Run ids, or their first 
 
 def open_workspace(context: typer.Context, workspace: Path | None) -> Workspace:
     """The workspace of this call: the verb's option, else the one before the verb, else the environment's."""
+    from optsweep_tui import settings
+
     return settings.workspace(workspace or context.obj)
 
 
@@ -91,6 +92,7 @@ def make_filter(
 ) -> Filter:
     """The filter of an analysis verb; optimizer aliases become catalogue names, unknown names are errors."""
     from optsweep_tui import grid
+    from optsweep_tui.core import Filter
 
     return Filter(
         study=study,
@@ -105,6 +107,8 @@ def make_filter(
 
 def checked_sigma(sigma: float | None) -> float | None:
     """A sigma that can be one."""
+    from optsweep_tui.errors import OptsweepError
+
     if sigma is not None and not 0 < sigma < float("inf"):
         raise OptsweepError(
             f"--sigma {sigma:g} is not a positive number of nats", "leave it out to use the measured one"
