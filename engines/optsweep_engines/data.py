@@ -133,14 +133,22 @@ def dataset(name: str) -> DatasetEntry:
 
 
 def prepare(name: str, root: Path) -> PreparedDataset:
-    """Write the shards to `root/<name>-<first 12 of hash>` and return them; the folder appears whole or not at all.
+    """Write the shards of a dataset by name; see `write`.
 
     Raises:
         LookupError: no such dataset.
-        ValueError: it cannot be prepared here, or its documents are too few for a held-out split.
+    """
+    return write(dataset(name), root)
+
+
+def write(entry: DatasetEntry, root: Path) -> PreparedDataset:
+    """Write the shards to `root/<name>-<first 12 of hash>` and return them; the folder appears whole or not at all.
+
+    Raises:
+        ValueError: it cannot be prepared here, a token is not below vocab_size, or its documents are too few for a
+            held-out split.
         OSError: the folder cannot be written.
     """
-    entry = dataset(name)
     if entry.documents is None or entry.fingerprint is None:
         raise ValueError(f"dataset {entry.name} cannot be prepared here: {entry.source}")
     train: list[Tokens] = []
@@ -151,6 +159,9 @@ def prepare(name: str, root: Path) -> PreparedDataset:
     if not train or not validation:
         raise ValueError(f"dataset {entry.name}: {len(train) + len(validation)} documents are too few to hold some out")
     splits = {"train": np.concatenate(train), "validation": np.concatenate(validation)}
+    largest = max(int(tokens.max()) for tokens in splits.values())
+    if largest >= entry.vocab_size:
+        raise ValueError(f"dataset {entry.name}: token {largest} is outside its vocabulary of {entry.vocab_size}")
     sha256 = _content_hash(entry.vocab_size, splits["train"], splits["validation"])
     root.mkdir(parents=True, exist_ok=True)
     final = root / f"{entry.name}-{sha256[:12]}"

@@ -267,7 +267,7 @@ class Loop:
 
     def record(self, status: RecordStatus, error: object = None) -> RunRecord:
         """The account of this run as it stands."""
-        lines = str(error).strip().splitlines() if error is not None else []
+        lines = (str(error).strip() or type(error).__name__).splitlines() if error is not None else []
         steady = self.rates[1:] or self.rates
         trainer = self.trainer
         return RunRecord(
