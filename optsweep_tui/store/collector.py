@@ -180,13 +180,11 @@ class Collector:
                 "SELECT run, attempt, first_step, last_step, repeats FROM attempt"
             ):
                 self._steps.setdefault(run, {})[attempt] = _Steps(first=first, last=last, repeats=repeats)
-            for path, signature, *numbers in fetch(
-                "SELECT path, signature, generation, inode, size, mtime_ns, position, lines, skipped, tail FROM src_offset"
-            ):
+            names = [item.name for item in dataclasses.fields(_Offset)]
+            for path, signature, *numbers in fetch(f"SELECT path, signature, {', '.join(names)} FROM src_offset"):
                 if signature is not None:
                     self._signatures[path] = signature
                 else:
-                    names = (item.name for item in dataclasses.fields(_Offset))
                     self._offsets[path] = _Offset(**dict(zip(names, numbers, strict=True)))
 
     def _visit(self, files: RunFiles) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,8 @@ NATIVE = "native"
 """Origin of a run that this program trained."""
 
 _INT64 = 2**63
+_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
+"""In JSON text: a sign beyond 16 bits, or half of one, which no UTF-8 holds."""
 
 
 def run_row(run: int, spec: RunSpec, state: RunState, attempts: int, repeats: bool) -> Row:
@@ -35,7 +38,9 @@ def run_row(run: int, spec: RunSpec, state: RunState, attempts: int, repeats: bo
     Raises:
         ValueError: a number of the spec does not fit the store.
     """
-    json.dumps(spec.to_dict(), ensure_ascii=False).encode()  # the same for the texts inside
+    text = canonical_json(spec.to_dict())
+    if _SURROGATE.search(text):
+        json.dumps(json.loads(text), ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
     row: Row = {
         "run": run,
         "run_id": state.run_id,
@@ -67,7 +72,7 @@ def run_row(run: int, spec: RunSpec, state: RunState, attempts: int, repeats: bo
         ),
         "optimizer_file_hash": spec.optimizer_file_hash,
         "numerics_version": spec.numerics_version,
-        "spec": canonical_json(spec.to_dict()),
+        "spec": text,
         "repeats": repeats,
     }
     _check_types(row, RUN)
@@ -82,7 +87,6 @@ def _check_types(row: Row, schema: pa.Schema) -> None:
             continue
         if item.type == pa.string():
             right = isinstance(value, str)
-            str(value).encode()  # halves of surrogate pairs: UnicodeEncodeError is a ValueError
         else:
             right = isinstance(value, int | float) and not isinstance(value, bool)
             if right and item.type != pa.float64():

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from optsweep_tui import rundir
 
-_OF_RUN = frozenset({rundir.SPEC, rundir.CANCEL})
+# A marker of a study is put in place by a rename, which changes the time of its folder: the folder is enough.
+_OF_RUN = frozenset({rundir.SPEC, rundir.CANCEL, rundir.STUDIES})
 _OF_ATTEMPT = frozenset({rundir.INTENT, rundir.CLAIM, rundir.RECORD, rundir.EXIT})
 _STREAMS = (rundir.METRICS, rundir.EVENTS)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """One append-only file of an attempt."""
 
     path: str
@@ -29,8 +29,7 @@ class Source:
     mtime_ns: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunFiles:
+class RunFiles(NamedTuple):
     """A run folder as seen in one look."""
 
     run_id: str
@@ -47,24 +46,21 @@ def scan(runs_root: str, run_id: str) -> RunFiles | None:
     sources: list[Source] = []
     folders: list[tuple[int, str]] = []
     has_spec = False
-    where = f"{runs_root}/{run_id}"
     try:
-        with os.scandir(where) as entries:
+        with os.scandir(f"{runs_root}/{run_id}") as entries:
             for entry in entries:
                 name = entry.name
                 if name in _OF_RUN:
                     seen.append(_stamp(name, entry))
                     has_spec = has_spec or name == rundir.SPEC
-                elif name == rundir.STUDIES:
-                    seen += _small_files(entry.path, name, None)
-                elif name.startswith("a") and name[1:].isdigit():
-                    folders.append((int(name[1:]), name))
+                elif name[0] == "a" and name[1:].isdigit():
+                    folders.append((int(name[1:]), entry.path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     folders.sort()
-    for number, name in folders:
-        seen += _small_files(f"{where}/{name}", name, (f"{run_id}/{name}", number, sources))
-        seen.append(name)
+    for number, where in folders:
+        seen.append(f"a{number}")
+        _look_at_attempt(where, run_id, number, seen, sources)
     seen.sort()
     return RunFiles(
         run_id=run_id,
@@ -75,33 +71,20 @@ def scan(runs_root: str, run_id: str) -> RunFiles | None:
     )
 
 
-def _small_files(where: str, label: str, attempt: tuple[str, int, list[Source]] | None) -> list[str]:
-    """Stamps of the small files of a folder; the streams of an attempt are appended to its list of sources."""
-    seen = []
+def _look_at_attempt(where: str, run_id: str, number: int, seen: list[str], sources: list[Source]) -> None:
+    """Add an attempt's small files to `seen` and its streams to `sources`."""
     try:
         with os.scandir(where) as entries:
             for entry in entries:
-                if attempt is None:
-                    if entry.name.endswith(".json"):
-                        seen.append(_stamp(f"{label}/{entry.name}", entry))
-                elif entry.name in _OF_ATTEMPT:
-                    seen.append(_stamp(f"{label}/{entry.name}", entry))
-                elif entry.name in _STREAMS:
+                name = entry.name
+                if name in _OF_ATTEMPT:
+                    seen.append(_stamp(f"a{number}/{name}", entry))
+                elif name in _STREAMS:
                     stat = entry.stat()
-                    path, number, sources = attempt
-                    sources.append(
-                        Source(
-                            path=f"{path}/{entry.name}",
-                            name=entry.name,
-                            attempt=number,
-                            inode=stat.st_ino,
-                            size=stat.st_size,
-                            mtime_ns=stat.st_mtime_ns,
-                        )
-                    )
+                    path = f"{run_id}/a{number}/{name}"
+                    sources.append(Source(path, name, number, stat.st_ino, stat.st_size, stat.st_mtime_ns))
     except (FileNotFoundError, NotADirectoryError):
         pass
-    return seen
 
 
 def _stamp(label: str, entry: os.DirEntry[str]) -> str:
