@@ -21,7 +21,11 @@ class DatasetLookup:
                 entry = data.dataset(name)
             except LookupError:
                 raise UnknownName("dataset", name, data.datasets(), hint="(optsweep datasets lists all)") from None
-            prepared = data.find(entry.name, self._workspace.data)
+            try:
+                prepared = data.find(entry.name, self._workspace.data)
+            except ValueError as error:
+                hint = "move that folder away: the dataset is then prepared anew"
+                raise OptsweepError(f"dataset {entry.name} is damaged: {error}", hint) from None
             if prepared is None and self._prepare:
                 if entry.documents is None:
                     raise OptsweepError(
