@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pa_compute
 import pyarrow.json as pa_json
 
 FAST_COLUMNS = 512
@@ -29,9 +30,11 @@ MAX_KEY_LENGTH = 200
 MAX_STEP = 2**53
 """A step beyond this is garbage: it is no longer a whole number in a float."""
 
-_NOT_FINITE = r"[-+]?(?:nan(?:\([a-z0-9_]*\))?|inf(?:inity)?|none|null|n/a|1\.?#(?:inf|ind|qnan|snan|j)[0-9]*)"
-_NOT_FINITE_TEXT = re.compile(rf"\s*{_NOT_FINITE}\s*", re.IGNORECASE)
-_NOT_FINITE_BARE = re.compile(rf"(?<=[:\[,])(\s*){_NOT_FINITE}(?=\s*[,}}\]])", re.IGNORECASE)
+_NOT_FINITE = r"[-+]?(?:nan(?:\([a-z0-9_]*\))?|inf(?:inity)?|1\.?#(?:inf|ind|qnan|snan|j)[0-9]*)"
+# RE2, which Arrow uses, and Python read this the same way.
+_NOT_FINITE_TEXT = rf"^\s*{_NOT_FINITE}\s*$"
+_IS_NOT_FINITE = re.compile(_NOT_FINITE_TEXT, re.IGNORECASE | re.ASCII)
+_NOT_FINITE_BARE = re.compile(rf"(?<=[:\[,])(\s*)(?:{_NOT_FINITE}|none|n/a)(?=\s*[,}}\]])", re.IGNORECASE)
 _BOM = b"\xef\xbb\xbf"
 
 Numbers = npt.NDArray[np.float64]
@@ -93,10 +96,10 @@ class MetricParser:
 
     def _fast(self, block: bytes, lines: int) -> Points | None:
         """None where Arrow is not the right reader."""
-        # Flat objects only, one a line: Arrow crashes on deep nesting, and takes two objects on one line for two lines.
-        if lines < SMALL_LINES or "step" not in self._columns:
-            return None
-        if block.count(b"{") != lines or block.count(b"}") != lines or b"[" in block:
+        # Flat objects only, one to a line and at its start: Arrow crashes on deep nesting, and takes two objects on one
+        # line for two lines.
+        flat = block.count(b"{") == block.count(b"}") == lines and b"[" not in block
+        if not flat or not block.startswith(b"{") or block.count(b"\n{") != lines - 1:
             return None
         # Written as NaN a null stays apart from an absent value.
         plain = block.replace(b": null", b": NaN").replace(b":null", b":NaN") if b"null" in block else block
@@ -118,9 +121,13 @@ class MetricParser:
             return None
         series = []
         for name, kind in self._columns.items():
+            column = table.column(name)
+            if kind == pa.string():
+                texts = pa_compute.match_substring_regex(column, _NOT_FINITE_TEXT, ignore_case=True)
+                if pa_compute.any(texts).as_py():
+                    return None
             if kind != pa.float64():
                 continue
-            column = table.column(name)
             if column.null_count == lines:
                 continue
             if column.null_count:
@@ -247,7 +254,7 @@ def _number(value: Any) -> float | None:
             return float(value) if math.isfinite(value) else math.nan
         except OverflowError:
             return math.nan
-    if isinstance(value, str) and _NOT_FINITE_TEXT.fullmatch(value):
+    if isinstance(value, str) and _IS_NOT_FINITE.search(value):
         return math.nan
     return None
 

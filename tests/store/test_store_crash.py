@@ -109,6 +109,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(where)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_nothing_is_lost(small_disk: Path, tmp_path: Path) -> None:
     store, runs = small_disk / "results.duckdb", tmp_path / "runs"
     folders = plant(runs, *(make_spec(seed=seed) for seed in range(3)))
@@ -147,6 +148,7 @@ def test_a_disk_too_full_for_an_empty_store_is_one_line(small_disk: Path, tmp_pa
     assert sorted(path.name for path in small_disk.iterdir()) in (["ballast"], ["ballast", "results.duckdb.lock"])
 
 
+@pytest.mark.slow
 def test_readers_that_poll_all_the_time_see_no_error_and_no_step_twice(tmp_path: Path) -> None:
     """Two reading processes and one reading thread while a collector takes in growing files."""
     store, runs = tmp_path / "results.duckdb", tmp_path / "runs"

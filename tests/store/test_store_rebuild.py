@@ -127,6 +127,7 @@ def test_a_snapshot_overwrites_nothing_unasked(workspace: Path) -> None:
     assert len(queries.run_rows(target)) == 7
 
 
+@pytest.mark.slow
 def test_the_store_stays_small_when_runs_are_collected_again_and_again(tmp_path: Path) -> None:
     store, runs = tmp_path / "results.duckdb", tmp_path / "runs"
     folder = plant(runs, make_spec())[0]
