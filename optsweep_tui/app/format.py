@@ -89,3 +89,16 @@ def both_ends(left: Row, right: Row, width: int) -> Row:
     if space < 1:
         return cut(left, width)
     return (*left, Span(" " * space), *right)
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """The words of a text on lines of at most `width` columns; a word that is longer is cut in pieces."""
+    lines: list[str] = []
+    for word in text.split():
+        pieces = [word[start : start + max(1, width)] for start in range(0, len(word), max(1, width))]
+        for piece in pieces:
+            if lines and len(lines[-1]) + 1 + len(piece) <= width:
+                lines[-1] += f" {piece}"
+            else:
+                lines.append(piece)
+    return lines

@@ -14,6 +14,9 @@ from optsweep_engines import folder, models
 from optsweep_engines.run import AttemptLog
 from optsweep_engines.spec import RunRecord, RunSpec
 from optsweep_tui import rundir, settings
+from optsweep_tui.app.model import RunRow, Snapshot, StudyInfo
+from optsweep_tui.core import Cell
+from optsweep_tui.flow import RunLine
 from optsweep_tui.settings import Workspace
 
 SCALE = {"adamw": 1.0, "muon": 0.93, "sgd": 1.16}
@@ -160,3 +163,41 @@ def sweep(
         where.studies / f"{study}.json", {"name": study, "baseline": "adamw", "fresh_seeds": None, "runs": records}
     )
     return [claim for claim in claims if claim is not None]
+
+
+def row(
+    of: RunSpec,
+    state: str = "done",
+    loss: float | None = 2.0,
+    step: int | None = None,
+    studies: tuple[str, ...] = ("s",),
+) -> RunRow:
+    """One run as the screens see it, without any folder."""
+    lr = of.hyperparameters["lr"]
+    line = RunLine(
+        run_id=of.run_id,
+        state=state,
+        optimizer=of.optimizer,
+        model=of.model,
+        chinchilla=of.chinchilla,
+        seed=of.seed,
+        engine=of.engine,
+        host="local",
+        attempt=0 if state == "planned" else 1,
+        step=of.steps if step is None else step,
+        steps=of.steps,
+        loss=loss,
+        tokens_per_second=48761.0 if loss is not None else None,
+        eta_seconds=75.0 if state == "running" else None,
+        lr=float(lr) if isinstance(lr, int | float) else None,
+    )
+    return RunRow(line=line, cell=Cell.of(of), studies=studies)
+
+
+def snapshot(rows: Iterable[RunRow], *studies: str) -> Snapshot:
+    """A look at such runs."""
+    known = tuple(rows)
+    infos = tuple(StudyInfo(name=name) for name in studies or ("s",))
+    return Snapshot(
+        rows=known, studies=infos, read=len(known), total=len(known), by_id={entry.run_id: entry for entry in known}
+    )

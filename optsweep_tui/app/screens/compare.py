@@ -22,8 +22,6 @@ from optsweep_tui.charts.chart import Span
 
 WIDE = 100
 """Columns from which legend and speedups stand beside the chart."""
-SIDE = 46
-"""Columns of what stands beside it."""
 
 
 class CompareScreen(BaseScreen):
@@ -33,7 +31,7 @@ class CompareScreen(BaseScreen):
     DEFAULT_CSS = """
     CompareScreen #status { height: 1; }
     CompareScreen #side { dock: bottom; }
-    CompareScreen.wide #side { dock: right; height: 1fr; width: 46; }
+    CompareScreen.wide #side { dock: right; height: 1fr; width: 48; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("x", "axis", "axis", id="compare.axis"),

@@ -192,6 +192,7 @@ class RunsScreen(BaseScreen):
             else:
                 self.bench.mark([row.run_id])
             self.table.action_move(1)
+            self._under = self.under.run_id if self.under else None
             self.refresh_all()
 
     def action_mark_all(self) -> None:

@@ -18,7 +18,7 @@ from optsweep_tui.app.widgets.column import Column
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.app.widgets.table import VirtualTable
 from optsweep_tui.charts import style
-from optsweep_tui.charts.chart import Span
+from optsweep_tui.charts.chart import Row, Span
 from optsweep_tui.errors import OptsweepError
 
 WIDEST = 40
@@ -87,7 +87,7 @@ class SqlScreen(BaseScreen):
         if self._examples is None:
             self._examples = []
             self.bench.run_worker(self._learn, thread=True, group="sql")
-        self.query_one("#status", SpanView).show([self._note])
+        self._show_note()
 
     def _learn(self) -> None:
         """In a worker: loading the store's library takes longer than a key press may."""
@@ -105,7 +105,19 @@ class SqlScreen(BaseScreen):
 
     def _say(self, *spans: Span) -> None:
         self._note = spans
-        self.query_one("#status", SpanView).show([self._note])
+        self._show_note()
+
+    def _show_note(self) -> None:
+        """One line; an error takes as many as it needs, for its end says what to do."""
+        view = self.query_one("#status", SpanView)
+        if self._note and self._note[0].colour == style.BAD:
+            rows: list[Row] = [
+                (Span(f" {line}", style.BAD),) for line in fmt.wrapped(self._note[0].text, self.size.width - 2)
+            ][:8]
+        else:
+            rows = [self._note]
+        view.styles.height = max(1, len(rows))
+        view.show(rows)
 
     def action_edit(self) -> None:
         """Into the editor."""
@@ -161,7 +173,7 @@ class SqlScreen(BaseScreen):
         """Show the answer."""
         self._busy = False
         if message.wrong:
-            self._say(Span(f" {message.note}", style.BAD))
+            self._say(Span(message.note, style.BAD))
             return
         self._show(message.names, message.rows)
         self._say(Span(f" {message.note}", style.GREY))

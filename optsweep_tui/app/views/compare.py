@@ -108,7 +108,7 @@ def legend(
         rows.append((Span(f" {letter} ", colour, bold=True), Span(name + " ", colour), *ending))
     if len(shown) < len(drawn):
         rows.append((Span(f"   and {len(drawn) - len(shown)} more", style.GREY),))
-    return rows[:height]
+    return [fmt.cut(row, width) for row in rows[:height]]
 
 
 def _value(value: float | None, metric: str) -> str:
@@ -170,8 +170,8 @@ def speedup_rows(speedups: Speedups, width: int, height: int) -> list[Row]:
     right = "95 % " if speedups.rows else ""
     rows: list[Row] = [fmt.both_ends((Span(title, bold=True),), (Span(right, style.GREY),), width)]
     if speedups.message:
-        rows += [(Span(f" {text}", style.GREY),) for text in _wrapped(speedups.message, width - 2)]
-        return rows[:height]
+        rows += [(Span(f" {text}", style.GREY),) for text in fmt.wrapped(speedups.message, width - 2)]
+        return [fmt.cut(row, width) for row in rows[:height]]
     if speedups.busy:
         rows.append((Span(" working it out ...", style.GREY),))
     models = len({row.model for row in speedups.rows}) > 1
@@ -187,17 +187,17 @@ def speedup_rows(speedups: Speedups, width: int, height: int) -> list[Row]:
     foot = [note for note, wanted in notes.items() if wanted]
     if speedups.stale:
         foot.append("runs ended since: optsweep collect")
-    foot = [line for note in foot for line in _wrapped(note, width - 2)]
+    foot = [line for note in foot for line in fmt.wrapped(note, width - 2)]
     room = height - 1 - len(foot) - (1 if foot else 0)
     body: list[Row] = []
-    for row in speedups.rows:
-        body += _speedup(row, models, width)
+    for entry in speedups.rows:
+        body += _speedup(entry, models, width)
     if len(body) > room:
         body = [*body[: max(0, room - 1)], (Span(" ...", style.GREY),)]
     rows += body
     if foot:
         rows += [(), *((Span(f" {note}", style.GREY),) for note in foot)]
-    return rows[:height]
+    return [fmt.cut(row, width) for row in rows[:height]]
 
 
 def _speedup(row: SpeedupRow, models: bool, width: int) -> list[Row]:
@@ -211,7 +211,7 @@ def _speedup(row: SpeedupRow, models: bool, width: int) -> list[Row]:
     dim = row.state == "REFUSE"
     spans = [
         Span(name, style.colour_of(row.optimizer)),
-        Span(f"{value:>7}{mark or ' '}", style.GREY if dim else None, bold=row.resolved),
+        Span(f"{value:>6}{mark or ' '}", style.GREY if dim else None, bold=row.resolved),
         Span(f" {interval:<11} ", style.GREY if dim else None),
         Span(row.state, {"EXTRAP": "#e0b050", "REFUSE": style.GREY}.get(row.state)),
     ]
@@ -221,7 +221,7 @@ def _speedup(row: SpeedupRow, models: bool, width: int) -> list[Row]:
         spans.append(Span(f" = {row.tied_with}", style.GREY))
     rows = [fmt.cut(tuple(spans), width)]
     if row.state == "REFUSE" and row.reason:
-        rows += [(Span(f"   {text}", style.GREY),) for text in _wrapped(row.reason, width - 4)[:2]]
+        rows += [(Span(f"   {text}", style.GREY),) for text in fmt.wrapped(row.reason, width - 4)[:2]]
     return rows
 
 
@@ -231,13 +231,3 @@ def _interval(low: float, high: float) -> str:
     left = f"{low:.2f}" if math.isfinite(low) and low > 0 else "0"
     right = f"{high:.2f}" if math.isfinite(high) else "open"
     return f"{left} - {right}"
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    lines: list[str] = []
-    for word in text.split():
-        if lines and len(lines[-1]) + 1 + len(word) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines

@@ -1,0 +1,158 @@
+"""The matrix, the filter and the choice of curves, from plain rows."""
+
+from __future__ import annotations
+
+import pytest
+
+from optsweep_tui.app import model
+from optsweep_tui.app.views import compare
+from tests.app import made
+
+
+def test_a_cell_shows_its_best_final_loss_and_not_a_smaller_training_loss() -> None:
+    rows = [
+        made.row(made.spec(lr=0.003), "done", 2.10),
+        made.row(made.spec(lr=0.006), "done", 2.03),
+        made.row(made.spec(lr=0.012), "running", 1.50, step=10),
+    ]
+    cell = model.cell_view(rows)
+    assert (cell.state, cell.loss, cell.final, cell.unfinished) == ("running", 2.03, True, True)
+    assert cell.best is rows[1]
+
+
+def test_a_cell_without_a_final_loss_shows_the_training_loss_as_unfinished() -> None:
+    cell = model.cell_view(
+        [made.row(made.spec(), "running", 2.5, step=10), made.row(made.spec(lr=0.003), "queued", None)]
+    )
+    assert (cell.state, cell.loss, cell.final, cell.unfinished) == ("running", 2.5, False, True)
+
+
+@pytest.mark.parametrize(
+    ("states", "shown"),
+    [
+        (("done", "done"), "done"),
+        (("done", "failed"), "bad"),
+        (("done", "orphan"), "bad"),
+        (("planned", "done"), "waiting"),
+        (("failed", "running"), "running"),
+        (("diverged", "diverged"), "none"),
+        (("diverged", "done"), "done"),
+        (("cancelled",), "none"),
+    ],
+)
+def test_the_glyph_of_a_cell_is_what_needs_a_look_first(states: tuple[str, ...], shown: str) -> None:
+    rows = [
+        made.row(made.spec(lr=0.001 * (place + 1)), state, 2.0 if state in ("done", "running") else None)
+        for place, state in enumerate(states)
+    ]
+    assert model.cell_view(rows).state == shown
+
+
+def test_the_edge_mark_is_set_only_when_the_best_lr_is_an_end_of_those_tried() -> None:
+    def cell(losses: list[float | None]) -> model.CellView:
+        lrs = (0.003, 0.006, 0.012)
+        return model.cell_view(
+            [
+                made.row(made.spec(lr=lr), "done" if loss else "diverged", loss)
+                for lr, loss in zip(lrs, losses, strict=True)
+            ]
+        )
+
+    assert not cell([2.1, 2.0, 2.2]).lr_edge
+    assert cell([2.0, 2.1, 2.2]).lr_edge
+    assert cell([2.2, 2.1, 2.0]).lr_edge
+    assert not cell([2.1, 2.0, None]).lr_edge
+    assert not model.cell_view([made.row(made.spec(), "done", 2.0)]).lr_edge
+
+
+def test_the_matrix_has_models_by_size_ratios_in_order_and_marks_the_best_of_a_column() -> None:
+    rows = [
+        made.row(made.spec("adamw", 0.5, model="bench-tiny"), "planned", None),
+        made.row(made.spec("adamw", 0.25), "done", 2.1),
+        made.row(made.spec("muon", 0.25), "done", 1.9),
+        made.row(made.spec("adamw", 0.05), "done", 2.5),
+    ]
+    blocks = model.matrix(rows)
+    assert [block.title for block in blocks] == ["bench-micro", "bench-tiny"]
+    assert blocks[0].ratios == (0.05, 0.25)
+    assert blocks[0].optimizers == ("adamw", "muon")
+    assert blocks[0].best == {0.25: "muon"}
+    assert ("muon", 0.05) not in blocks[0].cells
+
+
+def test_two_datasets_never_share_a_cell() -> None:
+    other = made.spec().replace(dataset="other", dataset_hash="cd" * 32)
+    blocks = model.matrix([made.row(made.spec()), made.row(other)])
+    assert sorted(block.title for block in blocks) == ["bench-micro embedded", "bench-micro other"]
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("", True),
+        ("muon", True),
+        ("MUON bench", True),
+        ("adamw", False),
+        ("opt:muon", True),
+        ("opt:mu", False),
+        ("state:running", True),
+        ("state:done", False),
+        ("c:1/4", True),
+        ("c:0.25", True),
+        ("c:0.2", False),
+        ("lr:0.02", True),
+        ("lr:2e-2", True),
+        ("lr:0.01", False),
+        ("seed:0 model:bench-micro study:s", True),
+        ("lr:x", False),
+        ("c:1/0", False),
+        ("muon adamw", False),
+        ("1/4", True),
+        ("nothing:here", False),
+    ],
+)
+def test_the_filter_takes_plain_words_and_fields(text: str, fits: bool) -> None:
+    row = made.row(made.spec("muon", 0.25, 0.02), "running", 2.0, step=5)
+    assert model.matches(row, text) is fits
+
+
+def test_the_filter_finds_a_run_by_the_start_of_its_id() -> None:
+    row = made.row(made.spec())
+    assert model.matches(row, f"id:{row.run_id[:6]}")
+    assert not model.matches(row, "id:zz")
+
+
+def test_counts_put_every_run_in_one_group() -> None:
+    states = [
+        "running",
+        "planned",
+        "queued",
+        "submitting",
+        "done",
+        "failed",
+        "oom",
+        "lost",
+        "orphan",
+        "diverged",
+        "cancelled",
+    ]
+    rows = [made.row(made.spec(seed=place), state, None) for place, state in enumerate(states)]
+    assert model.counts(rows) == {"run": 1, "wait": 3, "done": 1, "bad": 4, "other": 2}
+
+
+def test_curves_are_the_marked_runs_else_the_running_else_the_best_of_each_cell() -> None:
+    done = [made.row(made.spec(lr=lr), "done", loss) for lr, loss in ((0.003, 2.2), (0.006, 2.0))]
+    running = made.row(made.spec("muon", lr=0.02), "running", 2.4, step=9)
+    everything = [*done, running]
+    assert compare.choose(everything, [done[0]]).rows == (done[0],)
+    assert compare.choose(everything, []).rows == (running,)
+    assert compare.choose(done, []).rows == (done[1],)
+    assert "no marks" in compare.choose(done, []).why
+    assert compare.choose([], []).rows == ()
+
+
+def test_no_more_curves_are_chosen_than_there_are_letters() -> None:
+    rows = [made.row(made.spec(seed=seed), "running", 2.0, step=3) for seed in range(60)]
+    choice = compare.choose(rows, [])
+    assert len(choice.rows) == compare.MOST
+    assert "first 52 shown" in choice.why
