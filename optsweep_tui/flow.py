@@ -344,24 +344,24 @@ def ratio_curves(frame: pd.DataFrame, baseline: str) -> list[Curve]:
 # ---------------------------------------------------------------- this machine
 
 
-def probe_rate(seconds: float = 0.3) -> float:
-    """A guess of the training FLOP/s of one core, before anything was measured: a short matmul at small width.
+def probe_rate(seconds: float = 0.2) -> float:
+    """A guess of the training FLOP/s of one core, before anything was measured here: for a progress line, never a result.
 
-    The share of that rate which training reaches was measured as about a third on one machine; this is an estimate for a
-    progress line, never a result.
+    Small matmuls on one thread, counted in CPU seconds so that a busy machine does not distort them; the share of their
+    rate that training a small model reaches is a measured constant.
     """
     import time
 
     import numpy as np
 
-    share = 1 / 3
-    left, right = np.ones((512, 64), np.float32), np.ones((64, 192), np.float32)
-    started, rounds = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        for _ in range(50):
+    share = 0.9
+    left, right = np.ones((64, 64), np.float32), np.ones((64, 48), np.float32)
+    started, rounds = time.thread_time(), 0
+    while time.thread_time() - started < seconds:
+        for _ in range(200):
             left @ right
-        rounds += 50
-    return share * rounds * 2.0 * left.size * right.shape[1] / (time.perf_counter() - started)
+        rounds += 200
+    return share * rounds * 2.0 * left.size * right.shape[1] / (time.thread_time() - started)
 
 
 def doctor(workspace: Workspace) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 200
+    width = None if stream.isatty() else 500
     return Console(file=stream, width=width, highlight=False, soft_wrap=False, markup=False)
 
 
@@ -108,7 +108,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, left: 
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index in left else "right", no_wrap=True, overflow="ellipsis")
+        last = index == len(columns) - 1 and index in left  # remarks may run over several lines, numbers never
+        justify = "left" if index in left else "right"
+        table.add_column(column, justify=justify, no_wrap=not last, overflow="fold" if last else "ellipsis")  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
     console().print(table)
