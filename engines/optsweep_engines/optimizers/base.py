@@ -4,10 +4,16 @@ A rule is a pure function `(xp, param, grad, state, step, hp) -> (param, state)`
 is its reference. A stacked bank [layers, ...] means that many separate tensors: norms, scales and products are taken
 over the last axes only. Neither `step` nor `hp.lr` may decide a Python branch, for they may be traced; every other
 field of `hp` may.
+
+What happens on some steps only (an eigenbasis made anew, a Hessian estimate taken in) is decided on the host, where the
+step is a plain number: `Rule.events(step, knobs)` names it, the caller puts the names in `hp.events`, where they may
+decide a branch, and an engine that compiles does so once per set of names. A name that is in SERVICES also calls for an
+array from outside the rule, in `hp.extra` under that name. `at_step` does both, before every update.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +27,18 @@ Array: TypeAlias = Any
 
 State: TypeAlias = dict[str, Array]
 """What a rule keeps between steps for one tensor or bank, by name."""
+
+Service: TypeAlias = Callable[[Parameter, int], Array]
+"""(tensor or bank, step from 1) -> the array that a rule calls for at that step, of the parameter's shape and dtype."""
+
+SERVICES: dict[str, str] = {
+    "noise": "standard normal numbers: `noise.normal`, a pure function of seed, step and the tensor's name",
+    "sampled_gradient": "gradient, at the parameters before the step and not clipped, of the mean loss per token against "
+    "labels drawn from the model's own distribution",
+    "hessian_diagonal": "u * (H u): u standard normal, H the Hessian of the mean loss per token at the parameters before "
+    "the step",
+}
+"""Arrays beside the gradient that an engine provides on the steps whose events name them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +107,23 @@ class Hyper:
     """Steps of the whole run; 0 where it is not known (a rule that needs it says so in its entry)."""
     tokens_per_step: int = 0
     """Tokens of one batch; 0 where it is not known."""
+    events: frozenset[str] | None = None
+    """What this step does beside its plain part, set by `at_step`; None until then."""
+    extra: Mapping[str, Array] = field(default_factory=dict)
+    """Arrays that the events call for, by their name in SERVICES."""
 
     def __getitem__(self, name: str) -> Any:
         return self.knobs[name]
+
+    def happens(self, event: str) -> bool:
+        """Whether this step's events name it."""
+        assert self.events is not None, f"{self.tensor.name}: at_step was not called for this step"
+        return event in self.events
+
+
+def no_events(step: int, knobs: Mapping[str, Scalar]) -> frozenset[str]:
+    """Every step is alike."""
+    return frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +141,9 @@ class Rule:
     state_floats: Callable[[Parameter, Mapping[str, Scalar]], float]
     """(parameter, knobs) -> numbers kept for it."""
     flops: Callable[[Parameter, Mapping[str, Scalar]], float]
-    """(parameter, knobs) -> floating-point operations of one update."""
+    """(parameter, knobs) -> floating-point operations of one update, rare events spread over all steps."""
+    events: Callable[[int, Mapping[str, Scalar]], frozenset[str]] = no_events
+    """(step from 1, knobs) -> what that step does beside its plain part; pure, and called on the host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,3 +221,22 @@ def hyper(
         total_steps=total_steps,
         tokens_per_step=tokens_per_step,
     )
+
+
+def at_step(rule: Rule, hp: Hyper, step: int, services: Mapping[str, Service] | None = None) -> Hyper:
+    """`hp` with the events of one step and the arrays that they call for.
+
+    Args:
+        step: counts from 1, a plain number.
+        services: by their name in SERVICES; asked on the steps that need them only.
+
+    Raises:
+        ValueError: the rule calls for a service that is not given.
+    """
+    events = rule.events(step, hp.knobs)
+    extra = {}
+    for name in sorted(events & SERVICES.keys()):
+        if services is None or name not in services:
+            raise ValueError(f"{rule.name} needs {name} at step {step}: {SERVICES[name]}")
+        extra[name] = services[name](hp.tensor, step)
+    return dataclasses.replace(hp, events=events, extra=extra)
