@@ -150,7 +150,11 @@ class Collector:
         for done, run_id in enumerate(run_ids):
             if done % 64 == 0:
                 self._progress(done, len(run_ids))
-            files = scan(str(self._root), run_id)
+            try:
+                files = scan(str(self._root), run_id)
+            except OSError as error:
+                self._skip(str(self._root / run_id), f"cannot be read: {error.strerror}")
+                continue
             if files is not None:
                 self._visit(files)
         self._flush()

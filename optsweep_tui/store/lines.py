@@ -88,6 +88,9 @@ class MetricParser:
         block = block.removeprefix(_BOM)
         lines = block.count(b"\n")
         points = self._fast(block, lines)
+        if points is None and lines > 4 * SMALL_LINES:
+            self._slow(_head(block, SMALL_LINES))  # for the columns
+            points = self._fast(block, lines)
         if points is None:
             self.slow_blocks += 1
             points = self._slow(block)
@@ -216,6 +219,14 @@ def whole_lines(block: bytes) -> Iterator[tuple[int, bytes]]:
     for number, line in enumerate(block.split(b"\n")[:-1]):
         if line.strip():
             yield number, line
+
+
+def _head(block: bytes, lines: int) -> bytes:
+    """The first lines of a block."""
+    end = 0
+    for _ in range(lines):
+        end = block.find(b"\n", end) + 1
+    return block[:end]
 
 
 def _null(_text: str) -> None:

@@ -55,23 +55,48 @@ def run_rows(store: Path, run_ids: Sequence[str] | None = None, *, wait_seconds:
 
 
 def curves(
-    store: Path, run_ids: Sequence[str], key: str = "train_loss", *, wait_seconds: float = WAIT_SECONDS
+    store: Path,
+    run_ids: Sequence[str],
+    key: str = "train_loss",
+    *,
+    max_points: int | None = None,
+    wait_seconds: float = WAIT_SECONDS,
 ) -> pd.DataFrame:
     """One metric of some runs over their steps, each step once.
+
+    Args:
+        max_points: of a run, spread over its steps: the last value of each of so many equal spans; None for all.
 
     Returns:
         run_id; step; tokens trained (null where the batch is not known); value, NaN where it was not finite.
         In the order of `run_ids`, then of the steps.
     """
-    query = """
-        SELECT v.run_id, v.step, v.tokens, v.value
-        FROM v_metric v
-        WHERE v.key = ? AND v.run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))
-        ORDER BY list_position(CAST(? AS VARCHAR[]), v.run_id), v.step
-    """
-    wanted = list(run_ids)
+    wanted = list(dict.fromkeys(run_ids))
     with open_store(store, wait_seconds=wait_seconds) as connection:
-        return connection.execute(query, [key, wanted, wanted]).fetchdf()
+        found = connection.execute(
+            "SELECT run, run_id, repeats FROM run WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))", [wanted]
+        ).fetchall()
+        # The numbers of the runs are written into the query: only constants let DuckDB skip the blocks of other runs.
+        numbers = ", ".join(str(int(run)) for run, _, _ in found) or "NULL"
+        source = f"""
+            SELECT run, step, value FROM metric
+            WHERE run IN ({numbers}) AND key = (SELECT key FROM metric_key WHERE name = $key)
+        """
+        if any(repeats for _, _, repeats in found):
+            source += "QUALIFY row_number() OVER (PARTITION BY run, step ORDER BY attempt DESC, rowid DESC) = 1"
+        if max_points is not None:
+            source = f"""
+                SELECT run, step, value FROM (
+                  SELECT *, min(step) OVER (PARTITION BY run) AS low, max(step) OVER (PARTITION BY run) AS high FROM ({source})
+                ) QUALIFY row_number() OVER (
+                  PARTITION BY run, (step - low) * {max(1, int(max_points))} // (high - low + 1) ORDER BY step DESC
+                ) = 1
+            """
+        query = f"""
+            SELECT r.run_id, m.step, m.step * r.tokens_per_step AS tokens, m.value FROM ({source}) m JOIN run r USING (run)
+            ORDER BY list_position($wanted, r.run_id), m.step
+        """
+        return connection.execute(query, {"key": key, "wanted": wanted}).fetchdf()
 
 
 def studies(store: Path, *, wait_seconds: float = WAIT_SECONDS) -> pd.DataFrame:

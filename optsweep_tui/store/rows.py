@@ -108,10 +108,14 @@ def _optimizer_flops(optimizer: str, shape: ModelShape, knobs: tuple[tuple[str, 
 def study_rows(run: int, run_folder: Path) -> list[Row]:
     """One row of `study_run` per marker of the run."""
     rows = []
-    for study in rundir.studies_of(run_folder):
+    try:
+        studies = rundir.studies_of(run_folder)
+    except OSError:
+        studies = []
+    for study in studies:
         try:
             marker = folder.read_json(run_folder / rundir.STUDIES / f"{study}.json")
-        except (ValueError, OSError):
+        except (ValueError, OSError, RecursionError):
             marker = None
         planned = marker.get("planned_at") if isinstance(marker, Mapping) else None
         rows.append({"study": printable(study), "run": run, "planned_at": _iso_time(planned)})
@@ -121,7 +125,10 @@ def study_rows(run: int, run_folder: Path) -> list[Row]:
 def attempt_row(run: int, number: int, attempt_folder: Path) -> tuple[Row, list[tuple[str, str]]]:
     """The row of `attempt` but for what its metrics say, and (file, reason) of what could not be read."""
     problems: list[tuple[str, str]] = []
-    claim = folder.read_claim(attempt_folder)
+    try:
+        claim = folder.read_claim(attempt_folder)
+    except (OSError, RecursionError):
+        claim = None
     ending = _document(attempt_folder / rundir.EXIT, problems)
     record = _document(attempt_folder / rundir.RECORD, problems)
     if record is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from optsweep_tui import rundir
 # A marker of a study is put in place by a rename, which changes the time of its folder: the folder is enough.
 _OF_RUN = frozenset({rundir.SPEC, rundir.CANCEL, rundir.STUDIES})
 _OF_ATTEMPT = frozenset({rundir.INTENT, rundir.CLAIM, rundir.RECORD, rundir.EXIT})
+_ATTEMPT = re.compile(r"a([1-9][0-9]{0,8})")
 _STREAMS = (rundir.METRICS, rundir.EVENTS)
 
 
@@ -41,7 +43,11 @@ class RunFiles(NamedTuple):
 
 
 def scan(runs_root: str, run_id: str) -> RunFiles | None:
-    """Look at one run folder; None when it has gone. A part that goes while being looked at counts as absent."""
+    """Look at one run folder; None when it has gone. A part that goes while being looked at counts as absent.
+
+    Raises:
+        OSError: it may not be looked at.
+    """
     seen: list[str] = []
     sources: list[Source] = []
     folders: list[tuple[int, str]] = []
@@ -53,8 +59,8 @@ def scan(runs_root: str, run_id: str) -> RunFiles | None:
                 if name in _OF_RUN:
                     seen.append(_stamp(name, entry))
                     has_spec = has_spec or name == rundir.SPEC
-                elif name[0] == "a" and name[1:].isdigit():
-                    folders.append((int(name[1:]), entry.path))
+                elif match := _ATTEMPT.fullmatch(name):
+                    folders.append((int(match[1]), entry.path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     folders.sort()

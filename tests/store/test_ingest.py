@@ -388,6 +388,43 @@ def test_a_run_folder_that_goes_while_it_is_collected_does_no_harm(
     assert len(points(store, run_id=last.name)) == 4
 
 
+def test_folders_where_files_should_be_and_odd_names_do_no_harm(store: Path, runs: Path, first: Path) -> None:
+    append(first, lines([1, 2]))
+    finish(first.parent)
+    for name in ("a0", "a01", "a²", "a", "ab", "x.json"):
+        (first.parent / name).mkdir()
+    odd = plant(runs, make_spec(seed=1))[0]
+    for name in (rundir.METRICS, rundir.EVENTS, rundir.CLAIM):
+        (attempt_folder(odd) / name).mkdir()
+    flat = plant(runs, make_spec(seed=2))[0]
+    (flat / "a1").write_text("a file")
+    (odd / "studies" / "deep.json").write_text("[" * 100_000)
+    (runs / "not a run").mkdir()
+    (runs / ("f" * 32)).write_text("a file")
+    report = ingest(store, runs)
+    assert sorted(points(store)) == [1, 2]
+    assert {folder.name for folder in (first.parent, odd)} <= {
+        run_id for (run_id,) in ask(store, "SELECT run_id FROM run")
+    }
+    assert any(str(odd) in skip.where for skip in report.skipped)
+    assert ask(store, f"SELECT attempts, state FROM v_run WHERE run_id = '{first.parent.name}'") == [(1, "done")]
+
+
+def test_a_run_folder_that_may_not_be_read_is_listed(store: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = plant(runs, make_spec(seed=1), make_spec(seed=2))
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path) == str(bad):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    report = ingest(store, runs)
+    assert report.runs == 1 and [skip.where for skip in report.skipped] == [str(bad)]
+    assert ask(store, "SELECT run_id FROM run") == [(good.name,)]
+
+
 def test_a_vanished_folder_keeps_its_rows_until_a_rebuild(store: Path, runs: Path) -> None:
     folders = plant(runs, make_spec(seed=1), make_spec(seed=2))
     ingest(store, runs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from optsweep_engines.optimizers import catalogue
@@ -106,6 +107,24 @@ def test_curves_come_in_the_order_asked_with_tokens_and_gaps(store: Path) -> Non
     assert one["value"].iloc[1] == 5.0 and one["value"].isna().tolist() == [False] * 10 + [True]
     assert queries.curves(store, ids, "no_such_metric").empty
     assert queries.curves(store, []).empty
+
+
+def test_curves_can_be_thinned_to_so_many_points(store: Path) -> None:
+    ids = queries.results(store, Filter(where="state = 'done'"))["run_id"].tolist()[:2]
+    thin = queries.curves(store, ids, max_points=4)
+    assert thin.groupby("run_id").size().tolist() == [4, 4]
+    assert thin["step"].tolist() == [3, 6, 9, 11] * 2, "the last step of each span, so the last of all"
+    pd.testing.assert_frame_equal(queries.curves(store, ids, max_points=1000), queries.curves(store, ids))
+
+
+def test_curves_hold_each_step_once_where_attempts_overlap(tmp_path: Path) -> None:
+    folder = plant(tmp_path / "runs", make_spec())[0]
+    append(attempt_folder(folder), lines(range(1, 21)) + lines([20], train_loss=0.5))
+    append(attempt_folder(folder, 2), lines(range(11, 16), train_loss=7.0))
+    ingest(tmp_path / "results.duckdb", tmp_path / "runs")
+    frame = queries.curves(tmp_path / "results.duckdb", [folder.name])
+    expected = [7.0 if 11 <= step <= 15 else 10 / step for step in range(1, 20)] + [0.5]
+    assert frame["value"].tolist() == expected and frame["step"].tolist() == list(range(1, 21))
 
 
 def test_run_rows_are_found_by_id(store: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from optsweep_tui.analysis.columns import RESULTS
 from optsweep_tui.resources import shipped
 from optsweep_tui.store import migrate, queries
+from optsweep_tui.store.connect import create
 from optsweep_tui.store.dictionary import dictionary
 from optsweep_tui.store.tables import TABLES
 
@@ -97,6 +98,15 @@ def test_a_later_migration_keeps_the_rows(tmp_path: Path, fresh: duckdb.DuckDBPy
     applied = migrate.migrate(fresh, _later_schema(tmp_path / "schema", ""))
     assert applied == [migrate.newest_version() + 1]
     assert fresh.execute("SELECT * FROM metric").fetchall() == [(1, 1, 1, 5, 2.5)]
+
+
+def test_a_reader_of_an_older_store_has_it_migrated_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tmp_path / "results.duckdb"
+    create(store)
+    later = migrate.migrations(_later_schema(tmp_path / "schema", ""))
+    monkeypatch.setattr(migrate, "migrations", lambda folder=None: later)
+    assert queries.sql(store, "SELECT max(version) AS v FROM schema_version")["v"].tolist() == [len(later)]
+    assert "colour" in queries.sql(store, "DESCRIBE run")["column_name"].tolist()
 
 
 def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path, fresh: duckdb.DuckDBPyConnection) -> None:
