@@ -14,8 +14,9 @@ array from outside the rule, in `hp.extra` under that name. `at_step` does both,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -39,6 +40,18 @@ SERVICES: dict[str, str] = {
     "the step",
 }
 """Arrays beside the gradient that an engine provides on the steps whose events name them."""
+
+NEEDS: dict[str, str] = {
+    **SERVICES,
+    "total_steps": "the number of steps of the whole run: hp.total_steps",
+    "tokens_per_step": "the tokens of one batch: hp.tokens_per_step",
+    "prepare": "sums over all tensors before each update: Rule.prepare, called by `advance`",
+    "eval_params": "validation and the final model take Rule.eval_params, not the values that gradients are taken at",
+}
+"""Everything beyond gradients that an entry may ask of the engine in `needs`."""
+
+CAUTIOUS = "cautious_weight_decay"
+"""Knob that turns the mask of `cautiously_decayed` on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +123,7 @@ class Hyper:
     events: frozenset[str] | None = None
     """What this step does beside its plain part, set by `at_step`; None until then."""
     extra: Mapping[str, Array] = field(default_factory=dict)
-    """Arrays that the events call for, by their name in SERVICES."""
+    """Arrays that the events call for, by their name in SERVICES, and what Rule.prepare returned."""
 
     def __getitem__(self, name: str) -> Any:
         return self.knobs[name]
@@ -124,6 +137,17 @@ class Hyper:
 def no_events(step: int, knobs: Mapping[str, Scalar]) -> frozenset[str]:
     """Every step is alike."""
     return frozenset()
+
+
+Prepare: TypeAlias = Callable[
+    [Any, Sequence[Array], Sequence[Array], Sequence[State], Any, Sequence[Hyper]], Mapping[str, Array]
+]
+"""(xp, params, grads, states, step, hps) -> arrays that every update of the rule finds in hp.extra. Pure."""
+
+
+def lr_decay(state: State, step: Any, hp: Hyper) -> Any:
+    """The share of a parameter that decoupled weight decay takes at a step, usual convention: lr x weight_decay."""
+    return hp.lr * hp.weight_decay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +168,12 @@ class Rule:
     """(parameter, knobs) -> floating-point operations of one update, rare events spread over all steps."""
     events: Callable[[int, Mapping[str, Scalar]], frozenset[str]] = no_events
     """(step from 1, knobs) -> what that step does beside its plain part; pure, and called on the host."""
+    prepare: Prepare | None = None
+    """Sums over all tensors of the rule, before their updates; None where each tensor is on its own."""
+    eval_params: Callable[[Any, Array, State, Hyper], Array] | None = None
+    """(xp, param, state, hp) -> the values to evaluate and to keep, where gradients are taken elsewhere."""
+    decay_rate: Callable[[State, Any, Hyper], Any] | None = lr_decay
+    """(state before the step, step, hp) -> share of the parameter that weight decay takes; None: not decoupled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +211,15 @@ class OptimizerEntry:
     studies: Mapping[str, str] = field(default_factory=dict)
     """Study -> the name it has there."""
     needs: frozenset[str] = frozenset()
-    """Engine services beyond gradients that the rule calls for."""
+    """Engine services beyond gradients that the rule calls for: names of NEEDS."""
+    decay_convention: Literal["lr_wd", "coupled", "none"] = "lr_wd"
+    """What weight_decay means: p shrinks by lr x wd per step, wd x p is part of the gradient or update, or there is none."""
+    schedule: str = "cosine"
+    """Schedule that it is used with unless another is named."""
+    run_defaults: Mapping[str, Scalar] = field(default_factory=dict)
+    """Defaults of the run's knobs (warmup, max_grad_norm, ...) where the rule's own code has others than RUN_KNOBS."""
+    refuses: Callable[[str, Mapping[str, Scalar]], str | None] = lambda schedule_name, knobs: None
+    """(schedule, resolved knobs) -> why the rule cannot be run so, or None. Asked when a run is planned."""
 
     def knob(self, name: str) -> Knob | None:
         """The knob of a name or alias, matched without case."""
@@ -213,10 +251,12 @@ def hyper(
 ) -> tuple[Rule, Hyper]:
     """The rule of one tensor and its `hp` at a learning rate (peak x schedule; the group's ratio is applied here)."""
     group = entry.route(parameter, knobs)
-    return group.rule, Hyper(
+    own = {**knobs, **group.overrides}
+    cautious = own.get(CAUTIOUS) and group.weight_decay
+    return cautiously_decayed(group.rule) if cautious else group.rule, Hyper(
         lr=lr * group.lr_ratio,
         weight_decay=group.weight_decay,
-        knobs={**knobs, **group.overrides},
+        knobs=own,
         tensor=parameter,
         total_steps=total_steps,
         tokens_per_step=tokens_per_step,
@@ -240,3 +280,60 @@ def at_step(rule: Rule, hp: Hyper, step: int, services: Mapping[str, Service] | 
             raise ValueError(f"{rule.name} needs {name} at step {step}: {SERVICES[name]}")
         extra[name] = services[name](hp.tensor, step)
     return dataclasses.replace(hp, events=events, extra=extra)
+
+
+@functools.cache
+def cautiously_decayed(rule: Rule) -> Rule:
+    """The rule with cautious weight decay: only numbers that the update itself does not push away from zero are decayed.
+
+    With q the update without decay and r the share that decay takes, p = q - r p where (p - q) p >= 0, else p = q;
+    https://arxiv.org/abs/2510.12402. It works on any rule whose decay is decoupled.
+    """
+    rate = rule.decay_rate
+    assert rate is not None, f"the weight decay of {rule.name} is not decoupled"
+
+    def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
+        moved, new = rule.update(xp, param, grad, state, step, dataclasses.replace(hp, weight_decay=0.0))
+        decayed = moved - rate(state, step, hp) * param
+        return xp.where((param - moved) * param >= 0, decayed, moved), new
+
+    return dataclasses.replace(rule, name=f"{rule.name}, cautious decay", update=update)
+
+
+def advance(
+    xp: Any,
+    rule: Rule,
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    states: Sequence[State],
+    step: Any,
+    hps: Sequence[Hyper],
+) -> list[tuple[Array, State]]:
+    """One step of all tensors of a rule, with hps from `at_step`: `prepare` where it has one, then each update."""
+    if rule.prepare is not None:
+        extra = rule.prepare(xp, params, grads, states, step, hps)
+        hps = [dataclasses.replace(hp, extra={**hp.extra, **extra}) for hp in hps]
+    return [
+        rule.update(xp, param, grad, state, step, hp)
+        for param, grad, state, hp in zip(params, grads, states, hps, strict=True)
+    ]
+
+
+def tensor_axes(tensor: Parameter) -> tuple[int, ...]:
+    """Axes of one tensor of a bank, counted from the end: (-2, -1) for matrices, (-1,) for vectors."""
+    return tuple(range(-len(tensor.tensor_shape), 0))
+
+
+def tensor_norm(xp: Any, array: Array, tensor: Parameter) -> Array:
+    """Root of the sum of squares of each tensor of the bank, axes kept."""
+    return xp.sqrt(xp.sum(array * array, axis=tensor_axes(tensor), keepdims=True))
+
+
+def at_least(xp: Any, array: Array, floor: Any) -> Array:
+    """The array, raised to the floor (a number or an array, traced or not) where it is lower; NaN stays NaN."""
+    return xp.where(array < floor, floor, array)
+
+
+def one_number(xp: Any, param: Array, value: float) -> Array:
+    """An array of shape (1,) that holds the value, of the type and on the device of the parameter."""
+    return xp.zeros_like(xp.reshape(param, (-1,))[:1]) + value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -62,11 +63,13 @@ def run_knobs(schedule_name: str) -> tuple[Knob, ...]:
 
 
 def all_knobs(entry: OptimizerEntry) -> tuple[Knob, ...]:
-    """The optimizer's own knobs, then those of the run."""
-    return (*entry.knobs, *RUN_KNOBS)
+    """The optimizer's own knobs, then those of the run with the defaults that the optimizer gives them."""
+    own = entry.run_defaults
+    run = (dataclasses.replace(knob, default=own.get(knob.name, knob.default)) for knob in RUN_KNOBS)
+    return (*entry.knobs, *run)
 
 
-def resolve_knobs(name: str, given: Mapping[str, Scalar], schedule_name: str = "cosine") -> dict[str, Scalar]:
+def resolve_knobs(name: str, given: Mapping[str, Scalar], schedule_name: str | None = None) -> dict[str, Scalar]:
     """Every knob of a run by our names: the given ones checked, the rest at their defaults.
 
     `decay` defaults to the schedule's own; where a schedule does not read a knob, it may only be given its default.
@@ -74,14 +77,15 @@ def resolve_knobs(name: str, given: Mapping[str, Scalar], schedule_name: str = "
     Args:
         name: optimizer, by name or alias.
         given: knobs by our names or published ones; fields of the run (batch_size, schedule) do not belong here.
-        schedule_name: "cosine", "linear", "wsd" or "constant".
+        schedule_name: "cosine", "linear", "wsd", "constant" or "freeze_cosine_with_warmup"; None = the optimizer's own.
 
     Raises:
         LookupError: no such optimizer or schedule.
-        ValueError: an unknown knob, one given twice under two names, or a value out of its range.
+        ValueError: an unknown knob, one given twice under two names, a value out of its range, or a combination that
+            the rule cannot be run with, with the reason.
     """
     entry = optimizer(name)
-    shape = schedule(schedule_name)
+    shape = schedule(schedule_name or entry.schedule)
     resolved: dict[str, Scalar] = {knob.name: knob.default for knob in all_knobs(entry)}
     resolved["decay"] = shape.default_decay
     seen: dict[str, str] = {}
@@ -100,6 +104,12 @@ def resolve_knobs(name: str, given: Mapping[str, Scalar], schedule_name: str = "
             raise ValueError(f"{entry.name}: schedule {shape.name} does not read {knob.name}; leave it out")
         if not unread:
             resolved[knob.name] = checked
+    lacking = sorted(shape.knobs - set(resolved))
+    if lacking:
+        raise ValueError(f"{entry.name}: schedule {shape.name} reads {lacking[0]}, which this optimizer does not have")
+    reason = entry.refuses(shape.name, resolved)
+    if reason is not None:
+        raise ValueError(f"{entry.name}: {reason}")
     return resolved
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optsweep_engines.optimizers.base import Knob
+from optsweep_engines.optimizers.base import CAUTIOUS, Knob
 from optsweep_engines.spec import Scalar
 
 # The swept values ("published") are those of arXiv 2509.02046, over all of its sizes.
@@ -37,6 +37,24 @@ def weight_decay(default: float, published: tuple[Scalar, ...] = (), roles: str 
         published=published,
         roles=roles,
     )
+
+
+def cautious_weight_decay(roles: str = "all that is decayed") -> Knob:
+    """Cautious weight decay, for any rule whose decay is decoupled: `base.cautiously_decayed`."""
+    return Knob(
+        name=CAUTIOUS,
+        kind="bool",
+        default=False,
+        doc="decay only numbers that the update itself does not push away from zero (arXiv 2510.12402)",
+        scale="categorical",
+        aliases=("cwd", "cautious_wd"),
+        roles=roles,
+    )
+
+
+def switch(name: str, default: bool, doc: str, roles: str = "all", aliases: tuple[str, ...] = ()) -> Knob:
+    """A knob that is on or off."""
+    return Knob(name=name, kind="bool", default=default, doc=doc, scale="categorical", roles=roles, aliases=aliases)
 
 
 def beta(name: str, default: float, doc: str, published: tuple[Scalar, ...] = (), roles: str = "all") -> Knob:
