@@ -96,7 +96,11 @@ class OptsweepApp(App[None], inherit_bindings=False):
         """Marked runs in the order in which they were marked."""
         self.store = RunStore()
         self.first_mode = mode
-        self.feed = Feed(workspace, lambda snapshot: self._post(self.SnapshotTaken(snapshot)))
+        self.feed = Feed(
+            workspace,
+            lambda snapshot: self._post(self.SnapshotTaken(snapshot)),
+            lambda text: self._post(self.Answered(text, wrong=True)),
+        )
         self.poller = Poller(self.store, lambda run_ids: self._post(self.CurvesGrown(run_ids)))
 
     def _post(self, message: Message) -> None:
@@ -104,10 +108,22 @@ class OptsweepApp(App[None], inherit_bindings=False):
         if self.is_running:
             self.post_message(message)
 
-    def post_to(self, screen: Screen[Any], message: Message) -> None:
-        """Called from a worker: hand its result to a screen, if that still exists."""
-        if self.is_running and screen.is_mounted:
-            screen.post_message(message)
+    def in_thread(
+        self, screen: BaseScreen, work: Callable[[], Message], failed: Callable[[str], Message], group: str
+    ) -> None:
+        """Do work that may block in a thread, and hand its message, or that of its failure, to a screen."""
+
+        def run() -> None:
+            try:
+                message = work()
+            except (OptsweepError, OSError) as error:
+                message = failed(str(error))
+            except Exception as error:  # a bug in one answer must not take down the curves of a night
+                message = failed(f"{type(error).__name__}: {error} (a bug of optsweep, please report it)")
+            if self.is_running and screen.is_mounted:
+                screen.post_message(message)
+
+        self.run_worker(run, thread=True, group=group)
 
     # ------------------------------------------------------------ life
 
@@ -278,6 +294,8 @@ class OptsweepApp(App[None], inherit_bindings=False):
                 self._post(self.Answered(f"{verb} {_runs(len(done))}"))
             except (OptsweepError, OSError) as error:
                 self._post(self.Answered(str(error), wrong=True))
+            except Exception as error:  # as in `in_thread`
+                self._post(self.Answered(f"{type(error).__name__}: {error} (a bug of optsweep)", wrong=True))
             self.feed.poke()
 
         self.run_worker(work, thread=True, group="actions")

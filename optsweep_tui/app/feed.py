@@ -31,16 +31,29 @@ class Feed(threading.Thread):
     """
 
     def __init__(
-        self, workspace: Workspace, on_snapshot: Callable[[Snapshot], None], interval: float = INTERVAL_SECONDS
+        self,
+        workspace: Workspace,
+        on_snapshot: Callable[[Snapshot], None],
+        on_trouble: Callable[[str], None] = lambda text: None,
+        interval: float = INTERVAL_SECONDS,
     ) -> None:
+        """
+        Args:
+            workspace: whose runs.
+            on_snapshot: called from this thread when something has changed.
+            on_trouble: called from this thread with what went wrong, once per cause.
+            interval: seconds between two looks at least.
+        """
         super().__init__(name="optsweep-feed", daemon=True)
-        self._workspace, self._on_snapshot, self._interval = workspace, on_snapshot, interval
+        self._workspace, self._interval = workspace, interval
+        self._on_snapshot, self._on_trouble = on_snapshot, on_trouble
         self._rows: dict[str, RunRow] = {}
         self._seen: dict[str, int] = {}
         self._wake = threading.Event()
         self._stopping = False
         self._posted: tuple[tuple[RunRow, ...], tuple[StudyInfo, ...]] | None = None
         self._posted_at = 0.0
+        self._complaints: set[str] = set()
         self._stamps: dict[str, int] = {}
         self._baselines: dict[str, str] = {}
 
@@ -60,9 +73,18 @@ class Feed(threading.Thread):
         while not self._stopping:
             self._wake.clear()
             started = time.monotonic()
-            self.look()
+            try:
+                self.look()
+            except Exception as error:  # without this thread the app would show the past as the present
+                self._complain(f"reading the runs: {type(error).__name__}: {error}")
             cost = time.monotonic() - started
             self._wake.wait(max(self._interval, cost / SHARE - cost))
+
+    def _complain(self, text: str) -> None:
+        """Once per cause."""
+        if text not in self._complaints:
+            self._complaints.add(text)
+            self._on_trouble(text)
 
     def look(self) -> None:
         """One look at all runs; posts a snapshot if anything changed, and in between while there is much to read."""

@@ -51,7 +51,7 @@ def portable(svg: str) -> str:
     """
 
     def pieces(match: re.Match[str]) -> str:
-        text = html.unescape(match["text"])
+        text = html.unescape(match["text"]).replace("\xa0", " ")
         width = float(match["length"]) / len(text)
         found = []
         for piece in _PIECES.finditer(text):

@@ -8,7 +8,6 @@ from typing import Any
 from optsweep_tui import flow
 from optsweep_tui.app.views.compare import SpeedupRow, Speedups
 from optsweep_tui.core import Filter
-from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 
 
@@ -21,15 +20,16 @@ def stamp(workspace: Workspace) -> int | None:
 
 
 def load(workspace: Workspace, study: str | None) -> Speedups:
-    """Speedups of a study over its baseline, or why there are none."""
+    """Speedups of a study over its baseline.
+
+    Raises:
+        OptsweepError: the store is locked, newer than this program, or garbage.
+    """
     baseline = flow.baseline_of(workspace, study)
     if stamp(workspace) is None:
         return Speedups(baseline=baseline, study=study, message="no results collected yet: optsweep collect first")
-    try:
-        frame = flow.results(workspace, Filter(study=study))
-        found = flow.speedup(frame, baseline=baseline)
-    except OptsweepError as error:
-        return Speedups(baseline=baseline, study=study, message=str(error))
+    frame = flow.results(workspace, Filter(study=study))
+    found = flow.speedup(frame, baseline=baseline)
     rows = [_row(record, found.to_dict("records")) for record in found.to_dict("records")]
     message = "" if rows else f"no cell of another optimizer than {baseline} has a final loss in the store"
     return Speedups(baseline=baseline, study=study, rows=tuple(rows), message=message)

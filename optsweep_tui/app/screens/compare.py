@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -176,11 +177,14 @@ class CompareScreen(BaseScreen):
         self._wanted = wanted
         workspace, study = self.bench.workspace, self.bench.study
 
-        def work() -> None:
-            self.bench.post_to(self, self.SpeedupsLoaded(speedups.load(workspace, study), stamp))
-
         self.speedups = Speedups(baseline=self.bench.baseline(), study=study, busy=True)
-        self.bench.run_worker(work, thread=True, group="speedups", exclusive=True)
+        failed = Speedups(baseline=self.bench.baseline(), study=study)
+        self.bench.in_thread(
+            self,
+            lambda: self.SpeedupsLoaded(speedups.load(workspace, study), stamp),
+            lambda text: self.SpeedupsLoaded(replace(failed, message=text), stamp),
+            group="speedups",
+        )
 
     def on_compare_screen_speedups_loaded(self, message: SpeedupsLoaded) -> None:
         """Show them, if they are still wanted."""

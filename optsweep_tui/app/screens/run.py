@@ -147,18 +147,21 @@ class RunScreen(BaseScreen):
         self._reading, self._read_at = True, now
         workspace, run_id = self.bench.workspace, row.run_id
 
-        def work() -> None:
+        def read() -> Message:
             where = workspace.runs / run_id
             try:
                 everything = flow.everything(workspace, run_id)
             except (OptsweepError, OSError):
-                everything = {}
-            files = run.RunFiles(
-                run_id=run_id, log=tuple(logs.log_tail(where)), events=tuple(logs.events(where)), facts=everything
+                everything = {}  # the folder is on its way in or out: log and events may still be there
+            return self.FilesRead(
+                run.RunFiles(
+                    run_id=run_id, log=tuple(logs.log_tail(where)), events=tuple(logs.events(where)), facts=everything
+                )
             )
-            self.bench.post_to(self, self.FilesRead(files))
 
-        self.bench.run_worker(work, thread=True, group="files")
+        self.bench.in_thread(
+            self, read, lambda text: self.FilesRead(run.RunFiles(run_id=run_id, log=(text,))), group="files"
+        )
 
     def on_run_screen_files_read(self, message: FilesRead) -> None:
         """Show what was read."""

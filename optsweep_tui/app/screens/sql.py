@@ -19,7 +19,6 @@ from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.app.widgets.table import VirtualTable
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
-from optsweep_tui.errors import OptsweepError
 
 WIDEST = 40
 """Columns of the terminal that one column of a result may take."""
@@ -86,12 +85,15 @@ class SqlScreen(BaseScreen):
         """The status line; editor and table keep what they have."""
         if self._examples is None:
             self._examples = []
-            self.bench.run_worker(self._learn, thread=True, group="sql")
+            self.bench.in_thread(
+                self,
+                lambda: self.Learned(
+                    flow.sql_examples(), flow.sql_dictionary()
+                ),  # loads the store's library: too slow here
+                lambda text: self.Result([], [], text, wrong=True),
+                group="sql",
+            )
         self._show_note()
-
-    def _learn(self) -> None:
-        """In a worker: loading the store's library takes longer than a key press may."""
-        self.bench.post_to(self, self.Learned(flow.sql_examples(), flow.sql_dictionary()))
 
     def on_sql_screen_learned(self, message: Learned) -> None:
         """Start with the first example."""
@@ -110,12 +112,10 @@ class SqlScreen(BaseScreen):
     def _show_note(self) -> None:
         """One line; an error takes as many as it needs, for its end says what to do."""
         view = self.query_one("#status", SpanView)
+        rows: list[Row] = [self._note]
         if self._note and self._note[0].colour == style.BAD:
-            rows: list[Row] = [
-                (Span(f" {line}", style.BAD),) for line in fmt.wrapped(self._note[0].text, self.size.width - 2)
-            ][:8]
-        else:
-            rows = [self._note]
+            lines = fmt.wrapped(self._note[0].text, self.size.width - 2)[:8]
+            rows = [(Span(f" {line}", style.BAD),) for line in lines]
         view.styles.height = max(1, len(rows))
         view.show(rows)
 
@@ -155,19 +155,14 @@ class SqlScreen(BaseScreen):
         self._say(Span(" running ...", style.ALIVE))
         workspace = self.bench.workspace
 
-        def work() -> None:
+        def run() -> Message:
             started = time.monotonic()
-            try:
-                frame = flow.sql(workspace, query)
-            except (OptsweepError, OSError) as error:
-                self.bench.post_to(self, self.Result([], [], str(error), wrong=True))
-                return
+            frame = flow.sql(workspace, query)
             names = [str(name) for name in frame.columns]
             rows = list(frame.itertuples(index=False, name=None))
-            seconds = time.monotonic() - started
-            self.bench.post_to(self, self.Result(names, rows, f"{len(rows):,} rows in {seconds:.2f} s"))
+            return self.Result(names, rows, f"{len(rows):,} rows in {time.monotonic() - started:.2f} s")
 
-        self.bench.run_worker(work, thread=True, group="sql")
+        self.bench.in_thread(self, run, lambda text: self.Result([], [], text, wrong=True), group="sql")
 
     def on_sql_screen_result(self, message: Result) -> None:
         """Show the answer."""

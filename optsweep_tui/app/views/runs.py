@@ -20,16 +20,16 @@ def columns(width: int, several_models: bool, several_seeds: bool) -> list[Colum
     """What fits: state and loss first, then the rest from left to right."""
     found = [
         Column(title=" ", width=2, key="mark"),
-        Column(title="optimizer", width=10, key="optimizer"),
+        Column(title="optimizer", width=9, key="optimizer"),
         Column(title="model", width=12, key="model"),
         Column(title="ratio", width=6, right=True, key="ratio"),
-        Column(title="lr", width=8, right=True, key="lr"),
+        Column(title="lr", width=7, right=True, key="lr"),
         Column(title="seed", width=4, right=True, key="seed"),
         Column(title="state", width=11, key="state"),
         Column(title="loss, nats", width=10, right=True, key="loss"),
-        Column(title="step", width=15, right=True, key="step"),
+        Column(title="step", width=13, right=True, key="step"),
         Column(title="tok/s", width=6, right=True, key="rate"),
-        Column(title="ETA", width=8, right=True, key="eta"),
+        Column(title="ETA", width=7, right=True, key="eta"),
         Column(title="try", width=3, right=True, key="attempt"),
         Column(title="run", width=8, key="id"),
     ]
