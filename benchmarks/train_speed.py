@@ -68,8 +68,7 @@ def spec_of(name: str, root: Path) -> Any:
 
 def yardstick_steps(name: str, root: Path) -> Iterator[object]:
     """The plain loop on the same tokens per step."""
-    from yardstick import Gpt, training
-
+    from benchmarks.yardstick import Gpt, training
     from optsweep_engines.models import model
 
     entry = model(name)
@@ -80,8 +79,8 @@ def yardstick_steps(name: str, root: Path) -> Iterator[object]:
 def nanogpt_steps(name: str, root: Path) -> Iterator[object]:
     """The same loop around the model and the optimizer of a nanoGPT checkout, named by NANOGPT."""
     import torch
-    from yardstick import batches
 
+    from benchmarks.yardstick import batches
     from optsweep_engines.models import model
 
     location = importlib.util.spec_from_file_location("nanogpt_model", Path(os.environ["NANOGPT"]) / "model.py")
@@ -310,7 +309,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    sys.path[:0] = [str(ROOT / "engines"), str(Path(__file__).resolve().parent)]
+    sys.path[:0] = [str(ROOT / "engines"), str(ROOT)]
     names = options.shapes.split(",")
     if options.worker:
         worker(options.worker, names[0], options.data)

@@ -281,8 +281,8 @@ def training_bytes(shape: ModelShape, batch_size: int, seq_len: int, dtype: str,
     # Kept for backward per token and layer: two norms with their inputs (4 width), q k v before and after the
     # rotation, attention output (6 width), the two residual additions (2 width), gate, up, and their product (4 inner).
     per_layer = 12 * shape.width + 4 * shape.mlp_width
-    # Plain attention keeps its scores; the fused kernels do not (they are used beyond 256 tokens).
-    scores = 2 * shape.heads * seq_len if seq_len <= 256 else 0
+    # Attention in blocks keeps the lower half of its weights; the fused kernels (bf16, long sequences) keep none.
+    scores = shape.heads * (seq_len + 64) // 2 if dtype == "fp32" and seq_len <= 1024 else 0
     logits = tokens * shape.vocab_size * (size + 8)  # logits, their fp32 softmax and its gradient
     activations = tokens * shape.layers * (per_layer + scores) * size
     compute_copy = shape.total_params * 2 if dtype == "bf16" else 0

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from optsweep_engines.models import initial_parameters
+from optsweep_engines.models import initial_parameters, model, training_bytes
 from optsweep_engines.spec import ModelShape
 from optsweep_engines.torch_engine.cpu_model import CpuDecoder
 from optsweep_engines.torch_engine.loss import cross_entropy
@@ -136,8 +136,8 @@ def test_the_cpu_decoder_sees_parameters_that_change_in_place() -> None:
 def test_long_sequences_and_bf16_take_the_plain_form() -> None:
     small = shape()
     params = tensors(values(small), torch.float32)
-    assert isinstance(decoder(small, 256, params, torch.float32, 1e12), CpuDecoder)
-    assert isinstance(decoder(small, 257, params, torch.float32, 1e12), Decoder)
+    assert isinstance(decoder(small, 1024, params, torch.float32, 1e12), CpuDecoder)
+    assert isinstance(decoder(small, 1025, params, torch.float32, 1e12), Decoder)
     assert isinstance(decoder(small, 64, params, torch.bfloat16, 1e12), Decoder)
 
 
@@ -185,7 +185,40 @@ def test_chunked_cross_entropy_equals_the_plain_one(rows: int) -> None:
         assert torch.allclose(plain.double(), chunked.double(), atol=1e-6)
 
 
-def test_chunked_cross_entropy_without_gradients_keeps_none() -> None:
-    hidden, head = torch.randn(8, 5), torch.randn(20, 5)
+def test_chunked_cross_entropy_takes_no_gradients_where_none_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, head = torch.randn(8, 5), torch.randn(20, 5).requires_grad_()
     y = torch.randint(0, 20, (8,))
-    assert float(cross_entropy(hidden, head, y, 60)) == pytest.approx(float(cross_entropy(hidden, head, y)), abs=1e-6)
+
+    def refused(*arguments: Any, **named: Any) -> Any:
+        raise AssertionError("a gradient was computed")
+
+    monkeypatch.setattr(torch, "mm", refused)
+    with torch.no_grad():
+        assert float(cross_entropy(hidden, head, y, 60)) == pytest.approx(
+            float(cross_entropy(hidden, head, y)), abs=1e-6
+        )
+    with pytest.raises(AssertionError):
+        cross_entropy(hidden, head, y, 60)
+
+
+def test_the_memory_estimate_is_near_what_the_cpu_decoder_holds() -> None:
+    for name, batch, length in (("bench-micro", 8, 64), ("bench-tiny", 4, 256), ("bench-tiny", 1, 1024)):
+        entry = model(name)
+        params = {key: torch.from_numpy(value) for key, value in initial_parameters(entry.shape, 0).items()}
+        fast = CpuDecoder(entry.shape, length, params)
+        x = torch.randint(0, 256, (batch, length))
+        fast.loss_and_grads(x, x)
+        seen: dict[int, int] = {}
+        pending: list[Any] = [fast]
+        while pending:  # every tensor that can be reached from the decoder, each storage once
+            item = pending.pop()
+            if isinstance(item, torch.Tensor):
+                seen[item.untyped_storage().data_ptr()] = item.untyped_storage().nbytes()
+            elif isinstance(item, dict):
+                pending.extend(item.values())
+            elif isinstance(item, list | tuple):
+                pending.extend(item)
+            elif type(item).__module__.startswith("optsweep_engines") and hasattr(item, "__dict__"):
+                pending.extend(vars(item).values())
+        estimate = training_bytes(entry.shape, batch, length, "fp32", 0)
+        assert 0.6 < estimate / sum(seen.values()) < 1.5, name

@@ -43,7 +43,7 @@ def fused_adamw(slots: Sequence[Slot], grads: Sequence[Tensor], step: int, lr: f
     groups: dict[tuple[float, float], list[int]] = defaultdict(list)
     for index, slot in enumerate(slots):
         groups[slot.hp.lr, slot.hp.weight_decay].append(index)
-    steps = [torch.tensor(float(step), device=slots[0].param.device)]
+    steps = [torch.full((), float(step), device=slots[0].param.device)]  # filled there: no copy to wait for
     for (ratio, weight_decay), members in groups.items():
         hp = slots[members[0]].hp
         torch._fused_adamw_(

@@ -17,7 +17,8 @@ def cross_entropy(hidden_NW: Tensor, head_VW: Tensor, y_N: Tensor, largest: int 
     rows, vocab = len(hidden_NW), len(head_VW)
     if rows * vocab <= largest:
         return F.cross_entropy(F.linear(hidden_NW, head_VW).float(), y_N)
-    loss: Tensor = _Chunked.apply(hidden_NW, head_VW, y_N, max(1, largest // vocab))  # type: ignore[no-untyped-call]
+    chunk = max(1, largest // vocab)
+    loss: Tensor = _Chunked.apply(hidden_NW, head_VW, y_N, chunk, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -25,9 +26,8 @@ class _Chunked(torch.autograd.Function):
     """The gradients of a chunk are taken while its logits exist, so nothing is computed twice."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_NW: Tensor, head_VW: Tensor, y_N: Tensor, chunk: int) -> Tensor:
+    def forward(ctx: Any, hidden_NW: Tensor, head_VW: Tensor, y_N: Tensor, chunk: int, with_grads: bool) -> Tensor:
         rows = len(hidden_NW)
-        with_grads = any(ctx.needs_input_grad)
         total = torch.zeros((), device=hidden_NW.device)
         dhidden_NW = torch.empty_like(hidden_NW) if with_grads else None
         dhead_VW = torch.zeros(head_VW.shape, device=head_VW.device) if with_grads else None
@@ -48,7 +48,7 @@ class _Chunked(torch.autograd.Function):
         return total / rows
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Any) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *outputs: Any) -> tuple[Tensor, Tensor, None, None, None]:
         (scale,) = outputs
         dhidden_NW, dhead_VW = ctx.grads
-        return dhidden_NW * scale, dhead_VW * scale, None, None
+        return dhidden_NW * scale, dhead_VW * scale, None, None, None
