@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
-from optsweep_engines.optimizers import adamw, muon, sgd
+from optsweep_engines.optimizers import adamw, muon, muon_variants, sgd
 from optsweep_engines.optimizers.base import Knob, OptimizerEntry, find_knob
 from optsweep_engines.optimizers.knobs import FIELD_ALIASES, RUN_KNOBS
 from optsweep_engines.schedules import schedule
@@ -15,7 +15,18 @@ from optsweep_engines.spec import Scalar
 
 ENTRY_POINT_GROUP = "optsweep.optimizers"
 
-ENTRIES: dict[str, OptimizerEntry] = {entry.name: entry for entry in (adamw.ENTRY, sgd.ENTRY, muon.ENTRY)}
+ENTRIES: dict[str, OptimizerEntry] = {
+    entry.name: entry
+    for entry in (
+        adamw.ENTRY,
+        sgd.ENTRY,
+        muon.ENTRY,
+        muon.D_ENTRY,
+        muon_variants.NORMUON_ENTRY,
+        muon_variants.ADAMUON_ENTRY,
+        muon_variants.MUON_H_ENTRY,
+    )
+}
 
 
 @functools.cache

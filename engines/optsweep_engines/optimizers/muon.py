@@ -1,4 +1,7 @@
-"""Muon: momentum made orthogonal by a Newton-Schulz iteration, for the matrices inside the layers; AdamW for the rest."""
+"""Muon: momentum made orthogonal by a Newton-Schulz iteration, for the matrices inside the layers; AdamW for the rest.
+
+`d_muon` is the same with the scale at which AdamW's learning rate fits.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +11,40 @@ from typing import Any
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import adamw
 from optsweep_engines.optimizers.base import Array, Group, Hyper, Knob, OptimizerEntry, Rule, State
-from optsweep_engines.optimizers.knobs import beta, epsilon, learning_rate, weight_decay
+from optsweep_engines.optimizers.knobs import beta, cautious_weight_decay, epsilon, learning_rate, switch, weight_decay
+from optsweep_engines.optimizers.orthogonal import (
+    JORDAN,
+    SCHEMES,
+    iteration_knobs,
+    newton_schulz,
+    newton_schulz_flops,
+    orthogonalized,
+)
 from optsweep_engines.spec import Scalar
 
-# Keller Jordan, https://kellerjordan.github.io/posts/muon/: chosen for the steepest slope at 0 that still converges.
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+COEFFICIENTS = JORDAN
+
+HIDDEN = "matrices of attention and MLP"
+REST = "embedding, head, norms"
 
 FORMULA = """\
 m = momentum m + (1 - momentum) g
 u = m                            (nesterov: momentum m + (1 - momentum) g)
-X = u / (|u|_F + muon_eps); ns_steps times: A = X X^T, X = 3.4445 X + (-4.7750 A + 2.0315 A A) X
+X = u / (|u|_F + muon_eps); ns_steps times: A = X X^T, X = a X + (b A + c A A) X, a b c of ns_scheme
 p = p (1 - lr wd) - lr sqrt(max(1, out/in)) X
 embedding, head, norms: AdamW at muon_to_adam_lr x lr"""
-
-
-def newton_schulz(xp: Any, matrix: Array, steps: int, eps: float) -> Array:
-    """The nearest semi-orthogonal matrix, roughly: singular values end between 0.7 and 1.2.
-
-    Args:
-        matrix: [..., rows, columns]; each matrix of the batch apart.
-        steps: iterations of the quintic.
-        eps: added to the Frobenius norm that the matrix is first divided by.
-    """
-    a, b, c = COEFFICIENTS
-    tall = matrix.shape[-2] > matrix.shape[-1]
-    x = xp.matrix_transpose(matrix) if tall else matrix
-    x = x / (xp.sqrt(xp.sum(x * x, axis=(-2, -1), keepdims=True)) + eps)
-    for _ in range(steps):
-        gram = x @ xp.matrix_transpose(x)
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return xp.matrix_transpose(x) if tall else x
 
 
 def scale(tensor: Parameter) -> float:
     """sqrt(max(1, out/in)): keeps the RMS change of the output near lr, whatever the shape."""
     return float(max(1.0, tensor.fan_out / tensor.fan_in) ** 0.5)
+
+
+def direction(grad: Array, state: State, hp: Hyper) -> tuple[Array, Array]:
+    """(what is made orthogonal, new momentum): an average, as in the author's code; the sum differs through muon_eps."""
+    momentum = hp["momentum"]
+    m = momentum * state["m"] + (1 - momentum) * grad
+    return (momentum * m + (1 - momentum) * grad if hp["nesterov"] else m), m
 
 
 def init(xp: Any, param: Array, hp: Hyper) -> State:
@@ -51,16 +53,18 @@ def init(xp: Any, param: Array, hp: Hyper) -> State:
 
 
 def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
-    """One Muon step, https://kellerjordan.github.io/posts/muon/; decay uses the unscaled lr.
+    """One Muon step, https://kellerjordan.github.io/posts/muon/; decay uses the unscaled lr."""
+    ahead, m = direction(grad, state, hp)
+    change = orthogonalized(xp, ahead, hp.knobs)
+    return param * (1 - hp.lr * hp.weight_decay) - (hp.lr * scale(hp.tensor)) * change, {"m": m}
 
-    The momentum is an average, as in the author's code; the sum form differs only through muon_eps.
-    """
-    momentum = hp["momentum"]
-    m = momentum * state["m"] + (1 - momentum) * grad
-    direction = momentum * m + (1 - momentum) * grad if hp["nesterov"] else m
-    orthogonal = newton_schulz(xp, direction, hp["ns_steps"], hp["muon_eps"])
-    param = param * (1 - hp.lr * hp.weight_decay) - (hp.lr * scale(hp.tensor)) * orthogonal
-    return param, {"m": m}
+
+def update_d(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
+    """One step with the RMS of AdamW's update, https://arxiv.org/abs/2502.16982."""
+    ahead, m = direction(grad, state, hp)
+    change = orthogonalized(xp, ahead, hp.knobs)
+    rms_scale = hp["update_rms"] * max(hp.tensor.fan_in, hp.tensor.fan_out) ** 0.5
+    return param * (1 - hp.lr * hp.weight_decay) - (hp.lr * rms_scale) * change, {"m": m}
 
 
 def state_floats(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
@@ -69,83 +73,128 @@ def state_floats(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
 
 
 def flops(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
-    """Three products per iteration, 4 a^2 b + 2 a^3 for an a x b matrix with a <= b, and 9 operations per element."""
-    short, long = sorted(parameter.tensor_shape)
-    product = 4.0 * short * short * long + 2.0 * short**3
-    return parameter.tensors * int(knobs["ns_steps"] or 0) * product + 9.0 * parameter.count
+    """The iteration, and 9 operations per element."""
+    return newton_schulz_flops(parameter, knobs) + 9.0 * parameter.count
 
 
-RULE = Rule(name="muon", init=init, update=update, state_floats=state_floats, flops=flops)
+# An engine's faster path for "muon" has Jordan's coefficients built in, hence a name per scheme.
+RULES = {
+    scheme: Rule(
+        name="muon" if scheme == "jordan" else f"muon with {scheme}",
+        init=init,
+        update=update,
+        state_floats=state_floats,
+        flops=flops,
+    )
+    for scheme in SCHEMES
+}
+RULE = RULES["jordan"]
+RULE_D = Rule(name="d_muon", init=init, update=update_d, state_floats=state_floats, flops=flops)
+
+
+def rest(parameter: Parameter, knobs: Mapping[str, Scalar], decay: float) -> Group:
+    """AdamW at its own learning rate."""
+    ratio = float(knobs["muon_to_adam_lr"] or 0.0)
+    return Group(rule=adamw.RULE, lr_ratio=ratio, weight_decay=decay, overrides={"nesterov": False})
 
 
 def route(parameter: Parameter, knobs: Mapping[str, Scalar]) -> Group:
     """Muon for the matrices of attention and MLP, AdamW at its own learning rate for the rest."""
     decay = float(knobs["weight_decay"] or 0.0) if parameter.decays else 0.0
     if parameter.is_hidden_matrix:
-        return Group(rule=RULE, lr_ratio=1.0, weight_decay=decay)
-    ratio = float(knobs["muon_to_adam_lr"] or 0.0)
-    return Group(rule=adamw.RULE, lr_ratio=ratio, weight_decay=decay, overrides={"nesterov": False})
+        return Group(rule=RULES[str(knobs["ns_scheme"])], lr_ratio=1.0, weight_decay=decay)
+    return rest(parameter, knobs, decay)
 
 
-_HIDDEN = "matrices of attention and MLP"
-_REST = "embedding, head, norms"
+def route_d(parameter: Parameter, knobs: Mapping[str, Scalar]) -> Group:
+    """As Muon; everything is decayed, norms too, as in the published code."""
+    decay = float(knobs["weight_decay"] or 0.0)
+    if parameter.is_hidden_matrix:
+        return Group(rule=RULE_D, lr_ratio=1.0, weight_decay=decay)
+    return rest(parameter, knobs, decay)
 
-ENTRY = OptimizerEntry(
-    name="muon",
-    family="matrix",
-    doc="orthogonalised momentum for hidden matrices, AdamW for the rest",
-    formula=FORMULA,
-    papers=(
-        ("Muon: An optimizer for hidden layers in neural networks", "https://kellerjordan.github.io/posts/muon/"),
-        ("Muon is Scalable for LLM Training", "https://arxiv.org/abs/2502.16982"),
-    ),
-    studies={"reference": "muon"},
-    routing=f"{_HIDDEN}: Muon; {_REST}: AdamW at muon_to_adam_lr x lr; norms are not decayed",
-    route=route,
-    knobs=(
-        learning_rate(0.02, (0.004, 0.008, 0.016, 0.032, 0.064, 0.128)),
-        beta("momentum", 0.95, "decay of Muon's momentum", (0.8, 0.9, 0.95, 0.98), _HIDDEN),
-        Knob(
-            name="nesterov",
-            kind="bool",
-            default=True,
-            doc="orthogonalise the momentum one step ahead",
-            scale="categorical",
-            roles=_HIDDEN,
-        ),
-        Knob(
-            name="ns_steps",
-            kind="int",
-            default=5,
-            doc="Newton-Schulz iterations",
-            low=1,
-            high=20,
-            aliases=("backend_steps",),
-            roles=_HIDDEN,
-        ),
-        epsilon(
-            "muon_eps",
-            1e-7,
-            "added to the Frobenius norm before the iteration",
-            (1e-25, 1e-20, 1e-15, 1e-10, 1e-5),
-            "muon_epsilon",
-            _HIDDEN,
-        ),
+
+def momentum_knobs() -> tuple[Knob, ...]:
+    """momentum and nesterov of the hidden matrices."""
+    return (
+        beta("momentum", 0.95, "decay of Muon's momentum", (0.8, 0.9, 0.95, 0.98), HIDDEN),
+        switch("nesterov", True, "orthogonalise the momentum one step ahead", HIDDEN),
+    )
+
+
+def rest_knobs(ratio: float, roles: str = REST) -> tuple[Knob, ...]:
+    """Those of the AdamW part, its learning rate as a ratio first."""
+    return (
         Knob(
             name="muon_to_adam_lr",
             kind="float",
-            default=0.25,
+            default=ratio,
             doc="learning rate of the AdamW part over Muon's",
             low=1e-4,
             high=100.0,
             scale="log",
             aliases=("muon_to_adamw_lr",),
             published=(0.1, 0.2, 0.3),
-            roles=_REST,
+            roles=roles,
         ),
-        beta("beta1", 0.9, "AdamW part: decay of the first moment", (0.8, 0.9, 0.95, 0.98), _REST),
-        beta("beta2", 0.95, "AdamW part: decay of the second moment", (0.9, 0.95, 0.98), _REST),
-        epsilon("eps", 1e-8, "AdamW part: added to the root", (1e-25, 1e-20, 1e-15, 1e-10), "epsilon", _REST),
+        beta("beta1", 0.9, "AdamW part: decay of the first moment", (0.8, 0.9, 0.95, 0.98), roles),
+        beta("beta2", 0.95, "AdamW part: decay of the second moment", (0.9, 0.95, 0.98), roles),
+        epsilon("eps", 1e-8, "AdamW part: added to the root", (1e-25, 1e-20, 1e-15, 1e-10), "epsilon", roles),
+    )
+
+
+PAPER = ("Muon: An optimizer for hidden layers in neural networks", "https://kellerjordan.github.io/posts/muon/")
+_SCALABLE = ("Muon is Scalable for LLM Training", "https://arxiv.org/abs/2502.16982")
+POLAR_EXPRESS = ("The Polar Express (ns_scheme)", "https://arxiv.org/abs/2505.16932")
+
+ENTRY = OptimizerEntry(
+    name="muon",
+    family="matrix",
+    doc="orthogonalised momentum for hidden matrices, AdamW for the rest",
+    formula=FORMULA,
+    papers=(PAPER, _SCALABLE, POLAR_EXPRESS),
+    studies={"reference": "muon"},
+    routing=f"{HIDDEN}: Muon; {REST}: AdamW at muon_to_adam_lr x lr; norms are not decayed",
+    route=route,
+    knobs=(
+        learning_rate(0.02, (0.004, 0.008, 0.016, 0.032, 0.064, 0.128)),
+        *momentum_knobs(),
+        *iteration_knobs(HIDDEN),
+        *rest_knobs(0.25),
         weight_decay(0.1, (0, 0.1, 0.2)),
+        cautious_weight_decay(),
     ),
 )
+
+D_ENTRY = OptimizerEntry(
+    name="d_muon",
+    family="matrix",
+    doc="muon scaled so that AdamW's learning rate and decay fit",
+    formula=FORMULA.replace("sqrt(max(1, out/in)) X", "update_rms sqrt(max(out, in)) X"),
+    papers=(_SCALABLE, PAPER),
+    aliases=("d-muon",),
+    studies={"epfl": "d-muon"},
+    routing=f"{HIDDEN}: Muon; {REST}: AdamW at muon_to_adam_lr x lr; everything is decayed, norms too",
+    route=route_d,
+    knobs=(
+        learning_rate(0.002),
+        *momentum_knobs(),
+        *iteration_knobs(HIDDEN),
+        Knob(
+            name="update_rms",
+            kind="float",
+            default=0.2,
+            doc="root mean square of an update, over lr",
+            low=1e-3,
+            high=10.0,
+            scale="log",
+            aliases=("matched_adamw_rms",),
+            roles=HIDDEN,
+        ),
+        *rest_knobs(1.0),
+        weight_decay(0.1, roles="all"),
+        cautious_weight_decay(),
+    ),
+)
+
+__all__ = ["COEFFICIENTS", "D_ENTRY", "ENTRY", "RULE", "newton_schulz", "scale"]
