@@ -130,9 +130,16 @@ class CellView:
     state: str
     """The one state that its glyph shows: running, bad, waiting, done, none."""
     loss: float | None
-    """Best final loss; without one the best training loss so far."""
+    """As `analysis.table` has it: mean over the fresh seeds of the best configuration, with one seed the smallest final
+    loss; without any final loss the best training loss so far."""
+    seeds: int
+    """Runs in that mean."""
+    tried: int
+    """Finished runs that the selection was made among."""
+    fresh: bool
+    """The mean is over fresh seeds, which did not take part in the selection."""
     best: RunRow | None
-    """The run that has it."""
+    """The run that stands for it: the best configuration under the base seed."""
     final: bool
     """The loss is a final one."""
     unfinished: bool
@@ -153,13 +160,26 @@ class Block:
     """Per ratio: the optimizer with the smallest final loss, where at least two have one."""
 
 
-def cell_view(rows: Sequence[RunRow]) -> CellView:
-    """Reduce the runs of a cell to what the matrix shows."""
+def base_seed(rows: Iterable[RunRow]) -> int:
+    """The seed under which most configurations were run: the others are fresh seeds. 0 without runs."""
+    found: dict[int, set[str]] = {}
+    for row in rows:
+        found.setdefault(row.line.seed, set()).add(row.line.configuration)
+    return min(found, key=lambda seed: (-len(found[seed]), seed), default=0)
+
+
+def cell_view(rows: Sequence[RunRow], base: int = 0) -> CellView:
+    """Reduce the runs of a cell to what the matrix shows; `base` is the base seed of its study."""
     ordered = sorted(rows, key=lambda row: (row.line.lr is None, row.line.lr or 0.0, row.line.seed, row.run_id))
     states = {row.line.state for row in ordered}
     finals = [row for row in ordered if row.line.state == "done" and _number(row.line.loss)]
     live = [row for row in ordered if row.line.state == "running" and _number(row.line.loss)]
-    best = min(finals or live, key=lambda row: row.line.loss or 0.0, default=None)
+    selectable = [row for row in finals if row.line.seed == base] or finals
+    best = min(selectable or live, key=lambda row: row.line.loss or 0.0, default=None)
+    counted = [row for row in finals if best and row.line.configuration == best.line.configuration]
+    fresh = [row for row in counted if row.line.seed != base]
+    counted = fresh or counted[:1]
+    mean = math.fsum(row.line.loss or 0.0 for row in counted) / len(counted) if counted else None
     if "running" in states:
         state = "running"
     elif states & BROKEN:
@@ -173,7 +193,10 @@ def cell_view(rows: Sequence[RunRow]) -> CellView:
     return CellView(
         rows=tuple(ordered),
         state=state,
-        loss=best.line.loss if best else None,
+        loss=mean if mean is not None else best.line.loss if best else None,
+        seeds=len(counted),
+        tried=len(selectable),
+        fresh=bool(fresh),
         best=best,
         final=bool(finals),
         unfinished=bool(states & UNFINISHED),
@@ -201,7 +224,8 @@ def matrix(rows: Iterable[RunRow]) -> list[Block]:
 
     blocks = []
     for key in sorted(grouped, key=size):
-        cells = {spot: cell_view(members) for spot, members in grouped[key].items()}
+        base = base_seed(row for members in grouped[key].values() for row in members)
+        cells = {spot: cell_view(members, base) for spot, members in grouped[key].items()}
         ratios = sorted({ratio for _, ratio in cells})
         names = [str(part) for part, many in zip(key[1:], several[1:], strict=True) if many]
         blocks.append(

@@ -35,6 +35,8 @@ class RunLine:
     lr: float | None
     """Peak learning rate."""
     error: str | None = None
+    configuration: str = ""
+    """The same for runs that differ in nothing but their seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,15 @@ def spec_of(workspace: Workspace, run_id: str) -> RunSpec:
     if key not in _specs:
         _specs[key] = rundir.read_spec(workspace.runs / run_id)
     return _specs[key]
+
+
+_configurations: dict[str, str] = {}
+
+
+def _configuration_of(spec: RunSpec) -> str:
+    if spec.run_id not in _configurations:
+        _configurations[spec.run_id] = spec.replace(seed=0).run_id
+    return _configurations[spec.run_id]
 
 
 def run_line(workspace: Workspace, run_id: str, state: RunState | None = None) -> RunLine:
@@ -94,6 +105,7 @@ def run_line(workspace: Workspace, run_id: str, state: RunState | None = None) -
         eta_seconds=eta,
         lr=float(lr) if isinstance(lr, int | float) else None,
         error=state.error,
+        configuration=_configuration_of(spec),
     )
 
 

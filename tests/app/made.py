@@ -190,6 +190,7 @@ def row(
         tokens_per_second=48761.0 if loss is not None else None,
         eta_seconds=75.0 if state == "running" else None,
         lr=float(lr) if isinstance(lr, int | float) else None,
+        configuration=of.replace(seed=0).run_id,
     )
     return RunRow(line=line, cell=Cell.of(of), studies=studies)
 

@@ -20,6 +20,15 @@ def test_a_cell_shows_its_best_final_loss_and_not_a_smaller_training_loss() -> N
     assert cell.best is rows[1]
 
 
+def test_a_cell_with_fresh_seeds_shows_their_mean_as_the_table_does_not_the_luckiest_run() -> None:
+    rows = [made.row(made.spec(lr=lr), "done", loss) for lr, loss in ((0.003, 2.2), (0.006, 2.1), (0.012, 2.3))]
+    rows += [made.row(made.spec(lr=0.006, seed=seed), "done", loss) for seed, loss in ((1, 2.0), (2, 2.12), (3, 2.18))]
+    cell = model.cell_view(rows, model.base_seed(rows))
+    assert cell.loss == pytest.approx(2.1) and (cell.seeds, cell.fresh) == (3, True)
+    assert cell.best is not None and (cell.best.line.lr, cell.best.line.seed) == (0.006, 0)
+    assert model.base_seed(rows) == 0
+
+
 def test_a_cell_without_a_final_loss_shows_the_training_loss_as_unfinished() -> None:
     cell = model.cell_view(
         [made.row(made.spec(), "running", 2.5, step=10), made.row(made.spec(lr=0.003), "queued", None)]

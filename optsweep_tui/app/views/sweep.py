@@ -164,16 +164,22 @@ def _verdict(block: Block, optimizer: str, ratio: float, cell: CellView, baselin
     if best is None:
         states = sorted({row.line.state for row in cell.rows})
         return (Span(f" no loss yet: {', '.join(states)}", style.GREY),)
-    kind = "best final loss" if cell.final else "best training loss so far"
-    spans = [Span(f" {kind} ", style.GREY), Span(fmt.loss(best.line.loss, 4), bold=True)]
+    kind = "best training loss so far"
+    if cell.final:
+        kind = (
+            f"final loss, mean of {cell.seeds} fresh seeds" if cell.fresh else f"final loss, smallest of {cell.tried}"
+        )
+    spans = [Span(f" {kind} ", style.GREY), Span(fmt.loss(cell.loss, 4), bold=True)]
     spans.append(Span(f" at lr {fmt.knob(best.line.lr)}", style.GREY))
     if cell.lr_edge:
         spans.append(Span(", at the edge of the lr's tried", style.GREY))
     other = block.cells.get((baseline, ratio))
     if optimizer != baseline and other is not None and other.final and cell.final:
         gap = (cell.loss or 0.0) - (other.loss or 0.0)
-        sizes = f"best of {len(cell.rows)} against best of {len(other.rows)}"
-        spans += [Span(f"   {gap:+.3f}", bold=True), Span(f" to {baseline}, {sizes}", style.GREY)]
+        spans += [
+            Span(f"   {gap:+.3f}", bold=True),
+            Span(f" to {baseline} (intervals: screen 3)", style.GREY),
+        ]
     return tuple(spans)
 
 
@@ -191,5 +197,5 @@ def legend(width: int) -> list[Row]:
     spans: list[Span] = [Span(" ")]
     for mark, meaning, colour in marks:
         spans += [Span(mark, colour, bold=True), Span(f" {meaning}  ", style.GREY)]
-    line = " number of runs, best loss in nats/token; bold = best of its column; + marked"
+    line = " number of runs, final loss in nats/token; bold = smallest of its column; + marked"
     return [fmt.cut((Span(line, style.GREY),), width), fmt.cut(tuple(spans), width)]
