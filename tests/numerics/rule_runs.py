@@ -10,7 +10,7 @@ import numpy.typing as npt
 from array_api_compat import numpy as numpy_namespace
 
 from optsweep_engines.models import Parameter
-from optsweep_engines.optimizers.base import OptimizerEntry, hyper
+from optsweep_engines.optimizers.base import OptimizerEntry, Rule, Service, State, advance, at_step, hyper
 from optsweep_engines.optimizers.catalogue import optimizer, resolve_knobs
 from optsweep_engines.spec import Scalar
 
@@ -32,8 +32,9 @@ def gradient(item: Parameter, value: Floats, step: int) -> Floats:
 
 
 def knobs_of(name: str, given: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
-    """Resolved knobs; a learning rate and a decay that show in thirty steps unless given."""
-    return resolve_knobs(name, {"lr": 0.02, "weight_decay": 0.1, **(given or {})})
+    """Resolved knobs; a learning rate and a decay (where there is one) that show in thirty steps unless given."""
+    showing: dict[str, Scalar] = {"lr": 0.02, "weight_decay": 0.1}
+    return resolve_knobs(name, {**{key: showing[key] for key in showing if optimizer(name).knob(key)}, **(given or {})})
 
 
 def factor(step: int) -> float:
@@ -51,21 +52,37 @@ def run(
     xp: Any = numpy_namespace,
     to_xp: Callable[[npt.NDArray[Any]], Any] = np.asarray,
     gradients: Callable[[Parameter, Floats, int], Floats] = gradient,
+    services: Mapping[str, Service] | None = None,
+    starts: Callable[[Parameter], Floats] = start,
 ) -> dict[str, Floats]:
-    """Final values by name."""
+    """Final values by name; the tensors are trained together, as an engine does."""
     entry: OptimizerEntry = optimizer(name)
     knobs = knobs_of(name, given)
-    final: dict[str, Floats] = {}
+    params = {item.name: to_xp(starts(item).astype(dtype)) for item in items}
+    groups: dict[Rule, list[Parameter]] = {}
+    states: dict[str, State] = {}
     for item in items:
-        rule, hp = hyper(entry, item, knobs, lr=float(knobs["lr"] or 0.0))
-        param = to_xp(start(item).astype(dtype))
-        state = rule.init(xp, param, hp)
-        for step in range(1, steps + 1):
-            grad = gradients(item, np.asarray(param, dtype=np.float64), step)
-            _, hp = hyper(entry, item, knobs, lr=float(knobs["lr"] or 0.0) * factor(step))
-            param, state = rule.update(xp, param, to_xp(grad.astype(dtype)), state, step, hp)
-        final[item.name] = np.asarray(param, dtype=np.float64)
-    return final
+        rule, hp = hyper(entry, item, knobs, lr=float(knobs["lr"] or 0.0), total_steps=steps, tokens_per_step=64)
+        groups.setdefault(rule, []).append(item)
+        states[item.name] = rule.init(xp, params[item.name], hp)
+    for step in range(1, steps + 1):
+        lr = float(knobs["lr"] or 0.0) * factor(step)
+        for rule, members in groups.items():
+            values = [params[item.name] for item in members]
+            grads = [
+                to_xp(gradients(item, np.asarray(value, dtype=np.float64), step).astype(dtype))
+                for item, value in zip(members, values, strict=True)
+            ]
+            hps = [
+                at_step(
+                    rule, hyper(entry, item, knobs, lr=lr, total_steps=steps, tokens_per_step=64)[1], step, services
+                )
+                for item in members
+            ]
+            new = advance(xp, rule, values, grads, [states[item.name] for item in members], step, hps)
+            for item, (param, state) in zip(members, new, strict=True):
+                params[item.name], states[item.name] = param, state
+    return {item.name: np.asarray(params[item.name], dtype=np.float64) for item in items}
 
 
 def error(found: Floats, expected: Floats) -> float:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from optsweep_engines.optimizers import muon
+from optsweep_engines.optimizers.base import Group, Hyper, Rule, State
 from optsweep_engines.optimizers.catalogue import ENTRIES
 from optsweep_engines.spec import Scalar
 from optsweep_engines.torch_engine.fused import FUSED, newton_schulz
 from optsweep_engines.torch_engine.optimizer import Optimizer
 from tests.numerics.rule_runs import error, factor, gradient, knobs_of, start
-from tests.numerics.toy import ALL_SHAPES
+from tests.numerics.toy import ALL_SHAPES, parameter
 
 
 def trained(name: str, given: dict[str, Scalar], *, fused: bool) -> tuple[Optimizer, dict[str, torch.Tensor]]:
@@ -53,9 +57,10 @@ def test_every_optimizer_trains_alike_with_and_without_its_faster_path(name: str
 
 
 def test_the_faster_paths_are_taken_where_they_apply_and_only_there() -> None:
-    assert not trained("adamw", {}, fused=True)[0].singles
-    assert not trained("muon", {}, fused=True)[0].singles
-    assert len(trained("adamw", {"nesterov": True}, fused=True)[0].singles) == len(ALL_SHAPES)
+    assert not trained("adamw", {}, fused=True)[0].plain
+    assert not trained("muon", {}, fused=True)[0].plain
+    [names] = trained("adamw", {"nesterov": True}, fused=True)[0].plain.values()
+    assert len(names) == len(ALL_SHAPES)
     assert set(FUSED) <= {"adamw", "muon"}
 
 
@@ -74,3 +79,40 @@ def test_the_scale_of_muon_follows_the_declared_axes() -> None:
     assert scales["mlp_gate"] == pytest.approx((18 / 12) ** 0.5)
     assert scales["mlp_out"] == 1.0
     assert scales["q"] == 1.0
+
+
+def test_rules_get_their_events_services_sums_and_evaluation_values() -> None:
+    """A rule that uses every service of the interface, with values that can be followed by hand."""
+
+    def update(xp: Any, param: Any, grad: Any, state: State, step: Any, hp: Hyper) -> tuple[Any, State]:
+        change = grad / hp.extra["total"]
+        if hp.happens("noise"):
+            change = change + hp.extra["noise"]
+        return param - hp.lr * change, {"slow": state["slow"] + 1}
+
+    rule = Rule(
+        name="made for this test",
+        init=lambda xp, param, hp: {"slow": xp.zeros_like(param)},
+        update=update,
+        state_floats=lambda item, knobs: float(item.count),
+        flops=lambda item, knobs: 0.0,
+        events=lambda step, knobs: frozenset({"noise"} if step % 2 == 0 else ()),
+        prepare=lambda xp, params, grads, states, step, hps: {"total": sum(xp.sum(grad) for grad in grads)},
+        eval_params=lambda xp, param, state, hp: param + state["slow"],
+    )
+    entry = dataclasses.replace(
+        ENTRIES["sgd"], name="made", route=lambda item, knobs: Group(rule=rule, lr_ratio=2.0, weight_decay=0.0)
+    )
+    items = [parameter("norm", (2,)), parameter("norm", (3,))]
+    params = {item.name: torch.zeros(item.shape) for item in items}
+    optimizer = Optimizer(entry, {}, items, params, total_steps=2, tokens_per_step=1)
+    ones = {item.name: torch.ones(item.shape) for item in items}
+    optimizer.step(ones, 1, 0.5)
+    assert [value.tolist() for value in params.values()] == [pytest.approx([-0.2] * 2), pytest.approx([-0.2] * 3)]
+    with pytest.raises(ValueError, match="needs noise at step 2"):
+        optimizer.step(ones, 2, 0.5)
+    optimizer.step(ones, 2, 0.5, {"noise": lambda item, step: torch.full(item.shape, float(step))})
+    assert params[items[0].name].tolist() == pytest.approx([-0.2 - 0.2 - 2.0] * 2)
+    with optimizer.evaluated():
+        assert params[items[0].name].tolist() == pytest.approx([-2.4 + 2.0] * 2)
+    assert params[items[0].name].tolist() == pytest.approx([-2.4] * 2)

@@ -30,7 +30,7 @@ def trained(run: RunSpec, folder: Path, data_root: Path, **log: Any) -> tuple[Ru
 def test_every_optimizer_learns_the_toy_text(
     name: str, dataset: PreparedDataset, data_root: Path, tmp_path: Path
 ) -> None:
-    lr = {"adamw": 0.02, "sgd": 0.5, "muon": 0.05}[name]
+    lr = {"adam": 0.02, "sgd": 0.5, "matrix": 0.05}[ENTRIES[name].family]
     run = spec(dataset, name, knobs={"lr": lr}, tokens=150 * 64)
     record, log = trained(run, tmp_path, data_root)
     assert record.status == "done"

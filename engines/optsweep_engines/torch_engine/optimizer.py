@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from array_api_compat import torch as xp
 from torch import Tensor
 
 from optsweep_engines.models import Parameter
-from optsweep_engines.optimizers.base import OptimizerEntry, hyper
+from optsweep_engines.optimizers.base import OptimizerEntry, Rule, Service, advance, at_step, hyper
 from optsweep_engines.spec import Scalar
 from optsweep_engines.torch_engine.fused import FUSED, Slot
 
@@ -42,8 +43,8 @@ class Optimizer:
         self.slots: dict[str, Slot] = {}
         self.batches: dict[str, list[str]] = defaultdict(list)
         """Rule with a fused path -> names of the banks it takes."""
-        self.singles: list[str] = []
-        """Banks that run the rule itself."""
+        self.plain: dict[Rule, list[str]] = defaultdict(list)
+        """Rule that runs as it is -> names of its banks."""
         for item in table:
             rule, hp = hyper(entry, item, knobs, lr=1.0, total_steps=total_steps, tokens_per_step=tokens_per_step)
             param = params[item.name].detach()
@@ -51,25 +52,46 @@ class Optimizer:
             if fused and rule.name in FUSED and FUSED[rule.name].takes(hp):
                 self.batches[rule.name].append(item.name)
             else:
-                self.singles.append(item.name)
+                self.plain[rule].append(item.name)
 
     @torch.no_grad()
-    def step(self, grads: Mapping[str, Tensor], step: int, lr: float) -> None:
+    def step(
+        self, grads: Mapping[str, Tensor], step: int, lr: float, services: Mapping[str, Service] | None = None
+    ) -> None:
         """Update every bank in place.
 
         Args:
             grads: by bank name.
             step: counts from 1.
             lr: peak learning rate x schedule.
+            services: what the engine provides beside gradients, by its name in `base.SERVICES`.
         """
         for rule_name, names in self.batches.items():
             slots = [self.slots[name] for name in names]
             FUSED[rule_name].update(slots, [grads[name] for name in names], step, lr, self.dtype)
-        for name in self.singles:
-            slot = self.slots[name]
-            hp = dataclasses.replace(slot.hp, lr=slot.hp.lr * lr)
-            param, slot.state = slot.rule.update(xp, slot.param, grads[name], slot.state, step, hp)
-            slot.param.copy_(param)
+        for rule, names in self.plain.items():
+            slots = [self.slots[name] for name in names]
+            hps = [at_step(rule, dataclasses.replace(slot.hp, lr=slot.hp.lr * lr), step, services) for slot in slots]
+            params, states = [slot.param for slot in slots], [slot.state for slot in slots]
+            new = advance(xp, rule, params, [grads[name] for name in names], states, step, hps)
+            for slot, (param, state) in zip(slots, new, strict=True):
+                slot.param.copy_(param)
+                slot.state = state
+
+    @contextlib.contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Parameters hold the values to evaluate and to keep, where a rule takes its gradients elsewhere."""
+        kept: list[tuple[Tensor, Tensor]] = []
+        for slot in self.slots.values():
+            if slot.rule.eval_params is not None:
+                kept.append((slot.param, slot.param.clone()))
+                with torch.no_grad():
+                    slot.param.copy_(slot.rule.eval_params(xp, slot.param, slot.state, slot.hp))
+        try:
+            yield
+        finally:
+            for param, value in kept:
+                param.copy_(value)
 
     def tensors(self) -> dict[str, Tensor]:
         """State tensors by "bank/entry"."""

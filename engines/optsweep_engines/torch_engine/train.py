@@ -127,17 +127,19 @@ class Trainer:
         x, y = data.validation_windows(self.dataset, self.spec.validation_tokens, self.spec.seq_len)
         rows = self.spec.batch_size // self.spec.accumulation
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for start in range(0, len(x), rows):
-            part = slice(start, start + rows)
-            total += self.decoder.loss(self.moved(x[part]), self.moved(y[part])) * len(x[part])
+        with self.optimizer.evaluated():
+            for start in range(0, len(x), rows):
+                part = slice(start, start + rows)
+                total += self.decoder.loss(self.moved(x[part]), self.moved(y[part])) * len(x[part])
         return float(total) / len(x)
 
     def parameters_sha256(self) -> str:
-        """Hash over the parameters' bytes, bank by bank in name order."""
+        """Hash over the bytes of the parameters to keep, bank by bank in name order."""
         digest = hashlib.sha256()
-        for name in sorted(self.params):
-            digest.update(name.encode())
-            digest.update(self.params[name].detach().cpu().contiguous().numpy().data)
+        with self.optimizer.evaluated():
+            for name in sorted(self.params):
+                digest.update(name.encode())
+                digest.update(self.params[name].detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
 
