@@ -1,4 +1,4 @@
-"""The learning rate over a run, as a factor of its peak: cosine, linear, wsd, constant; plain floats, no framework."""
+"""The learning rate over a run, as a factor of its peak: cosine, linear, wsd, constant, frozen start; plain floats."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ class Schedule:
     default_decay: float
     """Fraction of all steps spent decaying unless the knob `decay` says otherwise; 1 = everything after warmup."""
     knobs: frozenset[str]
-    """Schedule knobs that it reads, of warmup, decay, min_lr_ratio."""
+    """Schedule knobs that it reads: of warmup, decay, min_lr_ratio, and t_freeze, which only some optimizers have."""
 
+
+FREEZE = "freeze_cosine_with_warmup"
 
 SCHEDULES: dict[str, Schedule] = {
     entry.name: entry
@@ -48,6 +50,12 @@ SCHEDULES: dict[str, Schedule] = {
             default_decay=0.0,
             knobs=frozenset({"warmup"}),
         ),
+        Schedule(
+            name=FREEZE,
+            doc="nothing for t_freeze steps, then cosine over the others: for scales measured before training",
+            default_decay=1.0,
+            knobs=frozenset({"warmup", "decay", "min_lr_ratio", "t_freeze"}),
+        ),
     )
 }
 
@@ -68,8 +76,20 @@ def warmup_steps(steps: int, warmup: float) -> int:
     return min(steps, round(warmup * steps) if warmup < 1 else round(warmup))
 
 
+def frozen_steps(steps: int, t_freeze: float) -> int:
+    """Steps at learning rate 0 before the warmup: t_freeze itself from 1 up, below 1 a fraction of all steps, at least 1.
+
+    Raises:
+        ValueError: none would be left to train.
+    """
+    frozen = max(1, warmup_steps(steps, t_freeze))
+    if frozen >= steps:
+        raise ValueError(f"t_freeze = {t_freeze:g} leaves none of {steps} steps to train")
+    return frozen
+
+
 def lr_factor(step: int, steps: int, name: str, knobs: Mapping[str, Scalar]) -> float:
-    """Learning rate of one step over its peak, in (0, 1].
+    """Learning rate of one step over its peak, in (0, 1]; 0 in the frozen steps of freeze_cosine_with_warmup.
 
     With w warmup steps, step t (from 0) has (t+1)/w for t < w. The decay takes d = min(round(decay * steps),
     steps - w) steps and ends at min_lr_ratio one step after the last, so that no step has lr 0:
@@ -78,13 +98,19 @@ def lr_factor(step: int, steps: int, name: str, knobs: Mapping[str, Scalar]) -> 
     Args:
         step: 0-based.
         steps: of the whole run.
-        name: "cosine", "linear", "wsd" or "constant".
-        knobs: warmup, decay (None or absent = the schedule's own default), min_lr_ratio.
+        name: "cosine", "linear", "wsd", "constant" or "freeze_cosine_with_warmup".
+        knobs: warmup, decay (None or absent = the schedule's own default), min_lr_ratio, t_freeze.
 
     Raises:
         LookupError: no such schedule.
+        ValueError: t_freeze covers every step.
     """
     entry = schedule(name)
+    if entry.name == FREEZE and knobs.get("t_freeze") is not None:
+        frozen = frozen_steps(steps, _number(knobs["t_freeze"], 0.0))
+        if step < frozen:
+            return 0.0
+        return lr_factor(step - frozen, steps - frozen, "cosine", knobs)
     warm = warmup_steps(steps, _number(knobs.get("warmup"), 0.0))
     if step < warm:
         return (step + 1) / warm
@@ -94,7 +120,7 @@ def lr_factor(step: int, steps: int, name: str, knobs: Mapping[str, Scalar]) -> 
     if step <= start or decaying == 0:
         return 1.0
     progress = (step - start) / decaying
-    falling = 0.5 * (1.0 + math.cos(math.pi * progress)) if entry.name == "cosine" else 1.0 - progress
+    falling = 0.5 * (1.0 + math.cos(math.pi * progress)) if entry.name in ("cosine", FREEZE) else 1.0 - progress
     floor = _number(knobs.get("min_lr_ratio"), 0.0)
     return floor + (1.0 - floor) * falling
 

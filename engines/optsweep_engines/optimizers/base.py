@@ -234,6 +234,25 @@ class OptimizerEntry:
         return sum(rule.flops(item, hp.knobs) for item in parameters for rule, hp in [hyper(self, item, knobs)])
 
 
+def decay_of(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
+    """The knob weight_decay where the tensor's role takes it; norms and biases do not."""
+    return float(knobs["weight_decay"] or 0.0) if parameter.decays else 0.0
+
+
+def to_all(rule: Rule) -> Callable[[Parameter, Mapping[str, Scalar]], Group]:
+    """The route that gives every tensor one rule; norms and biases are not decayed."""
+    return lambda parameter, knobs: Group(rule=rule, lr_ratio=1.0, weight_decay=decay_of(parameter, knobs))
+
+
+TO_ALL = "every tensor; norms and biases are not decayed"
+"""`to_all` in words."""
+
+
+def per_number(count: float) -> Callable[[Parameter, Mapping[str, Scalar]], float]:
+    """The cost formula: so many floats or operations per number of the tensor, whatever the knobs."""
+    return lambda parameter, knobs: count * parameter.count
+
+
 def find_knob(knobs: Iterable[Knob], name: str) -> Knob | None:
     """The knob of a name or alias among these, matched without case; None if there is none."""
     wanted = name.lower()
@@ -317,23 +336,3 @@ def advance(
         rule.update(xp, param, grad, state, step, hp)
         for param, grad, state, hp in zip(params, grads, states, hps, strict=True)
     ]
-
-
-def tensor_axes(tensor: Parameter) -> tuple[int, ...]:
-    """Axes of one tensor of a bank, counted from the end: (-2, -1) for matrices, (-1,) for vectors."""
-    return tuple(range(-len(tensor.tensor_shape), 0))
-
-
-def tensor_norm(xp: Any, array: Array, tensor: Parameter) -> Array:
-    """Root of the sum of squares of each tensor of the bank, axes kept."""
-    return xp.sqrt(xp.sum(array * array, axis=tensor_axes(tensor), keepdims=True))
-
-
-def at_least(xp: Any, array: Array, floor: Any) -> Array:
-    """The array, raised to the floor (a number or an array, traced or not) where it is lower; NaN stays NaN."""
-    return xp.where(array < floor, floor, array)
-
-
-def one_number(xp: Any, param: Array, value: float) -> Array:
-    """An array of shape (1,) that holds the value, of the type and on the device of the parameter."""
-    return xp.zeros_like(xp.reshape(param, (-1,))[:1]) + value

@@ -7,7 +7,26 @@ import functools
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
-from optsweep_engines.optimizers import adamw, muon, muon_variants, sgd
+from optsweep_engines.optimizers import (
+    adafactor,
+    adafactorw,
+    adalayer,
+    adalayer_frozen,
+    adam_mini,
+    adamc,
+    adamw,
+    ademamix,
+    adopt,
+    cautious,
+    lamb,
+    lion,
+    mars,
+    muon,
+    muon_variants,
+    prodigy,
+    sf_adamw,
+    sgd,
+)
 from optsweep_engines.optimizers.base import Knob, OptimizerEntry, find_knob
 from optsweep_engines.optimizers.knobs import FIELD_ALIASES, RUN_KNOBS
 from optsweep_engines.schedules import schedule
@@ -19,6 +38,25 @@ ENTRIES: dict[str, OptimizerEntry] = {
     entry.name: entry
     for entry in (
         adamw.ENTRY,
+        adamw.ADAM,
+        adamw.NADAMW,
+        adamc.ENTRY,
+        cautious.ENTRY,
+        mars.ENTRY,
+        adam_mini.ENTRY,
+        ademamix.ENTRY,
+        adopt.ENTRY,
+        lamb.ENTRY,
+        prodigy.ENTRY,
+        sf_adamw.ENTRY,
+        adafactor.ENTRY,
+        adafactorw.ENTRY,
+        adafactorw.LAST,
+        adalayer.ENTRY,
+        adalayer.LAST,
+        adalayer_frozen.ENTRY,
+        lion.ENTRY,
+        lion.SIGNUM,
         sgd.ENTRY,
         muon.ENTRY,
         muon.D_ENTRY,

@@ -7,7 +7,8 @@ from typing import Any
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import adamw, muon
-from optsweep_engines.optimizers.base import Array, Group, Hyper, OptimizerEntry, Rule, State, tensor_norm
+from optsweep_engines.optimizers.arrays import tensor_norm
+from optsweep_engines.optimizers.base import Array, Group, Hyper, OptimizerEntry, Rule, State
 from optsweep_engines.optimizers.knobs import beta, cautious_weight_decay, epsilon, learning_rate, weight_decay
 from optsweep_engines.optimizers.orthogonal import iteration_knobs, newton_schulz_flops, orthogonalized
 from optsweep_engines.spec import Scalar

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from optsweep_engines.models import Parameter
-from optsweep_engines.optimizers.base import Array, Group, Hyper, Knob, OptimizerEntry, Rule, State
-from optsweep_engines.optimizers.knobs import beta, learning_rate, weight_decay
+from optsweep_engines.optimizers.base import CAUTIOUS, TO_ALL, Array, Hyper, Knob, OptimizerEntry, Rule, State, to_all
+from optsweep_engines.optimizers.knobs import beta, cautious_weight_decay, learning_rate, switch, weight_decay
 from optsweep_engines.spec import Scalar
 
 FORMULA = """\
@@ -53,10 +53,13 @@ def flops(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
 RULE = Rule(name="sgd", init=init, update=update, state_floats=state_floats, flops=flops)
 
 
-def route(parameter: Parameter, knobs: Mapping[str, Scalar]) -> Group:
-    """Every tensor; norms and biases are not decayed."""
-    decay = float(knobs["weight_decay"] or 0.0) if parameter.decays else 0.0
-    return Group(rule=RULE, lr_ratio=1.0, weight_decay=decay)
+def refuses(schedule_name: str, knobs: Mapping[str, Scalar]) -> str | None:
+    """Knobs that would do nothing."""
+    if knobs["coupled_decay"] and knobs[CAUTIOUS]:
+        return f"{CAUTIOUS} masks a decoupled decay; with coupled_decay there is none"
+    if not knobs["momentum"] and (knobs["nesterov"] or knobs["dampening"]):
+        return "nesterov and dampening act on the momentum, which is 0"
+    return None
 
 
 ENTRY = OptimizerEntry(
@@ -73,8 +76,9 @@ ENTRY = OptimizerEntry(
     ),
     aliases=("sgdw",),
     studies={"olmo": "sgd"},
-    routing="every tensor; norms and biases are not decayed",
-    route=route,
+    routing=TO_ALL,
+    route=to_all(RULE),
+    refuses=refuses,
     knobs=(
         learning_rate(0.2, high=1e4),
         beta("momentum", 0.9, "decay of the momentum buffer"),
@@ -86,14 +90,9 @@ ENTRY = OptimizerEntry(
             low=0.0,
             high=1.0,
         ),
-        Knob(name="nesterov", kind="bool", default=False, doc="look one step ahead", scale="categorical"),
+        switch("nesterov", False, "look one step ahead"),
         weight_decay(0.0),
-        Knob(
-            name="coupled_decay",
-            kind="bool",
-            default=False,
-            doc="add weight_decay x p to the gradient instead of shrinking p",
-            scale="categorical",
-        ),
+        switch("coupled_decay", False, "add weight_decay x p to the gradient instead of shrinking p"),
+        cautious_weight_decay(),
     ),
 )
