@@ -13,7 +13,7 @@ from textual.theme import Theme
 
 from optsweep_tui import flow
 from optsweep_tui.app.feed import Feed
-from optsweep_tui.app.model import UNFINISHED, RunRow, Snapshot
+from optsweep_tui.app.model import UNFINISHED, Block, RunRow, Snapshot, matrix
 from optsweep_tui.app.screens.base import BaseScreen
 from optsweep_tui.app.screens.compare import CompareScreen
 from optsweep_tui.app.screens.modal import Confirm, HelpScreen
@@ -96,6 +96,9 @@ class OptsweepApp(App[None], inherit_bindings=False):
         """Marked runs in the order in which they were marked."""
         self.store = RunStore()
         self.first_mode = mode
+        self._looked_up: tuple[Snapshot, str | None] | None = None
+        self._study_rows: list[RunRow] = []
+        self._blocks: list[Block] | None = None
         self.feed = Feed(
             workspace,
             lambda snapshot: self._post(self.SnapshotTaken(snapshot)),
@@ -186,6 +189,24 @@ class OptsweepApp(App[None], inherit_bindings=False):
         """Number keys and names of the screens."""
         return [(str(place), screen.TAB) for place, screen in enumerate(self.MODES.values(), 1)]  # type: ignore[union-attr]
 
+    def study_rows(self) -> list[RunRow]:
+        """Runs of the current study; found once per snapshot."""
+        self._look_up()
+        return self._study_rows
+
+    def blocks(self) -> list[Block]:
+        """The matrix of the current study; made once per snapshot."""
+        self._look_up()
+        if self._blocks is None:
+            self._blocks = matrix(self._study_rows)
+        return self._blocks
+
+    def _look_up(self) -> None:
+        before = self._looked_up
+        if before is None or before[0] is not self.snapshot or before[1] != self.study:
+            self._looked_up = (self.snapshot, self.study)
+            self._study_rows, self._blocks = self.snapshot.study(self.study), None
+
     def baseline(self) -> str:
         """Baseline optimizer of the current study."""
         return next((study.baseline for study in self.snapshot.studies if study.name == self.study), "adamw")
@@ -236,7 +257,7 @@ class OptsweepApp(App[None], inherit_bindings=False):
         stack = self._screen_stacks.get("runs") or []
         if stack and isinstance(stack[0], RunsScreen) and stack[0].shown:
             return stack[0].shown
-        return self.snapshot.study(self.study)
+        return self.study_rows()
 
     def action_mode(self, mode: str) -> None:
         """Switch to another screen."""

@@ -253,10 +253,10 @@ def _best_per_ratio(cells: Mapping[tuple[str, float], CellView], ratios: Iterabl
     return found
 
 
-def best_runs(rows: Iterable[RunRow]) -> list[RunRow]:
+def best_runs(blocks: Iterable[Block]) -> list[RunRow]:
     """The best finished run of each cell, by model, ratio and optimizer."""
     found = []
-    for block in matrix(rows):
+    for block in blocks:
         for spot in sorted(block.cells, key=lambda spot: (spot[1], spot[0])):
             cell = block.cells[spot]
             if cell.final and cell.best is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
 from optsweep_tui.charts.chart import Floats
@@ -34,6 +37,21 @@ def column_extents(x: Floats, y: Floats, edges: Floats) -> tuple[Floats, Floats]
     return low, high
 
 
+@dataclass(frozen=True)
+class Carry:
+    """What the average must know of the points before, to go on with later ones."""
+
+    total: float
+    """Weighted sum of the values, seen from `step`."""
+    count: float
+    """Sum of their weights."""
+    step: float
+    """Step of the last point."""
+
+
+NOTHING_BEFORE = Carry(total=0.0, count=0.0, step=0.0)
+
+
 def smoothed(steps: Floats, y: Floats, tau: float) -> Floats:
     """Bias-corrected exponential moving average with a time constant in steps.
 
@@ -46,25 +64,28 @@ def smoothed(steps: Floats, y: Floats, tau: float) -> Floats:
         y: shape [points].
         tau: steps after which a value counts 1/e; 0 = no smoothing.
     """
-    if tau <= 0 or len(y) < 2:
-        return y
+    return smoothed_on(steps, y, tau, NOTHING_BEFORE)[0]
+
+
+def smoothed_on(steps: Floats, y: Floats, tau: float, before: Carry) -> tuple[Floats, Carry]:
+    """`smoothed` for points that follow others: the average of the new points, and what the next ones need."""
+    if tau <= 0 or not len(y):
+        return y, before
     finite = np.isfinite(y)
     ages = (steps - steps[0]) / tau
     block = np.floor(ages / _BLOCK)
     starts = np.flatnonzero(np.diff(block, prepend=-1.0))
-    if len(starts) > len(y) // 2:
-        return y  # tau is far below the spacing: the average is the value itself
     values, weights = np.where(finite, y, 0.0), finite.astype(np.float64)
     result = np.empty(len(y))
-    total = count = 0.0
-    last = 0.0
+    total, count = before.total, before.count
+    last = (before.step - float(steps[0])) / tau
     for start, end in zip(starts, [*starts[1:], len(y)], strict=True):
         grown = np.exp(ages[start:end] - ages[start])
-        kept = np.exp(-(ages[start] - last))
+        kept = math.exp(last - ages[start])
         totals = (np.cumsum(grown * values[start:end]) + kept * total) / grown
         counts = (np.cumsum(grown * weights[start:end]) + kept * count) / grown
         with np.errstate(invalid="ignore", divide="ignore"):
             result[start:end] = totals / counts
         total, count, last = float(totals[-1]), float(counts[-1]), float(ages[end - 1])
     result[~finite] = np.nan
-    return result
+    return result, Carry(total=total, count=count, step=float(steps[-1]))

@@ -33,6 +33,10 @@ class Series:
     """Optimizer steps done, rising, shape [points]."""
     version: int
     """Changes with the data."""
+    epoch: int = 0
+    """While it stays, points were only added at the end."""
+    x_complete: bool = True
+    """Every point of the metric has its x: along each complete axis the metric has the same points."""
 
 
 class _Run:
@@ -40,6 +44,7 @@ class _Run:
 
     def __init__(self) -> None:
         self.version = 0
+        self.epoch = 0
         self.used = 0
         self.columns: dict[str, Column] = {
             "step": np.empty(0, np.float64),
@@ -63,6 +68,7 @@ class _Run:
             self._append(new, len(rows))
         else:
             self._merge(new)
+            self.epoch += 1
         self.version += 1
 
     def _append(self, new: dict[str, Column], count: int) -> None:
@@ -141,7 +147,8 @@ class RunStore:
             if batch.reset:
                 before = self._runs.get(run_id)
                 self._runs[run_id] = run = _Run()
-                run.version = before.version + 1 if before else 0
+                if before is not None:
+                    run.version, run.epoch = before.version + 1, before.epoch + 1
             if batch.rows:
                 self._runs.setdefault(run_id, _Run()).extend(batch.attempt, batch.rows)
 
@@ -180,15 +187,18 @@ class RunStore:
             known = run.series.get((metric, axis))
             if known is not None and known.version == run.version:
                 return known
-            steps, x, y, version = run["step"], run[axis], run[metric], run.version
-        absent = np.isnan(y) | ~np.isfinite(x)
+            steps, x, y, version, epoch = run["step"], run[axis], run[metric], run.version, run.epoch
+        absent = np.isnan(y)
+        no_x = ~np.isfinite(x) & ~absent
+        x_complete = not no_x.any()
+        absent |= no_x
         if absent.any():
             steps, x, y = steps[~absent], x[~absent], y[~absent]
         if not len(y):
             return None
         if axis != "step":
             x = np.maximum.accumulate(x)  # seconds of a resumed attempt may step back a little
-        found = Series(x=x, y=y, steps=steps, version=version)
+        found = Series(x=x, y=y, steps=steps, version=version, epoch=epoch, x_complete=x_complete)
         with self._lock:
             run.series[metric, axis] = found
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from optsweep_tui.app import model
+from optsweep_tui.app.model import RunRow
 from optsweep_tui.app.views import compare
 from tests.app import made
 
@@ -153,15 +154,19 @@ def test_curves_are_the_marked_runs_else_the_running_else_the_best_of_each_cell(
     done = [made.row(made.spec(lr=lr), "done", loss) for lr, loss in ((0.003, 2.2), (0.006, 2.0))]
     running = made.row(made.spec("muon", lr=0.02), "running", 2.4, step=9)
     everything = [*done, running]
-    assert compare.choose(everything, [done[0]]).rows == (done[0],)
-    assert compare.choose(everything, []).rows == (running,)
-    assert compare.choose(done, []).rows == (done[1],)
-    assert "no marks" in compare.choose(done, []).why
-    assert compare.choose([], []).rows == ()
+
+    def choose(rows: list[RunRow], marked: list[RunRow]) -> compare.Choice:
+        return compare.choose(rows, marked, lambda: model.matrix(rows))
+
+    assert choose(everything, [done[0]]).rows == (done[0],)
+    assert choose(everything, []).rows == (running,)
+    assert choose(done, []).rows == (done[1],)
+    assert "no marks" in choose(done, []).why
+    assert choose([], []).rows == ()
 
 
 def test_no_more_curves_are_chosen_than_there_are_letters() -> None:
     rows = [made.row(made.spec(seed=seed), "running", 2.0, step=3) for seed in range(60)]
-    choice = compare.choose(rows, [])
+    choice = compare.choose(rows, [], lambda: model.matrix(rows))
     assert len(choice.rows) == compare.MOST
     assert "first 52 shown" in choice.why

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optsweep_tui.charts.chart import Curve, extent
-from optsweep_tui.charts.reduce import column_extents, smoothed
+from optsweep_tui.charts.reduce import NOTHING_BEFORE, column_extents, smoothed, smoothed_on
 
 
 @settings(max_examples=200, deadline=None)
@@ -57,8 +57,6 @@ def test_smoothing_equals_the_formula_summed_out(gaps: list[int], tau: float, da
     steps = np.cumsum(gaps).astype(float)
     values = st.floats(-100, 100) | st.sampled_from([math.nan, math.inf])
     y = np.array(data.draw(st.lists(values, min_size=len(gaps), max_size=len(gaps))))
-    if np.diff(steps).min() > 300 * tau:
-        return
     # A value older than 500 tau weighs less than 1e-217 of the newest one.
     result = smoothed(steps, y, tau)
     result = np.where(np.isfinite(result), result, np.nan)
@@ -89,6 +87,16 @@ def test_zero_and_tiny_time_constants_leave_the_data_alone() -> None:
     y = np.array([1.0, 5.0, 2.0])
     assert smoothed(np.arange(3.0), y, 0.0) is y
     np.testing.assert_array_equal(smoothed(np.arange(3.0) * 1000, y, 0.1), y)
+
+
+@given(st.lists(st.floats(-9, 9) | st.just(math.nan), min_size=2, max_size=30), st.integers(1, 29), st.floats(0.5, 50))
+def test_smoothing_on_from_where_it_stopped_equals_smoothing_everything(
+    values: list[float], cut: int, tau: float
+) -> None:
+    steps, y, cut = np.arange(3.0, 3.0 + len(values)) * 7, np.array(values), min(cut, len(values) - 1)
+    first, carry = smoothed_on(steps[:cut], y[:cut], tau, NOTHING_BEFORE)
+    second, _ = smoothed_on(steps[cut:], y[cut:], tau, carry)
+    np.testing.assert_allclose(np.concatenate([first, second]), smoothed(steps, y, tau), rtol=1e-9, atol=1e-9)
 
 
 def test_the_extent_of_curves_knows_gaps_and_positive_values() -> None:

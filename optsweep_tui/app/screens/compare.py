@@ -90,7 +90,7 @@ class CompareScreen(BaseScreen):
     def _choose(self) -> None:
         bench = self.bench
         before = [row.run_id for row in self.choice.rows]
-        self.choice = compare.choose(bench.snapshot.study(bench.study), bench.chosen(None))
+        self.choice = compare.choose(bench.study_rows(), bench.chosen(None), bench.blocks)
         if [row.run_id for row in self.choice.rows] != before:
             self.model.forget_scale()
 
@@ -104,10 +104,7 @@ class CompareScreen(BaseScreen):
         if self.is_mounted:
             self.set_class(self.wide, "wide")
             side = self.query_one("#side", SpanView)
-            if self.wide:
-                side.styles.height = None
-            else:
-                side.styles.height = self._below()
+            side.set_height(None if self.wide else self._below())
         super().refresh_all()
 
     def _below(self) -> int:

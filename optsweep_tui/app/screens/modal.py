@@ -75,7 +75,7 @@ class HelpScreen(ModalScreen[None]):
         entries = [(name, " ".join(keys), description) for (name, description), keys in merged.items()]
         lines = self.query_one("#lines", SpanView)
         rows = help_rows(entries, 62)
-        lines.styles.height = len(rows)
+        lines.set_height(len(rows))
         lines.show(rows)
 
 
@@ -105,7 +105,7 @@ class Confirm(ModalScreen[bool]):
         rows += [(Span(fmt.fit(text, 60), style.GREY),) for text in self._details]
         rows += [(), (Span("y", bold=True), Span(" yes   ", style.GREY), Span("n", bold=True), Span(" no", style.GREY))]
         view = self.query_one("#question", SpanView)
-        view.styles.height = len(rows) + 2
+        view.set_height(len(rows) + 2)
         view.show(rows)
 
     def action_answer(self, yes: bool) -> None:

@@ -87,7 +87,7 @@ class RunScreen(BaseScreen):
         """The run on the screen; without a choice the first running or the first one of the study."""
         bench = self.bench
         if self.run_id not in bench.snapshot.by_id:
-            rows = bench.snapshot.study(bench.study)
+            rows = bench.study_rows()
             first = next((row for row in rows if row.line.state == "running"), rows[0] if rows else None)
             if first is None:
                 return None

@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Input
 
-from optsweep_tui.app.model import RunRow, matches
+from optsweep_tui.app.model import RunRow, Snapshot, matches
 from optsweep_tui.app.screens.base import BaseScreen
 from optsweep_tui.app.views import runs
 from optsweep_tui.app.widgets.spans import SpanView
@@ -61,6 +61,9 @@ class RunsScreen(BaseScreen):
         self.all_studies = False
         self.shown: list[RunRow] = []
         self._under: str | None = None
+        self._asked: tuple[object, ...] | None = None
+        self._kept: Snapshot | None = None
+        """The snapshot of `_asked`, kept so that its id stays its own."""
 
     def body(self) -> Iterable[Widget]:
         """Filter line, table, preview."""
@@ -94,9 +97,7 @@ class RunsScreen(BaseScreen):
     def draw(self) -> None:
         """Filter the snapshot and show it, the cursor on the same run as before."""
         bench = self.bench
-        pool = bench.snapshot.rows if self.all_studies else bench.snapshot.study(bench.study)
-        rows = [row for row in pool if matches(row, self.filter_text)] if self.filter_text else list(pool)
-        self.shown = self._ordered(rows)
+        self._choose()
         line = self.query_one("#filter", FilterLine)
         line.set_class(bool(self.filter_text) or line.has_focus, "open")
         table = self.table
@@ -118,6 +119,16 @@ class RunsScreen(BaseScreen):
         cursor = next((place for place, row in enumerate(self.shown) if row.run_id == self._under), None)
         table.show(columns, len(self.shown), cells, cursor=cursor)
         self._preview()
+
+    def _choose(self) -> None:
+        """Filter and sort again, if anything that decides it has changed."""
+        bench = self.bench
+        asked = (id(bench.snapshot), bench.study, self.filter_text, self.order, self.all_studies)
+        if asked != self._asked:
+            self._asked, self._kept = asked, bench.snapshot
+            pool = bench.snapshot.rows if self.all_studies else bench.study_rows()
+            rows = [row for row in pool if matches(row, self.filter_text)] if self.filter_text else list(pool)
+            self.shown = self._ordered(rows)
 
     def _ordered(self, rows: list[RunRow]) -> list[RunRow]:
         ranks = {"running": 0, "orphan": 1, "lost": 1, "queued": 2, "planned": 3}

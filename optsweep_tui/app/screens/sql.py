@@ -116,7 +116,7 @@ class SqlScreen(BaseScreen):
         if self._note and self._note[0].colour == style.BAD:
             lines = fmt.wrapped(self._note[0].text, self.size.width - 2)[:8]
             rows = [(Span(f" {line}", style.BAD),) for line in lines]
-        view.styles.height = max(1, len(rows))
+        view.set_height(max(1, len(rows)))
         view.show(rows)
 
     def action_edit(self) -> None:

@@ -10,7 +10,7 @@ from textual.events import Click
 from textual.widget import Widget
 
 from optsweep_tui.app import format as fmt
-from optsweep_tui.app.model import RunRow, matrix
+from optsweep_tui.app.model import RunRow
 from optsweep_tui.app.screens.base import BaseScreen
 from optsweep_tui.app.views import compare, frame, sweep
 from optsweep_tui.app.views.chart import ChartModel, Line
@@ -60,7 +60,7 @@ class SweepScreen(BaseScreen):
         """Matrix, selected cell, legend."""
         bench = self.bench
         view, below = self.query_one("#matrix", SpanView), self.query_one("#cell", SpanView)
-        blocks = matrix(bench.snapshot.study(bench.study))
+        blocks = bench.blocks()
         if not blocks:
             loading = bench.snapshot.loading or bench.snapshot.total > 0
             view.show([] if loading else frame.empty(str(bench.workspace.root), view.size.width))
@@ -85,7 +85,7 @@ class SweepScreen(BaseScreen):
         room = self.query_one("#body").size.height - 5
         tall = room - lines >= CURVES
         self.set_class(tall, "tall")
-        view.styles.height = lines if tall else "1fr"
+        view.set_height(lines if tall else None)
 
     def _draw_curves(self) -> None:
         """The curves of the selected cell, named by their lr."""
@@ -117,13 +117,13 @@ class SweepScreen(BaseScreen):
 
     def action_move(self, lines: int, columns: int) -> None:
         """Select a neighbouring cell."""
-        blocks = matrix(self.bench.snapshot.study(self.bench.study))
+        blocks = self.bench.blocks()
         self.cursor = sweep.moved(blocks, self.cursor, lines, columns)
         self.refresh_all()
 
     def action_open(self) -> None:
         """Show the runs of the cell on screen 2."""
-        spot = sweep.cell_at(matrix(self.bench.snapshot.study(self.bench.study)), self.cursor)
+        spot = sweep.cell_at(self.bench.blocks(), self.cursor)
         if spot is not None:
             _, optimizer, ratio, cell = spot
             if cell is not None:
@@ -132,7 +132,7 @@ class SweepScreen(BaseScreen):
 
     def action_mark(self) -> None:
         """Mark the best run of the cell (or unmark its runs) for screen 3."""
-        spot = sweep.cell_at(matrix(self.bench.snapshot.study(self.bench.study)), self.cursor)
+        spot = sweep.cell_at(self.bench.blocks(), self.cursor)
         if spot is None or spot[3] is None:
             return
         cell = spot[3]
@@ -154,7 +154,7 @@ class SweepScreen(BaseScreen):
         view = self.query_one("#matrix", SpanView)
         if event.widget is not view:
             return
-        blocks = matrix(self.bench.snapshot.study(self.bench.study))
+        blocks = self.bench.blocks()
         found = sweep.cell_under(blocks, self.cursor, view.size.width, view.size.height, event.x, event.y)
         if found is not None:
             self.cursor = found

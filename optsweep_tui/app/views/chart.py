@@ -10,7 +10,7 @@ import numpy as np
 
 from optsweep_tui.charts.chart import Curve, Extent, Floats, Row, View, extent
 from optsweep_tui.charts.raster import BitCache, plot_size, rasterise
-from optsweep_tui.charts.reduce import smoothed
+from optsweep_tui.charts.reduce import NOTHING_BEFORE, Carry, smoothed_on
 from optsweep_tui.charts.ticks import SteadyScale
 from optsweep_tui.live.runstore import AXES, Series
 
@@ -32,6 +32,16 @@ class Line:
     letter: str = ""
     end: float | None = None
     """Where the run will end on the current axis; None when that is not planned."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Smooth:
+    """A smoothed curve, and what is needed to go on with it when points are added."""
+
+    kind: tuple[int, str, str, float]
+    """Epoch of the data, axis (where it matters), metric, tau."""
+    values: Floats
+    carry: Carry
 
 
 @dataclass
@@ -59,7 +69,7 @@ class ChartModel:
     _x: SteadyScale = field(default_factory=lambda: SteadyScale(shrink_below=0.4))
     _y: SteadyScale = field(default_factory=SteadyScale)
     _cache: BitCache = field(default_factory=BitCache)
-    _smooth: dict[str, tuple[tuple[int, str, float, str], Floats]] = field(default_factory=dict)
+    _smooth: dict[str, _Smooth] = field(default_factory=dict)
 
     # ------------------------------------------------------------ keys
 
@@ -154,12 +164,18 @@ class ChartModel:
         series = line.series
         if self.tau <= 0:
             return np.asarray(series.y, np.float64)
-        state = (series.version, self.axis, self.tau, self.metric)
         known = self._smooth.get(line.run_id)
-        if known is None or known[0] != state:
-            known = (state, smoothed(series.steps, np.asarray(series.y, np.float64), self.tau))
+        kind = (series.epoch, "" if series.x_complete else self.axis, self.metric, self.tau)
+        if known is None or known.kind != kind or len(known.values) > len(series.y):
+            known = _Smooth(kind=kind, values=np.empty(0), carry=NOTHING_BEFORE)
+        done = len(known.values)
+        if done < len(series.y):
+            new, carry = smoothed_on(
+                series.steps[done:], np.asarray(series.y[done:], np.float64), self.tau, known.carry
+            )
+            known = _Smooth(kind=kind, values=np.concatenate([known.values, new]), carry=carry)
             self._smooth[line.run_id] = known
-        return known[1]
+        return known.values
 
     def value_at(self, line: Line, x: float) -> float | None:
         """The drawn value at or just before x; None before the first and after the last point."""

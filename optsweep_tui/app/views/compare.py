@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from optsweep_tui.app import format as fmt
-from optsweep_tui.app.model import RunRow, best_runs
+from optsweep_tui.app.model import Block, RunRow, best_runs
 from optsweep_tui.app.views.chart import AXIS_NAMES, MOST_RAW, ChartModel, Line
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
@@ -24,8 +24,14 @@ class Choice:
     why: str
 
 
-def choose(rows: Sequence[RunRow], marked: Sequence[RunRow]) -> Choice:
-    """The marked runs; without any the running ones; without those the best run of each cell at its largest budgets."""
+def choose(rows: Sequence[RunRow], marked: Sequence[RunRow], blocks: Callable[[], Sequence[Block]]) -> Choice:
+    """The marked runs; without any the running ones; without those the best run of each cell.
+
+    Args:
+        rows: runs of the study.
+        marked: marked runs, of any study.
+        blocks: gives the matrix of the study, which is needed in the last case only.
+    """
     cut = ""
     if marked:
         chosen, why = list(marked), f"{len(marked)} of {len(rows)} runs marked"
@@ -34,7 +40,7 @@ def choose(rows: Sequence[RunRow], marked: Sequence[RunRow]) -> Choice:
         if running:
             chosen, why = running, f"no marks: the {len(running)} running"
         else:
-            chosen = best_runs(rows)
+            chosen = best_runs(blocks())
             why = "no marks: best run of each cell"
     if len(chosen) > MOST:
         cut = f", first {MOST} shown"

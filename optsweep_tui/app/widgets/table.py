@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.events import Click
 from textual.geometry import Region, Size
@@ -58,6 +59,7 @@ class VirtualTable(ScrollView, can_focus=True):
         self._count = 0
         self._cells: Callable[[int], Sequence[Span]] = lambda index: ()
         self._empty = empty
+        self._base: Style | None = None
 
     @property
     def row_count(self) -> int:
@@ -100,7 +102,18 @@ class VirtualTable(ScrollView, can_focus=True):
             row = self._row(index)
         elif self._count == 0 and y == 2:
             row = (Span("  " + self._empty, style.GREY),)
-        return strip_of(row, left + width).crop(left, left + width).apply_style(self.rich_style)
+        return strip_of(row, left + width).crop(left, left + width).apply_style(self._base_style())
+
+    def _base_style(self) -> Style:
+        """Colours of the table; kept, for finding them walks up the tree."""
+        if self._base is None:
+            self._base = self.rich_style
+        return self._base
+
+    def notify_style_update(self) -> None:
+        """The colours around may have changed."""
+        super().notify_style_update()
+        self._base = None
 
     def _row(self, index: int) -> Row:
         spans = [Span(" ")]
