@@ -10,7 +10,7 @@ import numpy.typing as npt
 from array_api_compat import numpy as numpy_namespace
 
 from optsweep_engines.models import Parameter
-from optsweep_engines.optimizers.base import OptimizerEntry, Rule, Service, State, advance, at_step, hyper
+from optsweep_engines.optimizers.base import Hyper, OptimizerEntry, Rule, Service, State, advance, at_step, hyper
 from optsweep_engines.optimizers.catalogue import optimizer, resolve_knobs
 from optsweep_engines.spec import Scalar
 
@@ -38,8 +38,86 @@ def knobs_of(name: str, given: Mapping[str, Scalar] | None = None) -> dict[str, 
 
 
 def factor(step: int) -> float:
-    """A learning rate that changes, so that decay and update are seen to use the same one."""
-    return 1.0 - 0.02 * step
+    """A learning rate that rises, then falls, so that decay and update are seen to use the same one."""
+    return min(1.0, step / 4) * (1.0 - 0.02 * step)
+
+
+class Training:
+    """Some tensors under one optimizer, trained together, as an engine does."""
+
+    def __init__(
+        self,
+        name: str,
+        items: Sequence[Parameter],
+        given: Mapping[str, Scalar] | None = None,
+        *,
+        steps: int = STEPS,
+        dtype: Any = np.float64,
+        xp: Any = numpy_namespace,
+        to_xp: Callable[[npt.NDArray[Any]], Any] = np.asarray,
+        services: Mapping[str, Service] | None = None,
+        starts: Callable[[Parameter], Floats] = start,
+    ) -> None:
+        """Starting values and empty states.
+
+        Args:
+            steps: of the whole run, as the rules are told; `step` may be called less often.
+            dtype: numpy type of parameters and gradients before `to_xp`.
+        """
+        self.entry: OptimizerEntry = optimizer(name)
+        self.knobs = knobs_of(name, given)
+        self.steps, self.dtype, self.xp, self.to_xp, self.services = steps, dtype, xp, to_xp, services
+        self.items = {item.name: item for item in items}
+        self.params: dict[str, Any] = {item.name: to_xp(starts(item).astype(dtype)) for item in items}
+        self.groups: dict[Rule, list[str]] = {}
+        self.states: dict[str, State] = {}
+        self.done = 0
+        for item in items:
+            rule, hp = self.hyper(item)
+            self.groups.setdefault(rule, []).append(item.name)
+            self.states[item.name] = rule.init(xp, self.params[item.name], hp)
+
+    def hyper(self, item: Parameter, lr: Any = 0.0) -> tuple[Rule, Hyper]:
+        """Rule and hp of a tensor at a learning rate."""
+        return hyper(self.entry, item, self.knobs, lr=lr, total_steps=self.steps, tokens_per_step=64)
+
+    def step(self, grads: Mapping[str, Floats], lr: Any = None, step: Any = None) -> None:
+        """One step of all tensors.
+
+        Args:
+            lr: peak x schedule; None = the knob x `factor`.
+            step: what the rules are given for the step's number, where it is not the plain number.
+        """
+        self.done += 1
+        lr = float(self.knobs["lr"] or 0.0) * factor(self.done) if lr is None else lr
+        for rule, names in self.groups.items():
+            hps = [at_step(rule, self.hyper(self.items[name], lr)[1], self.done, self.services) for name in names]
+            new = advance(
+                self.xp,
+                rule,
+                [self.params[name] for name in names],
+                [self.to_xp(grads[name].astype(self.dtype)) for name in names],
+                [self.states[name] for name in names],
+                self.done if step is None else step,
+                hps,
+            )
+            for name, (param, state) in zip(names, new, strict=True):
+                self.params[name], self.states[name] = param, state
+
+    def values(self) -> dict[str, Floats]:
+        """Parameters by name."""
+        return {name: np.asarray(value, dtype=np.float64) for name, value in self.params.items()}
+
+    def evaluated(self) -> dict[str, Floats]:
+        """The values that the model is evaluated at, by name."""
+        final = self.values()
+        for rule, names in self.groups.items():
+            if rule.eval_params is not None:
+                for name in names:
+                    hp = self.hyper(self.items[name])[1]
+                    value = rule.eval_params(self.xp, self.params[name], self.states[name], hp)
+                    final[name] = np.asarray(value, dtype=np.float64)
+        return final
 
 
 def run(
@@ -47,42 +125,16 @@ def run(
     items: Sequence[Parameter],
     given: Mapping[str, Scalar] | None = None,
     *,
-    steps: int = STEPS,
-    dtype: Any = np.float64,
-    xp: Any = numpy_namespace,
-    to_xp: Callable[[npt.NDArray[Any]], Any] = np.asarray,
     gradients: Callable[[Parameter, Floats, int], Floats] = gradient,
-    services: Mapping[str, Service] | None = None,
-    starts: Callable[[Parameter], Floats] = start,
+    steps: int = STEPS,
+    **options: Any,
 ) -> dict[str, Floats]:
-    """Final values by name; the tensors are trained together, as an engine does."""
-    entry: OptimizerEntry = optimizer(name)
-    knobs = knobs_of(name, given)
-    params = {item.name: to_xp(starts(item).astype(dtype)) for item in items}
-    groups: dict[Rule, list[Parameter]] = {}
-    states: dict[str, State] = {}
-    for item in items:
-        rule, hp = hyper(entry, item, knobs, lr=float(knobs["lr"] or 0.0), total_steps=steps, tokens_per_step=64)
-        groups.setdefault(rule, []).append(item)
-        states[item.name] = rule.init(xp, params[item.name], hp)
+    """Final parameters by name; options are those of `Training`."""
+    training = Training(name, items, given, steps=steps, **options)
     for step in range(1, steps + 1):
-        lr = float(knobs["lr"] or 0.0) * factor(step)
-        for rule, members in groups.items():
-            values = [params[item.name] for item in members]
-            grads = [
-                to_xp(gradients(item, np.asarray(value, dtype=np.float64), step).astype(dtype))
-                for item, value in zip(members, values, strict=True)
-            ]
-            hps = [
-                at_step(
-                    rule, hyper(entry, item, knobs, lr=lr, total_steps=steps, tokens_per_step=64)[1], step, services
-                )
-                for item in members
-            ]
-            new = advance(xp, rule, values, grads, [states[item.name] for item in members], step, hps)
-            for item, (param, state) in zip(members, new, strict=True):
-                params[item.name], states[item.name] = param, state
-    return {item.name: np.asarray(params[item.name], dtype=np.float64) for item in items}
+        values = training.values()
+        training.step({item.name: gradients(item, values[item.name], step) for item in items})
+    return training.values()
 
 
 def error(found: Floats, expected: Floats) -> float:
