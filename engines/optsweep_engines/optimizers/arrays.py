@@ -33,6 +33,11 @@ def mean_square(xp: Any, array: Array, tensor: Parameter) -> Array:
     return xp.mean(array * array, axis=tensor_axes(tensor), keepdims=True)
 
 
+def sign(xp: Any, array: Array) -> Array:
+    """-1, 0 or 1; NaN stays NaN, which torch's own sign turns into 0."""
+    return xp.sign(array) + 0 * array
+
+
 def one_number(xp: Any, param: Array, value: float) -> Array:
     """An array of shape (1,) that holds the value, of the type and on the device of the parameter."""
     return xp.zeros_like(xp.reshape(param, (-1,))[:1]) + value

@@ -220,6 +220,8 @@ class OptimizerEntry:
     """Defaults of the run's knobs (warmup, max_grad_norm, ...) where the rule's own code has others than RUN_KNOBS."""
     refuses: Callable[[str, Mapping[str, Scalar]], str | None] = lambda schedule_name, knobs: None
     """(schedule, resolved knobs) -> why the rule cannot be run so, or None. Asked when a run is planned."""
+    extra_gradients: Callable[[Mapping[str, Scalar]], float] = lambda knobs: 0.0
+    """knobs -> passes over the batch that a step takes beside its own, in gradients, rare ones spread over all steps."""
 
     def knob(self, name: str) -> Knob | None:
         """The knob of a name or alias, matched without case."""
@@ -229,9 +231,18 @@ class OptimizerEntry:
         """Numbers kept between steps for all of these tensors."""
         return sum(rule.state_floats(item, hp.knobs) for item in parameters for rule, hp in [hyper(self, item, knobs)])
 
-    def flops_per_step(self, parameters: Iterable[Parameter], knobs: Mapping[str, Scalar]) -> float:
-        """Floating-point operations of one update of all of these tensors."""
-        return sum(rule.flops(item, hp.knobs) for item in parameters for rule, hp in [hyper(self, item, knobs)])
+    def flops_per_step(
+        self, parameters: Iterable[Parameter], knobs: Mapping[str, Scalar], tokens_per_step: int = 0
+    ) -> float:
+        """Floating-point operations of one update of all of these tensors.
+
+        Args:
+            tokens_per_step: of one batch; passes over it that the rule asks for count 6 per multiplied weight and token.
+        """
+        items = tuple(parameters)
+        rules = sum(rule.flops(item, hp.knobs) for item in items for rule, hp in [hyper(self, item, knobs)])
+        weights = sum(item.count for item in items if item.is_hidden_matrix or item.role == "head")
+        return rules + self.extra_gradients(knobs) * 6.0 * weights * tokens_per_step
 
 
 def decay_of(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:

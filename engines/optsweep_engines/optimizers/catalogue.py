@@ -18,14 +18,19 @@ from optsweep_engines.optimizers import (
     ademamix,
     adopt,
     cautious,
+    kron,
     lamb,
     lion,
     mars,
     muon,
     muon_variants,
     prodigy,
+    scion,
     sf_adamw,
     sgd,
+    shampoo,
+    soap,
+    sophia,
 )
 from optsweep_engines.optimizers.base import Knob, OptimizerEntry, find_knob
 from optsweep_engines.optimizers.knobs import FIELD_ALIASES, RUN_KNOBS
@@ -63,6 +68,13 @@ ENTRIES: dict[str, OptimizerEntry] = {
         muon_variants.NORMUON_ENTRY,
         muon_variants.ADAMUON_ENTRY,
         muon_variants.MUON_H_ENTRY,
+        scion.ENTRY,
+        scion.FANTASTIC_ENTRY,
+        soap.ENTRY,
+        shampoo.ENTRY,
+        kron.ENTRY,
+        sophia.ENTRY_G,
+        sophia.ENTRY_H,
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from optsweep_engines.optimizers.arrays import sign
 from optsweep_engines.optimizers.base import (
     TO_ALL,
     Array,
@@ -34,7 +35,7 @@ def init(xp: Any, param: Array, hp: Hyper) -> State:
 def signed_step(xp: Any, param: Array, grad: Array, m: Array, hp: Hyper, beta2: float) -> tuple[Array, State]:
     """The step that both share."""
     beta1 = hp["beta1"]
-    direction = xp.sign(beta1 * m + (1 - beta1) * grad)
+    direction = sign(xp, beta1 * m + (1 - beta1) * grad)
     param = param * (1 - hp.lr * hp.weight_decay) - hp.lr * direction
     return param, {"m": beta2 * m + (1 - beta2) * grad}
 

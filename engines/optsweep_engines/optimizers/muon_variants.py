@@ -7,7 +7,7 @@ from typing import Any
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import adamw, muon
-from optsweep_engines.optimizers.arrays import tensor_norm
+from optsweep_engines.optimizers.arrays import sign, tensor_norm
 from optsweep_engines.optimizers.base import Array, Group, Hyper, OptimizerEntry, Rule, State
 from optsweep_engines.optimizers.knobs import beta, cautious_weight_decay, epsilon, learning_rate, weight_decay
 from optsweep_engines.optimizers.orthogonal import iteration_knobs, newton_schulz_flops, orthogonalized
@@ -51,8 +51,7 @@ def update_adamuon(xp: Any, param: Array, grad: Array, state: State, step: Any, 
     """
     ahead, m = muon.direction(grad, state, hp)
     momentum, eps = hp["momentum"], hp["adamuon_eps"]
-    signs = xp.sign(ahead) + 0 * ahead  # torch's sign of NaN is 0
-    x = orthogonalized(xp, signs, hp.knobs)
+    x = orthogonalized(xp, sign(xp, ahead), hp.knobs)
     v = momentum * state["v"] + (1 - momentum) * x * x
     scaled = x / (xp.sqrt(v) + eps)
     rms_scale = ADAMUON_RMS * (hp.tensor.fan_in * hp.tensor.fan_out) ** 0.5
