@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pandas as pd  # noqa: F401  Arrow loads it at the first array; Ctrl-C in the middle of that was an AttributeError
 import pyarrow as pa
 
 from optsweep_tui.store.lines import Series

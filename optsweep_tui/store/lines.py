@@ -99,6 +99,8 @@ class MetricParser:
 
     def _fast(self, block: bytes, lines: int) -> Points | None:
         """None where Arrow is not the right reader."""
+        if lines < SMALL_LINES or "step" not in self._columns:
+            return None
         # Flat objects only, one to a line and at its start: Arrow crashes on deep nesting, and takes two objects on one
         # line for two lines.
         flat = block.count(b"{") == block.count(b"}") == lines and b"[" not in block

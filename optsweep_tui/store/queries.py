@@ -12,7 +12,7 @@ import pandas as pd
 from optsweep_engines.optimizers import catalogue
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError, UnknownName
-from optsweep_tui.store.connect import WAIT_SECONDS, open_store
+from optsweep_tui.store.connect import WAIT_SECONDS, interruptible, open_store
 from optsweep_tui.store.dictionary import dictionary
 from optsweep_tui.store.examples import EXAMPLES, Example
 
@@ -219,7 +219,7 @@ def sql(store: Path, text: str, limit: int | None = None, *, wait_seconds: float
         )
     with open_store(store, wait_seconds=wait_seconds) as connection:
         try:
-            return _fetched(connection.execute(statements[0]), limit)
+            return interruptible(connection, lambda: _fetched(connection.execute(statements[0]), limit))
         except duckdb.Error as error:
             raise OptsweepError(f"sql: {_first_line(error)}", _SCHEMA_HINT) from None
 

@@ -75,6 +75,31 @@ def test_killed_collectors_lose_nothing_and_double_nothing(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_ctrl_c_during_a_collect_is_a_keyboard_interrupt_and_loses_nothing(tmp_path: Path) -> None:
+    store, runs = tmp_path / "results.duckdb", tmp_path / "runs"
+    for folder in plant(runs, *(make_spec(seed=seed) for seed in range(4))):
+        append(attempt_folder(folder), lines(range(1, 30_001)))
+    for pause in (0.05, 0.15, 0.3, 0.45):
+        store.unlink(missing_ok=True)
+        with subprocess.Popen(
+            [sys.executable, "-c", COLLECT, str(store), str(runs)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+            time.sleep(pause)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        assert errors.strip().splitlines()[-1] == "KeyboardInterrupt", errors
+        if store.exists():
+            held = ask(store, "SELECT run, key, count(*), count(DISTINCT step), max(step) FROM metric GROUP BY ALL")
+            assert all(count == distinct == last for _, _, count, distinct, last in held)
+    ingest(store, runs)
+    assert ask(store, "SELECT count(*) FROM metric") == [(4 * 30_000 * 2,)]
+
+
+@pytest.mark.slow
 def test_a_rebuild_that_is_killed_leaves_the_old_store(tmp_path: Path) -> None:
     store, runs = tmp_path / "results.duckdb", tmp_path / "runs"
     for folder in plant(runs, *(make_spec(seed=seed) for seed in range(4))):

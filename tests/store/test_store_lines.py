@@ -81,6 +81,17 @@ def test_the_fast_reader_and_the_slow_one_agree() -> None:
     assert fast_blocks >= 30, "the fast reader was never asked"
 
 
+def test_a_few_lines_never_go_to_arrow() -> None:
+    """Calling it costs more than reading them: ten thousand short runs are ten thousand calls."""
+    reader = MetricParser()
+    reader.parse(lines(range(1, 60)).encode())
+    before = reader.slow_blocks
+    reader.parse(lines(range(1, 4)).encode())
+    assert reader.slow_blocks == before + 1
+    reader.parse(lines(range(1, 60)).encode())
+    assert reader.slow_blocks == before + 1
+
+
 def test_both_readers_agree_on_mutated_blocks() -> None:
     generator = random.Random(12)
     clean = "".join(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -241,3 +245,26 @@ def test_a_limit_cuts_the_rows(store: Path) -> None:
     assert len(queries.sql(store, "SELECT * FROM range(10) t(x)", limit=5000)) == 10
     assert len(queries.sql(store, "SELECT * FROM range(10) t(x) WHERE x < 0", limit=5)) == 0
     assert list(queries.sql(store, "SELECT 1 AS x WHERE false", limit=5).columns) == ["x"]
+
+
+def test_ctrl_c_ends_a_long_query_at_once(store: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from optsweep_tui.store import queries
+queries.sql(Path(sys.argv[1]), "SELECT 1")
+print("ready", flush=True)
+try:
+    queries.sql(Path(sys.argv[1]), "SELECT count(*) FROM range(100000000000) t(x) WHERE hash(x) % 7 = 1")
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+    command = [sys.executable, "-c", code, str(store)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        time.sleep(1)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert (output, errors, process.returncode) == ("interrupted\n", "", 0)
+    assert time.monotonic() - began < 5
