@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from optsweep_tui import flow, rundir
 from optsweep_tui.app.model import RunRow, Snapshot, StudyInfo
@@ -19,6 +20,8 @@ POST_SECONDS = 0.25
 """Between two snapshots at least: 4 Hz."""
 SHARE = 0.03
 """Largest part of the time that may go into looking: with very many runs the looks get rarer."""
+FULL_LOOK_SECONDS = 2.0
+"""Between two looks at the lock of a live run that writes nothing."""
 SETTLED = frozenset({"planned", *rundir.FINISHED})
 """A run in one of these states stays in it until its folder changes (a new attempt, a cancel marker)."""
 
@@ -53,6 +56,7 @@ class Feed(threading.Thread):
         self._stopping = False
         self._posted: tuple[tuple[RunRow, ...], tuple[StudyInfo, ...]] | None = None
         self._posted_at = 0.0
+        self._stirred: dict[str, tuple[list[tuple[int, int] | None], float]] = {}
         self._complaints: set[str] = set()
         self._stamps: dict[str, int] = {}
         self._baselines: dict[str, str] = {}
@@ -92,6 +96,7 @@ class Feed(threading.Thread):
         for gone in self._rows.keys() - set(ids):
             del self._rows[gone]
             self._seen.pop(gone, None)
+            self._stirred.pop(gone, None)
         for place, run_id in enumerate(ids):
             if self._stopping:
                 return
@@ -111,7 +116,7 @@ class Feed(threading.Thread):
         where = self._workspace.runs / run_id
         try:
             changed_at = os.stat(where).st_mtime_ns
-            if self._seen.get(run_id) == changed_at:
+            if self._seen.get(run_id) == changed_at or self._quiet(run_id, where):
                 return
             line = flow.run_line(self._workspace, run_id)
             known = self._rows.get(run_id)
@@ -129,6 +134,19 @@ class Feed(threading.Thread):
             self._seen[run_id] = changed_at
         else:
             self._seen.pop(run_id, None)
+
+    def _quiet(self, run_id: str, where: Path) -> bool:
+        """A live run whose files are as they were needs no full look, for a while: its lock tells of a silent death."""
+        row, now = self._rows.get(run_id), time.monotonic()
+        if row is None or row.line.state not in ("running", "queued"):
+            return False
+        attempt_folder = where / f"a{row.line.attempt}"
+        stamps = [_stamp(where), _stamp(attempt_folder), _stamp(attempt_folder / rundir.METRICS)]
+        before, looked_at = self._stirred.get(run_id, ([], 0.0))
+        if stamps == before and now - looked_at < FULL_LOOK_SECONDS:
+            return True
+        self._stirred[run_id] = (stamps, now)
+        return False
 
     def _post(self, ids: list[str], read: int) -> None:
         rows = tuple(self._rows[run_id] for run_id in ids if run_id in self._rows)
@@ -155,3 +173,11 @@ class Feed(threading.Thread):
         names = sorted(self._baselines, key=lambda name: (-self._stamps.get(name, 0), name))
         others = sorted({name for row in rows for name in row.studies} - set(names))
         return tuple(StudyInfo(name=name, baseline=self._baselines.get(name, "adamw")) for name in [*names, *others])
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from optsweep_engines import folder
+from optsweep_engines.run import AttemptLog
 from optsweep_tui import flow, rundir
+from optsweep_tui.app import feed
 from optsweep_tui.app.feed import Feed
 from optsweep_tui.app.model import Snapshot
 from optsweep_tui.settings import Workspace
@@ -33,7 +35,8 @@ class Seen:
         return {row.run_id: row.line.state for row in self.look().rows}
 
 
-def test_a_run_is_seen_from_plan_to_end(empty_workspace: Workspace) -> None:
+def test_a_run_is_seen_from_plan_to_end(empty_workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "FULL_LOOK_SECONDS", 0.0)
     seen, of = Seen(empty_workspace), made.spec(ratio=0.05)
     assert seen.look().rows == ()
     made.plant(empty_workspace, of, "planned")
@@ -53,6 +56,34 @@ def test_a_run_is_seen_from_plan_to_end(empty_workspace: Workspace) -> None:
     assert seen.states() == {of.run_id: "queued"}
     rundir.cancel(empty_workspace.runs / of.run_id)
     assert seen.states() == {of.run_id: "cancelled"}
+
+
+def test_a_live_run_that_writes_nothing_is_looked_at_less_often_but_its_death_is_seen(
+    empty_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = made.spec(ratio=0.05)
+    claim = made.plant(empty_workspace, of, "running", part=0.5)
+    assert claim is not None
+    seen = Seen(empty_workspace)
+    assert seen.states() == {of.run_id: "running"}
+    read: list[str] = []
+    original = flow.run_line
+
+    def counted(workspace: Workspace, run_id: str) -> flow.RunLine:
+        read.append(run_id)
+        return original(workspace, run_id)
+
+    monkeypatch.setattr(flow, "run_line", counted)
+    for _ in range(5):
+        seen.feed.look()
+    assert len(read) <= 1
+    log = AttemptLog(empty_workspace.runs / of.run_id / "a1")
+    made.write_metrics(log, of, of.steps // 2 + 1, of.steps - 1)
+    log.close()
+    assert seen.look().rows[0].line.step == of.steps - 1
+    os.close(claim)
+    monkeypatch.setattr(feed, "FULL_LOOK_SECONDS", 0.0)
+    assert seen.states() == {of.run_id: "orphan"}
 
 
 def test_settled_runs_are_read_once_and_nothing_is_posted_when_nothing_changed(
