@@ -33,7 +33,9 @@ def planning(runs: int) -> tuple[int, float]:
 
     study = grid.from_names(["adamw", "muon", "sgd"], ["130m", "300m"], ["1", "2", "4", "8"])
     per_cell = max(1, runs // 24)
-    study = grid.with_settings(study, [], ["lr=" + ",".join(f"{1e-4 * (1 + index / 1000):.9f}" for index in range(per_cell))])
+    study = grid.with_settings(
+        study, [], ["lr=" + ",".join(f"{1e-4 * (1 + index / 1000):.9f}" for index in range(per_cell))]
+    )
     grid.expand(grid.from_names(["adamw"], ["130m"], ["1"]), facts)  # reads the published tables once
     started = time.perf_counter()
     specs = grid.expand(study, facts)
