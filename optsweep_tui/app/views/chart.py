@@ -15,7 +15,7 @@ from optsweep_tui.charts.ticks import SteadyScale
 from optsweep_tui.live.runstore import AXES, Series
 
 AXIS_NAMES = {"step": "steps", "tokens": "tokens", "train_seconds": "seconds"}
-LATE = 0.05
+LATE = 0.1
 """The first part of the x range does not decide the y range: a loss falls from ln(vocabulary) and hides the rest."""
 ZOOM = 0.5
 MOST_RAW = 6
@@ -53,7 +53,7 @@ class ChartModel:
     x_log: bool = False
     y_log: bool = False
     whole_y: bool = False
-    """False: y fits what lies behind the first twentieth of x."""
+    """False: y fits what lies behind the first tenth of x."""
     tau: float = 0.0
     """Time constant of the smoothing, steps; 0 = none."""
     window: tuple[float, float] = (0.0, 1.0)

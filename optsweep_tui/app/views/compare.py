@@ -54,15 +54,18 @@ def unit_of(metric: str) -> str:
 
 def status(model: ChartModel, curves: int, width: int, right: str = "") -> Row:
     """Metric, axes, smoothing, zoom."""
-    spans = [Span(f" {unit_of(model.metric)}", bold=True), Span(" (log)" if model.y_log else "", style.GREY)]
-    axis = AXIS_NAMES[model.axis] + (" (log)" if model.x_log else "")
-    spans.append(Span(f"   x: {axis}", style.GREY))
-    raw = "" if curves > MOST_RAW else ", raw behind"
-    spans.append(Span(f"   smoothing {model.tau:g} steps{raw}" if model.tau else "   not smoothed", style.GREY))
     low, high = model.window
-    if high - low < 0.999:
-        spans.append(Span(f"   zoom {1 / (high - low):.3g}x", style.GREY))
-    return fmt.both_ends(tuple(spans), (Span(right, style.ALIVE),), width)
+    zoom = f"zoom {1 / (high - low):.3g}x" if high - low < 0.999 else ""
+    raw = "" if curves > MOST_RAW else ", raw behind"
+    axis = AXIS_NAMES[model.axis] + (" (log)" if model.x_log else "")
+    long = [f"x: {axis}", f"smoothing {model.tau:g} steps{raw}" if model.tau else "not smoothed", zoom]
+    short = [f"x: {axis}", f"ema {model.tau:g}" if model.tau else "raw", zoom]
+    for metric, texts in ((unit_of(model.metric), long), (model.metric, short)):
+        head = Span(f" {metric}{' (log)' if model.y_log else ''}", bold=True)
+        row = (head, *(Span(f"   {text}", style.GREY) for text in texts if text))
+        if fmt.width_of(row) <= width:
+            break
+    return fmt.both_ends(row, (Span(right, style.ALIVE),), width)
 
 
 def names_of(rows: Sequence[RunRow]) -> list[str]:

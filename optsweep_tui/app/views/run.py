@@ -45,27 +45,36 @@ def facts(row: RunRow, files: RunFiles | None, width: int, height: int, garbage:
         pairs.append(("error", line.error, style.BAD))
     if garbage:
         pairs.append(("bad metric lines", f"{garbage}, skipped", style.BAD))
-    pairs.append(("", "", None))
+    pairs.append(_BLANK)
     knobs = spec.get("hyperparameters") or {}
     ordered = ["lr", *sorted(key for key in knobs if key != "lr")]
     pairs += [(key, fmt.knob(knobs[key]), None) for key in ordered if key in knobs]
-    pairs.append(("", "", None))
+    pairs.append(_BLANK)
     pairs += [(name, _spec_text(name, spec[name]), None) for name in _SPEC if name in spec]
     if record:
-        pairs.append(("", "", None))
+        pairs.append(_BLANK)
         pairs += [(name, text, None) for name, text in _record_pairs(record)]
     pairs.append(("studies", ", ".join(row.studies), None))
-    wide = max(len(name) for name, _, _ in pairs) + 2
     rows: list[Row] = [
-        (Span(f" {line.optimizer} ", style.colour_of(line.optimizer), bold=True),
-         Span(f"{line.model} {fmt.ratio(line.chinchilla)} seed {line.seed}", bold=True)),
+        (
+            Span(f" {line.optimizer} ", style.colour_of(line.optimizer), bold=True),
+            Span(f"{line.model} {fmt.ratio(line.chinchilla)} seed {line.seed}", bold=True),
+        ),
         (Span(f" {line.run_id}", style.GREY),),
-    ]  # fmt: skip
-    for name, text, tint in pairs:
-        rows.append((Span(" " + name.ljust(wide), style.GREY), Span(text, tint)))
+    ]
+    block: list[tuple[str, str, str | None]] = []
+    for pair in [*pairs, _BLANK]:
+        if pair is not _BLANK:
+            block.append(pair)
+            continue
+        wide = max((len(name) for name, _, _ in block), default=0) + 2  # each block is aligned by itself
+        rows += [(Span(" " + name.ljust(wide), style.GREY), Span(text, tint)) for name, text, tint in block]
+        rows.append(())
+        block = []
     return [fmt.cut(row, width) for row in rows[:height]]
 
 
+_BLANK = ("", "", None)
 _SPEC = ("tokens", "batch_size", "seq_len", "schedule", "dtype", "dataset", "validation_tokens", "engine")
 
 

@@ -197,5 +197,5 @@ def legend(width: int) -> list[Row]:
     spans: list[Span] = [Span(" ")]
     for mark, meaning, colour in marks:
         spans += [Span(mark, colour, bold=True), Span(f" {meaning}  ", style.GREY)]
-    line = " number of runs, final loss in nats/token; bold = smallest of its column; + marked"
+    line = " runs, final loss in nats/token; bold = smallest of its column; + marked"
     return [fmt.cut((Span(line, style.GREY),), width), fmt.cut(tuple(spans), width)]
