@@ -413,8 +413,9 @@ async def test_the_mouse_selects_cells_rows_and_places_the_crosshair(sweep_works
     async with driven(sweep_workspace, (120, 40)) as driver:
         await driver.pilot.click("#matrix", offset=(32, 2))
         assert " muon 0.08 " in driver.text
-        await driver.press("3")
+        await driver.pilot.click("#top", offset=(driver.text.split("\n")[1].index("Compare"), 1))
         await driver.settle()
+        assert driver.app.current_mode == "compare"
         await driver.pilot.click("#chart", offset=(30, 5))
         await driver.pilot.pause()
         assert "┆" in driver.text

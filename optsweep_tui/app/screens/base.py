@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
-from textual.events import Resize
+from textual.events import Click, Resize
 from textual.screen import Screen
 from textual.widget import Widget
 
@@ -129,6 +129,13 @@ class BaseScreen(Screen[None]):
     def on_descendant_blur(self) -> None:
         """Other keys are valid now."""
         self.call_after_refresh(self.refresh_all)
+
+    def on_click(self, event: Click) -> None:
+        """A click on a tab opens its screen."""
+        if event.widget is self.query_one("#top") and event.y == 1:
+            place = frame.tab_at(self.bench.tabs(), event.x)
+            if place is not None:
+                self.bench.action_mode(list(self.bench.MODES)[place])
 
     def action_out(self) -> None:
         """Nothing to leave by default."""

@@ -51,6 +51,17 @@ def tabs(names: Sequence[tuple[str, str]], current: str, marked: int, width: int
     return fmt.both_ends(tuple(spans), right, width)
 
 
+def tab_at(names: Sequence[tuple[str, str]], x: int) -> int | None:
+    """Which tab of the row that `tabs` gives stands at a column."""
+    start = 1
+    for place, (key, name) in enumerate(names):
+        end = start + len(key) + len(name) + 3
+        if start <= x < end:
+            return place
+        start = end
+    return None
+
+
 def key_line(hints: Iterable[tuple[str, str]], width: int) -> Row:
     """Keys and what they do, as many as fit; the last two (help and quit) always do."""
     known = list(hints)
