@@ -86,7 +86,7 @@ def count_text(value: float | None) -> str:
     """49000 as 49.0k, for tokens, parameters and FLOPs."""
     if value is None or not math.isfinite(value):
         return "·"
-    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    for unit, size in (("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
