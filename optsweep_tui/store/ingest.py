@@ -13,9 +13,10 @@ from pathlib import Path
 
 from optsweep_tui import rundir
 from optsweep_tui.errors import OptsweepError, StoreLocked
-from optsweep_tui.store.collector import Collector, CollectReport, Skip
+from optsweep_tui.store.collector import Collector
 from optsweep_tui.store.connect import WAIT_SECONDS, open_store, require, translated
 from optsweep_tui.store.publish import publish
+from optsweep_tui.store.report import CollectReport, Skip
 
 __all__ = ["CollectReport", "Skip", "collector_lock", "ingest", "rebuild", "snapshot"]
 

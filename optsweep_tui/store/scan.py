@@ -30,6 +30,11 @@ class Source(NamedTuple):
     """Bytes."""
     mtime_ns: int
 
+    @property
+    def stamp(self) -> tuple[int, int, int]:
+        """What changes when the file does."""
+        return self.inode, self.size, self.mtime_ns
+
 
 class RunFiles(NamedTuple):
     """A run folder as seen in one look."""

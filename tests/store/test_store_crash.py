@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from optsweep_tui import rundir
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.store import queries
 from optsweep_tui.store.ingest import ingest, rebuild
@@ -46,6 +47,8 @@ def test_killed_collectors_lose_nothing_and_double_nothing(tmp_path: Path) -> No
     for kill in range(KILLS):
         for folder in folders:
             append(attempt_folder(folder), lines(range(steps + 1, steps + 4001)))
+            numbers = range(steps // 4 + 1, steps // 4 + 1001)
+            append(folder / "a1", "".join(f'{{"seq": {seq}, "kind": "tick"}}\n' for seq in numbers), rundir.EVENTS)
         steps += 4000
         with subprocess.Popen(
             [sys.executable, "-c", COLLECT, str(store), str(runs)], stdout=subprocess.PIPE, text=True
@@ -58,6 +61,8 @@ def test_killed_collectors_lose_nothing_and_double_nothing(tmp_path: Path) -> No
             # Whatever was committed is whole lines from the start of each file, both keys of them.
             held = ask(store, "SELECT run, key, count(*), count(DISTINCT step), max(step) FROM metric GROUP BY ALL")
             assert all(count == distinct == last for _, _, count, distinct, last in held)
+            told = ask(store, "SELECT count(*), count(DISTINCT seq), max(seq) FROM event GROUP BY run")
+            assert all(count == distinct == last for count, distinct, last in told)
     assert interrupted >= KILLS // 3, "the kills came too late to say anything"
     for folder in folders:
         finish(folder)
@@ -67,7 +72,8 @@ def test_killed_collectors_lose_nothing_and_double_nothing(tmp_path: Path) -> No
         curve = points(store, run_id=folder.name)
         assert curve == {step: pytest.approx(10 / step) for step in range(1, steps + 1)}
     assert ask(store, "SELECT count(*) FROM metric") == [(4 * steps * 2,)]
-    assert ask(store, "SELECT count(*), count(DISTINCT path) FROM src_offset") == [(8, 8)]
+    assert ask(store, "SELECT count(*), count(DISTINCT (run, seq)) FROM event") == [(steps, steps)]
+    assert ask(store, "SELECT count(*), count(DISTINCT path) FROM src_offset") == [(12, 12)]
     assert ask(store, "SELECT count(*) FROM run") == [(4,)]
     straight = tmp_path / "straight.duckdb"
     ingest(straight, runs)
