@@ -46,7 +46,7 @@ def attempts(run_folder: Path) -> list[tuple[int, Path]]:
         with os.scandir(run_folder) as entries:
             for entry in entries:
                 match = _ATTEMPT.fullmatch(entry.name)
-                if match:
+                if match and entry.is_dir():
                     found.append((int(match.group(1)), Path(entry.path)))
     except FileNotFoundError:
         return []
@@ -93,6 +93,8 @@ def read_json(path: Path) -> Any | None:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def reserve(attempt_folder: Path) -> None:

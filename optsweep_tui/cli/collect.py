@@ -25,9 +25,12 @@ def command(
     if json_:
         output.emit_json(report)
         return
-    skipped = list(getattr(report, "skipped", []))
     print(
         f"{report.runs} runs, {report.finished} finished, {report.points} new points, {report.skipped_lines} lines skipped"
     )
-    for entry in skipped[:20]:
-        output.say(f"skipped: {entry}")
+    if report.vanished:
+        output.say(f"{report.vanished} runs are in the store but no longer in the workspace; --rebuild drops them")
+    if report.kept:
+        output.say(f"the old store is kept as {report.kept}")
+    for entry in report.skipped[:20]:
+        output.say(f"skipped: {entry.where}: {entry.why}")

@@ -128,6 +128,8 @@ def run_knobs(schedule_name: str) -> tuple[Knob, ...]:
 def all_knobs(entry: OptimizerEntry) -> tuple[Knob, ...]:
     """The optimizer's own knobs, then those of the run with the defaults that the optimizer gives them."""
     own = entry.run_defaults
+    if not own:
+        return (*entry.knobs, *RUN_KNOBS)
     run = (dataclasses.replace(knob, default=own.get(knob.name, knob.default)) for knob in RUN_KNOBS)
     return (*entry.knobs, *run)
 

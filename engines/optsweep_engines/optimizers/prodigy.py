@@ -84,7 +84,9 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
     pace = rate(state, step, hp)
     m = beta1 * state["m"] + ((1 - beta1) * d) * grad
     v = beta2 * state["v"] + ((1 - beta2) * d * d) * (grad * grad)
-    moved = param * (1 - pace * hp.weight_decay) - pace * (m / (xp.sqrt(v) + hp.extra["d"] * hp["eps"]))
+    # 1 - pace x wd would round: pace starts near 1e-6, and d comes from differences p0 - p of that size.
+    step_and_decay = m / (xp.sqrt(v) + hp.extra["d"] * hp["eps"]) + hp.weight_decay * param
+    moved = param - pace * step_and_decay
     shared = {name: hp.extra[name] for name in ("d", "d_max", "numerator")}
     return moved, {"m": m, "v": v, "s": summed(state, grad, step, hp), "p0": state["p0"], **shared}
 
