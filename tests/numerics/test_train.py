@@ -30,11 +30,13 @@ def trained(run: RunSpec, folder: Path, data_root: Path, **log: Any) -> tuple[Ru
 def test_every_optimizer_learns_the_toy_text(
     name: str, dataset: PreparedDataset, data_root: Path, tmp_path: Path
 ) -> None:
-    lr = {"adam": 0.02, "sgd": 0.5, "matrix": 0.05}[ENTRIES[name].family]
+    lr = {"sgd": 0.5, "adafactorw_last": 1.0, "adalayer_last": 1.0, "prodigy": 1.0, "scion": 0.003}.get(name, 0.02)
     run = spec(dataset, name, knobs={"lr": lr}, tokens=150 * 64)
     record, log = trained(run, tmp_path, data_root)
     assert record.status == "done"
-    assert record.val_loss is not None and record.val_loss < 2.2  # uniform guessing: log 32 = 3.47
+    assert (
+        record.val_loss is not None and record.val_loss < 1.5
+    )  # guessing: log 32 = 3.47; the text's own entropy: about 0.8
     assert log.rows()[0]["train_loss"] > 3.2
 
 

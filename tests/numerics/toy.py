@@ -11,6 +11,7 @@ import numpy as np
 
 from optsweep_engines.data import DatasetEntry, PreparedDataset, Tokens, write
 from optsweep_engines.models import Parameter, model
+from optsweep_engines.optimizers.catalogue import optimizer as optimizer_entry
 from optsweep_engines.optimizers.catalogue import resolve_knobs
 from optsweep_engines.spec import ModelShape, RunSpec, Scalar
 
@@ -55,7 +56,8 @@ def spec(
     dataset: PreparedDataset, optimizer: str = "adamw", *, knobs: Mapping[str, Scalar] | None = None, **changes: Any
 ) -> RunSpec:
     """Forty steps of 4 x 16 tokens."""
-    schedule = changes.get("schedule", "linear")
+    own = optimizer_entry(optimizer).schedule
+    schedule = changes.get("schedule", "linear" if own == "cosine" else own)
     fields: dict[str, Any] = {
         "engine": "torch",
         "optimizer": optimizer,

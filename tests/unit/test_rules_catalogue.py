@@ -122,7 +122,7 @@ def test_published_keys_have_our_names() -> None:
 def test_every_published_incumbent_of_these_optimizers_resolves() -> None:
     with (shipped("grids") / "reference" / "cells.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["optimizer"] in ENTRIES]
-    assert {row["optimizer"] for row in rows} == {"adamw", "muon"}
+    assert {row["optimizer"] for row in rows} >= {"adamw", "muon"}
     for row in rows:
         published = json.loads(row["incumbent_hyperparameters"])
         published.pop("train_batch_size")
@@ -131,7 +131,8 @@ def test_every_published_incumbent_of_these_optimizers_resolves() -> None:
         assert knobs["lr"] == published["learning_rate"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+# d_muon's published code decays norms too.
+@pytest.mark.parametrize("name", [name for name in NAMES if ENTRIES[name].knob("weight_decay") and name != "d_muon"])
 def test_norms_are_never_decayed_and_hidden_matrices_are(name: str) -> None:
     knobs = resolve_knobs(name, {"weight_decay": 0.3})
     for item in parameter_table(model("bench-micro").shape):

@@ -29,7 +29,14 @@ def save(
     Raises:
         Superseded: a newer attempt exists.
     """
-    tensors = {name: value.detach().contiguous() for name, value in _named(params, optimizer).items()}
+    tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, value in _named(params, optimizer).items():
+        whole = value.detach().contiguous()
+        if whole.untyped_storage().data_ptr() in storages:  # one number that several banks share; files hold copies
+            whole = whole.clone()
+        storages.add(whole.untyped_storage().data_ptr())
+        tensors[name] = whole
     metadata = {
         "format": FORMAT,
         "run_id": run_id,

@@ -55,12 +55,14 @@ class Decoder:
         dtype: torch.dtype,
         *,
         compiled: bool = False,
+        plain_attention: bool | None = None,
     ) -> None:
         device = params["embedding"].device
         self.shape = shape
         self.params = params
         self.dtype = dtype
-        self.plain_attention = device.type == "cpu" and seq_len <= PLAIN_ATTENTION_TOKENS
+        short = device.type == "cpu" and seq_len <= PLAIN_ATTENTION_TOKENS
+        self.plain_attention = short if plain_attention is None else plain_attention
         head_size = shape.width // shape.heads
         exponents = torch.arange(0, head_size, 2, dtype=torch.float64) / head_size
         angles_TD = torch.arange(seq_len, dtype=torch.float64)[:, None] * shape.rope_theta**-exponents
@@ -73,9 +75,16 @@ class Decoder:
 
     def loss(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
         """Mean cross-entropy in nats per token, fp32 scalar."""
-        hidden_BTW = self.hidden(x_BT)
-        head_VW = self.params["embedding" if self.shape.tied_embeddings else "head"].to(self.dtype)
-        return cross_entropy(hidden_BTW.flatten(0, 1), head_VW, y_BT.flatten())
+        return cross_entropy(self.hidden(x_BT).flatten(0, 1), self.head(), y_BT.flatten())
+
+    def smooth_loss(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
+        """The same, all of its logits at once: it can be differentiated twice."""
+        logits_NV = F.linear(self.hidden(x_BT).flatten(0, 1), self.head())
+        return F.cross_entropy(logits_NV.float(), y_BT.flatten())
+
+    def head(self) -> Tensor:
+        """The matrix of the output projection [V, W]."""
+        return self.params["embedding" if self.shape.tied_embeddings else "head"].to(self.dtype)
 
     def loss_and_grads(self, x_BT: Tensor, y_BT: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Mean cross-entropy and its gradients in the order of the parameters."""

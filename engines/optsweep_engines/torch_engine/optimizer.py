@@ -66,14 +66,21 @@ class Optimizer:
             lr: peak learning rate x schedule.
             services: what the engine provides beside gradients, by its name in `base.SERVICES`.
         """
+        # Services look at the parameters as they are before the step: all of them are asked first.
+        hps = {
+            name: at_step(rule, dataclasses.replace(slot.hp, lr=slot.hp.lr * lr), step, services)
+            for rule, names in self.plain.items()
+            for name, slot in ((name, self.slots[name]) for name in names)
+        }
         for rule_name, names in self.batches.items():
             slots = [self.slots[name] for name in names]
             FUSED[rule_name].update(slots, [grads[name] for name in names], step, lr, self.dtype)
         for rule, names in self.plain.items():
             slots = [self.slots[name] for name in names]
-            hps = [at_step(rule, dataclasses.replace(slot.hp, lr=slot.hp.lr * lr), step, services) for slot in slots]
             params, states = [slot.param for slot in slots], [slot.state for slot in slots]
-            new = advance(xp, rule, params, [grads[name] for name in names], states, step, hps)
+            new = advance(
+                xp, rule, params, [grads[name] for name in names], states, step, [hps[name] for name in names]
+            )
             for slot, (param, state) in zip(slots, new, strict=True):
                 slot.param.copy_(param)
                 slot.state = state

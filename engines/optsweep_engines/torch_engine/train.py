@@ -24,6 +24,7 @@ from optsweep_engines.torch_engine import checkpoint
 from optsweep_engines.torch_engine.device import description, opened, peak_bytes, versions
 from optsweep_engines.torch_engine.model import decoder
 from optsweep_engines.torch_engine.optimizer import Optimizer
+from optsweep_engines.torch_engine.services import Services
 
 # As torch.nn.utils.clip_grad_norm_.
 CLIP_EPSILON = 1e-6
@@ -59,6 +60,7 @@ class Trainer:
         self.names = list(self.params)
         dtype = torch.bfloat16 if spec.dtype == "bf16" else torch.float32
         self.decoder = decoder(spec.shape, spec.seq_len, self.params, dtype, spec.flops)
+        self.services = Services(spec, self.params, dtype)
         self.optimizer = Optimizer(
             optimizer_entry(spec.optimizer),
             spec.hyperparameters,
@@ -115,10 +117,12 @@ class Trainer:
 
     def step(self, step: int) -> tuple[Tensor, Tensor, float]:
         """One optimizer step, counted from 0: loss and gradient norm (still on the device), learning rate."""
-        loss, grads = self.gradients(*self.batch(step))
+        x_BT, y_BT = self.batch(step)
+        loss, grads = self.gradients(x_BT, y_BT)
         norm = self.clip(grads)
         lr = self.lr(step)
-        self.optimizer.step(dict(zip(self.names, grads, strict=True)), step + 1, lr)
+        services = self.services.at(x_BT, y_BT) if self.optimizer.plain else None
+        self.optimizer.step(dict(zip(self.names, grads, strict=True)), step + 1, lr, services)
         return loss, norm, lr
 
     @torch.no_grad()
