@@ -13,6 +13,7 @@ from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers.base import Hyper, OptimizerEntry, Rule, Service, State, advance, at_step, hyper
 from optsweep_engines.optimizers.catalogue import optimizer, resolve_knobs
 from optsweep_engines.spec import Scalar
+from tests.numerics.rule_services import services as toy_services
 
 Floats = npt.NDArray[np.float64]
 STEPS = 30
@@ -63,10 +64,12 @@ class Training:
         Args:
             steps: of the whole run, as the rules are told; `step` may be called less often.
             dtype: numpy type of parameters and gradients before `to_xp`.
+            services: None = those of `rule_services`.
         """
         self.entry: OptimizerEntry = optimizer(name)
         self.knobs = knobs_of(name, given)
-        self.steps, self.dtype, self.xp, self.to_xp, self.services = steps, dtype, xp, to_xp, services
+        self.steps, self.dtype, self.xp, self.to_xp = steps, dtype, xp, to_xp
+        self.services = toy_services(to_xp, dtype) if services is None else services
         self.items = {item.name: item for item in items}
         self.params: dict[str, Any] = {item.name: to_xp(starts(item).astype(dtype)) for item in items}
         self.groups: dict[Rule, list[str]] = {}

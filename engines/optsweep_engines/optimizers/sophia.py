@@ -60,6 +60,11 @@ def init(xp: Any, param: Array, hp: Hyper) -> State:
     return {"m": xp.zeros_like(param), "h": xp.zeros_like(param)}
 
 
+def clipped(xp: Any, ratio: Array) -> Array:
+    """The ratio between -1 and 1; what is not finite becomes NaN, so that a broken run shows."""
+    return xp.clip(ratio, -1.0, 1.0) + 0 * ratio
+
+
 def update_g(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One Sophia-G step, https://arxiv.org/abs/2305.14342, as in the authors' code: the estimate enters the average
     without the number of tokens, which multiplies the average instead; the momentum is not bias-corrected.
@@ -70,7 +75,7 @@ def update_g(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hy
         sampled = hp.extra["sampled_gradient"]
         h = beta2 * h + (1 - beta2) * sampled * sampled
     m = beta1 * state["m"] + (1 - beta1) * grad
-    change = xp.clip(m / (hp["rho"] * hp.tokens_per_step * h + hp["eps"]), -1.0, 1.0)
+    change = clipped(xp, m / (hp["rho"] * hp.tokens_per_step * h + hp["eps"]))
     return param * (1 - hp.lr * hp.weight_decay) - hp.lr * change, {"m": m, "h": h}
 
 
@@ -83,7 +88,7 @@ def update_h(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hy
     if hp.happens("hessian_diagonal"):
         h = beta2 * h + (1 - beta2) * hp.extra["hessian_diagonal"]
     m = beta1 * state["m"] + (1 - beta1) * grad
-    change = xp.clip(m / (1 - beta1**step) / at_least(xp, hp["gamma"] * h, hp["eps"]), -1.0, 1.0)
+    change = clipped(xp, m / (1 - beta1**step) / at_least(xp, hp["gamma"] * h, hp["eps"]))
     return param * (1 - hp.lr * hp.weight_decay) - hp.lr * change, {"m": m, "h": h}
 
 
