@@ -174,6 +174,8 @@ class Rule:
     """(xp, param, state, hp) -> the values to evaluate and to keep, where gradients are taken elsewhere."""
     decay_rate: Callable[[State, Any, Hyper], Any] | None = lr_decay
     """(state before the step, step, hp) -> share of the parameter that weight decay takes; None: not decoupled."""
+    decays_last: bool = False
+    """The share is of the parameter after the update, not before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,7 +326,7 @@ def cautiously_decayed(rule: Rule) -> Rule:
 
     def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
         moved, new = rule.update(xp, param, grad, state, step, dataclasses.replace(hp, weight_decay=0.0))
-        decayed = moved - rate(state, step, hp) * param
+        decayed = moved - rate(state, step, hp) * (moved if rule.decays_last else param)
         return xp.where((param - moved) * param >= 0, decayed, moved), new
 
     return dataclasses.replace(rule, name=f"{rule.name}, cautious decay", update=update)

@@ -154,7 +154,6 @@ ENTRY = OptimizerEntry(
         _radius("vector_radius", 1.0, "norms and biases"),
         switch("unconstrained", False, "no decay: the steps alone, without the balls"),
         *iteration_knobs(HIDDEN, alias="scion_epsilon"),
-        cautious_weight_decay(),
     ),
 )
 

@@ -128,8 +128,7 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
         new.update({name: xp.astype(own[name.removesuffix(str(index))], param.dtype) for name in names})
         parts.append(change)
     change = xp.astype(blocks.joined(xp, parts, cuts), param.dtype)
-    decay = 1.0 if hp.happens("start") else 1 - hp.lr * hp.weight_decay
-    return (param - hp.lr * change) * decay, new
+    return (param - hp.lr * change) * (1 - decay_rate(state, step, hp)), new
 
 
 def state_floats(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
@@ -154,7 +153,21 @@ def flops(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
     return total
 
 
-RULE = Rule(name="soap", init=init, update=update, state_floats=state_floats, flops=flops, events=events)
+def decay_rate(state: State, step: Any, hp: Hyper) -> Any:
+    """lr x weight_decay, but nothing at the first step."""
+    return 0.0 if hp.happens("start") else hp.lr * hp.weight_decay
+
+
+RULE = Rule(
+    name="soap",
+    init=init,
+    update=update,
+    state_floats=state_floats,
+    flops=flops,
+    events=events,
+    decay_rate=decay_rate,
+    decays_last=True,
+)
 
 
 def route(parameter: Parameter, knobs: Mapping[str, Scalar]) -> Group:
