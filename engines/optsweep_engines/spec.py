@@ -17,6 +17,10 @@ Scalar: TypeAlias = float | int | bool | str | None
 NUMERICS_VERSION = 1
 """Bumped whenever a trajectory changes, so that a mended bug does not keep its old results."""
 
+NEUTRAL_KNOBS: Mapping[str, Scalar] = {"cautious_weight_decay": False}
+"""Knobs that optimizers got after their first release, with the value that changes nothing: a knob at that value stays
+out of the hash, so the ids of runs from before it was there survive. A later knob adds its line here."""
+
 FINAL_STATUSES = ("done", "diverged", "oom", "failed", "cancelled")
 RecordStatus: TypeAlias = Literal["done", "diverged", "oom", "failed", "cancelled"]
 
@@ -173,6 +177,11 @@ class RunSpec:
         for item in dataclasses.fields(self):
             if "neutral" in item.metadata and data[item.name] == item.metadata["neutral"]:
                 del data[item.name]
+        data["hyperparameters"] = {
+            key: value
+            for key, value in data["hyperparameters"].items()
+            if key not in NEUTRAL_KNOBS or value != NEUTRAL_KNOBS[key]
+        }
         return hashlib.sha256(canonical_json(data).encode()).hexdigest()[:32]
 
     def to_dict(self) -> dict[str, Any]:

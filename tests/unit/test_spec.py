@@ -82,6 +82,13 @@ def test_every_field_but_a_neutral_one_changes_the_id() -> None:
     assert base.replace(accumulation=1, optimizer_file_hash=None).run_id == base.run_id
 
 
+def test_a_knob_that_came_later_leaves_old_ids_alone_at_its_neutral_value() -> None:
+    before = spec()
+    knobs = dict(before.hyperparameters)
+    assert spec(hyperparameters={**knobs, "cautious_weight_decay": False}).run_id == before.run_id
+    assert spec(hyperparameters={**knobs, "cautious_weight_decay": True}).run_id != before.run_id
+
+
 def test_a_spec_survives_json() -> None:
     one = spec()
     assert RunSpec.from_dict(json.loads(json.dumps(one.to_dict()))) == one
