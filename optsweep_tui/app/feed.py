@@ -16,8 +16,8 @@ from optsweep_tui.settings import Workspace
 
 INTERVAL_SECONDS = 0.5
 """Between two looks at runs that are alive."""
-POST_SECONDS = 0.25
-"""Between two snapshots at least: 4 Hz."""
+PARTIAL_SECONDS = 1.0
+"""Between two snapshots while the runs are read for the first time: each costs the screen a redraw of all."""
 SHARE = 0.03
 """Largest part of the time that may go into looking: with very many runs the looks get rarer."""
 FULL_LOOK_SECONDS = 2.0
@@ -101,7 +101,11 @@ class Feed(threading.Thread):
             if self._stopping:
                 return
             self._read(run_id)
-            if place % 32 == 31 and time.monotonic() - self._posted_at >= POST_SECONDS and len(self._rows) < len(ids):
+            if (
+                place % 32 == 31
+                and time.monotonic() - self._posted_at >= PARTIAL_SECONDS
+                and len(self._rows) < len(ids)
+            ):
                 self._post(ids, read=place + 1)
         self._post(ids, read=len(ids))
 

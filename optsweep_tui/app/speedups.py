@@ -36,6 +36,7 @@ def load(workspace: Workspace, study: str | None) -> Speedups:
 
 
 def _row(record: dict[Any, Any], everything: list[dict[Any, Any]]) -> SpeedupRow:
+    flags = [str(flag) for flag in record.get("flags", ())]
     group = _number(record.get("tie_group"))
     tied = [
         str(other["optimizer"])
@@ -55,7 +56,8 @@ def _row(record: dict[Any, Any], everything: list[dict[Any, Any]]) -> SpeedupRow
         reason=str(record.get("reason") or ""),
         bound=str(record.get("bound") or ""),
         tied_with=", ".join(tied),
-        untuned="UNTUNED" in record.get("flags", ()),
+        untuned="UNTUNED" in flags,
+        selected=any(flag.startswith("selected-min") for flag in flags),
     )
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import plotext
 
 from optsweep_tui.charts.chart import Curve, Extent, Row, Span, View, ansi, extent, plain
@@ -33,9 +34,10 @@ def rasterise(curves: Sequence[Curve], view: View) -> list[Row]:
     plotext.clear_figure()
     plotext.theme("clear")
     plotext.plotsize(view.width, view.height)
+    places = _point_places(curves, view)
     drawn_first = [curve for curve in curves if curve.dim][::-1]
     for curve in [*drawn_first, *[curve for curve in curves if not curve.dim][::-1]]:  # the first comes last, on top
-        _add(curve, view)
+        _add(curve, view, places)
     values = ticks(*view.x_range, view.width // 14, view.x_log)
     plotext.xlim(*(_scaled(value, view.x_log) for value in view.x_range))
     plotext.xticks([_scaled(value, view.x_log) for value in values], tick_labels(values))
@@ -51,27 +53,55 @@ def rasterise(curves: Sequence[Curve], view: View) -> list[Row]:
     return [*rows, *([()] * view.height)][: view.height]
 
 
-def _add(curve: Curve, view: View) -> None:
+def _add(curve: Curve, view: View, places: dict[int, list[tuple[float, float]]]) -> None:
     """Hand one curve to plotext, gaps as separate pieces: it would draw a line through NaN."""
-    x, y = curve.x, curve.y
-    good = np.isfinite(y) & (x >= view.x_range[0]) & (x <= view.x_range[1])
-    if view.y_log:
-        good &= y > 0
-    if view.x_log:
-        good &= x > 0
     colour = tuple(int(curve.colour[start : start + 2], 16) for start in (1, 3, 5))
+    if curve.points:
+        for x, y in places[id(curve)]:
+            plotext.scatter([x], [y], marker=curve.letter or "•", color=colour)
+        return
+    good = _visible(curve, view)
     borders = np.flatnonzero(np.diff(good.astype(np.int8), prepend=0, append=0))
     for start, end in zip(borders[::2], borders[1::2], strict=True):
-        xs = [_scaled(float(value), view.x_log) for value in x[start:end]]
-        ys = [_scaled(float(value), view.y_log) for value in y[start:end]]
-        if curve.points or len(xs) == 1:
+        xs = [_scaled(float(value), view.x_log) for value in curve.x[start:end]]
+        ys = [_scaled(float(value), view.y_log) for value in curve.y[start:end]]
+        if len(xs) == 1:
             plotext.scatter(xs, ys, marker=curve.letter or "•", color=colour)
         else:
             plotext.plot(xs, ys, marker="braille", color=colour)
-    if curve.letter and not curve.points and good.any():
+    if curve.letter and good.any():
         last = int(np.flatnonzero(good)[-1])
-        at = (_scaled(float(x[last]), view.x_log), _scaled(float(y[last]), view.y_log))
+        at = (_scaled(float(curve.x[last]), view.x_log), _scaled(float(curve.y[last]), view.y_log))
         plotext.text(curve.letter, *at, color=colour, alignment="right")
+
+
+def _visible(curve: Curve, view: View) -> npt.NDArray[np.bool_]:
+    good: npt.NDArray[np.bool_] = np.isfinite(curve.y) & (curve.x >= view.x_range[0]) & (curve.x <= view.x_range[1])
+    if view.y_log:
+        good &= curve.y > 0
+    if view.x_log:
+        good &= curve.x > 0
+    return good
+
+
+def _point_places(curves: Sequence[Curve], view: View) -> dict[int, list[tuple[float, float]]]:
+    """Where the letters of points stand: one that would cover an earlier one moves a column to the right."""
+    low_x, high_x = (_scaled(value, view.x_log) for value in view.x_range)
+    low_y, high_y = (_scaled(value, view.y_log) for value in view.y_range)
+    column, row = (high_x - low_x) / max(1, view.width - 6), (high_y - low_y) / max(1, view.height - 4)
+    taken: list[tuple[float, float]] = []
+    found: dict[int, list[tuple[float, float]]] = {}
+    for curve in curves:
+        if curve.points:
+            found[id(curve)] = []
+            good = _visible(curve, view)
+            for x, y in zip(curve.x[good], curve.y[good], strict=True):
+                at_x, at_y = _scaled(float(x), view.x_log), _scaled(float(y), view.y_log)
+                while any(abs(at_x - other_x) < column and abs(at_y - other_y) < row for other_x, other_y in taken):
+                    at_x += column
+                taken.append((at_x, at_y))
+                found[id(curve)].append((at_x, at_y))
+    return found
 
 
 def _scaled(value: float, log: bool) -> float:

@@ -109,24 +109,6 @@ def test_settled_runs_are_read_once_and_nothing_is_posted_when_nothing_changed(
     assert len(alive) == 4
 
 
-def test_ten_thousand_settled_runs_cost_less_than_a_tenth_of_a_second_per_look(
-    empty_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(2000):
-        (empty_workspace.runs / f"{number:032x}" / rundir.STUDIES).mkdir(parents=True)
-    row = made.row(made.spec())
-    monkeypatch.setattr(flow, "run_line", lambda workspace, run_id: row.line)
-    monkeypatch.setattr(flow, "spec_of", lambda workspace, run_id: made.spec())
-    monkeypatch.setattr(rundir, "studies_of", lambda run_folder: ["s"])
-    seen = Seen(empty_workspace)
-    assert len(seen.look().rows) == 2000
-    started = time.perf_counter()
-    seen.feed.look()
-    assert (
-        time.perf_counter() - started
-    ) * 5 < 0.5  # about 0.02 s on two busy cores; the bound only catches re-reading
-
-
 def test_broken_and_foreign_folders_are_left_out_and_come_back_when_mended(empty_workspace: Workspace) -> None:
     of = made.spec(ratio=0.05)
     made.plant(empty_workspace, of, "done")

@@ -218,8 +218,8 @@ async def test_the_chart_obeys_its_keys(sweep_workspace: Workspace, size: tuple[
         assert "x: steps" in await driver.press("x")
         assert "x: steps (log)" in await driver.press("l")
         assert "nats/token (log)" in await driver.press("L")
-        assert "smoothing 50 steps" in await driver.press("s")
-        assert "not smoothed" in await driver.press("S", "S", "S", "S")
+        assert "smoothing 100 steps" in await driver.press("s")
+        assert "not smoothed" in await driver.press("S", "S", "S", "S", "S")
         assert "zoom 4x" in await driver.press("plus", "plus")
         assert "zoom" not in (await driver.press("0")).split("\n")[2]
         crossed = await driver.press("c")

@@ -137,7 +137,7 @@ SPEEDUPS = Speedups(
     study="s",
     rows=(
         speedup_row(),
-        speedup_row(chinchilla=0.5, speedup=1.1, low=0.9, high=1.3, tied_with="soap"),
+        speedup_row(chinchilla=0.5, speedup=1.1, low=0.9, high=1.3, tied_with="soap", selected=True),
         speedup_row(optimizer="sgd", speedup=0.3, low=0.2, high=0.4, state="EXTRAP", reason="below", untuned=True),
         speedup_row(optimizer="soap", speedup=1.4, low=math.nan, high=math.nan),
         speedup_row(
@@ -150,10 +150,10 @@ SPEEDUPS = Speedups(
 
 
 def test_the_speedup_panel_shows_intervals_states_marks_and_what_they_mean() -> None:
-    assert plain(compare.speedup_rows(SPEEDUPS, 48, 30)) == (
-        " speedup over adamw, tokens                95 %\n"
+    assert plain(compare.speedup_rows(SPEEDUPS, 52, 30)) == (
+        " speedup over adamw, tokens                    95 %\n"
         " muon      1/4  1.50x  1.20 - 1.90 INTERP\n"
-        " muon      1/2  1.10x~ 0.90 - 1.30 INTERP = soap\n"
+        " muon      1/2  1.10x~ 0.90 - 1.30 INTERP 1 = soap\n"
         " sgd       1/4  0.30x  0.20 - 0.40 EXTRAP u\n"
         " soap      1/4  1.40x  no sigma    INTERP\n"
         " soap      1/2  >1.5x              REFUSE\n"
@@ -163,8 +163,9 @@ def test_the_speedup_panel_shows_intervals_states_marks_and_what_they_mean() -> 
         " ~ not resolved: the interval contains 1\n"
         " no sigma: no interval, no winner\n"
         " EXTRAP: beyond the baseline's budgets\n"
-        " u: an edge of the sweep is unresolved, or\n"
-        " numbers of runs differ by more than 1.25x"
+        " 1: one seed, smallest of several runs: biased low\n"
+        " u: an edge of the sweep is unresolved, or numbers\n"
+        " of runs differ by more than 1.25x"
     )
 
 
@@ -248,11 +249,11 @@ def test_smoothing_goes_up_and_down_a_ladder_in_steps() -> None:
     assert ladder == [0.0, 10.0, 20.0, 50.0, 100.0, 200.0]
     model = ChartModel()
     model.suggest_smoothing(1000)
-    assert model.tau == 20.0
+    assert model.tau == 50.0
     model.smoother(1000, 1)
-    assert model.tau == 50.0
+    assert model.tau == 100.0
     model.suggest_smoothing(1000)
-    assert model.tau == 50.0
+    assert model.tau == 100.0
     for _ in range(9):
         model.smoother(1000, -1)
     assert model.tau == 0.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.style import Style
@@ -76,10 +74,8 @@ async def test_a_hundred_thousand_rows_are_formatted_only_where_they_are_seen() 
     table = VirtualTable()
     async with Host(table).run_test(size=(60, 20)) as pilot:
         table.focus()
-        started = time.perf_counter()
         table.show(COLUMNS, 100_000, cells)
         await pilot.pause()
-        assert time.perf_counter() - started < 2.0  # 0.02 s; the bound only catches formatting all rows
         assert set(asked) <= set(range(25))
         await pilot.press("G")
         await pilot.pause()

@@ -54,6 +54,16 @@ def test_points_and_a_fitted_curve_share_a_log_axis() -> None:
     assert "0.10" in text
 
 
+def test_points_that_would_cover_each_other_stand_side_by_side() -> None:
+    ratios = np.array([0.05, 0.2])
+    first = Curve(x=ratios, y=np.array([2.0, 1.8]), colour="#e69f00", letter="a", points=True)
+    second = Curve(x=ratios, y=np.array([2.001, 1.5]), colour="#56b4e9", letter="m", points=True)
+    lines = static.picture([first, second], width=60, height=12, colour=False).split("\n")
+    assert sum(line.count("a") for line in lines) == 2
+    assert sum(line.count("m") for line in lines) == 2
+    assert any("am" in line for line in lines)
+
+
 def test_the_picture_of_a_known_curve_looks_like_this() -> None:
     x = np.linspace(1, 100, 60)
     line = Curve(x=x, y=1 + 2 * x**-0.5, colour="#e69f00", letter="A", label="adamw 1/4 lr 0.003")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
+from textual.containers import Container
 from textual.events import Click
 from textual.message import Message
 from textual.widget import Widget
@@ -23,6 +24,8 @@ from optsweep_tui.charts.chart import Span
 
 WIDE = 100
 """Columns from which legend and speedups stand beside the chart."""
+WIDER = 116
+"""Columns from which they have room for every mark."""
 
 
 class CompareScreen(BaseScreen):
@@ -31,8 +34,10 @@ class CompareScreen(BaseScreen):
     TAB = "Compare"
     DEFAULT_CSS = """
     CompareScreen #status { height: 1; }
+    CompareScreen #main { height: 1fr; }
     CompareScreen #side { dock: bottom; }
     CompareScreen.wide #side { dock: right; height: 1fr; width: 48; }
+    CompareScreen.wider #side { width: 52; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("x", "axis", "axis", id="compare.axis"),
@@ -75,8 +80,9 @@ class CompareScreen(BaseScreen):
     def body(self) -> Iterable[Widget]:
         """Status line, chart, and what stands beside or below."""
         yield SpanView(id="status")
-        yield SpanView(id="side")
-        yield SpanView(id="chart")
+        with Container(id="main"):
+            yield SpanView(id="side")
+            yield SpanView(id="chart")
 
     @property
     def wide(self) -> bool:
@@ -103,6 +109,7 @@ class CompareScreen(BaseScreen):
         """Also choose between beside and below."""
         if self.is_mounted:
             self.set_class(self.wide, "wide")
+            self.set_class(self.size.width >= WIDER, "wider")
             side = self.query_one("#side", SpanView)
             side.set_height(None if self.wide else self._below())
         super().refresh_all()

@@ -18,7 +18,7 @@ AXIS_NAMES = {"step": "steps", "tokens": "tokens", "train_seconds": "seconds"}
 LATE = 0.1
 """The first part of the x range does not decide the y range: a loss falls from ln(vocabulary) and hides the rest."""
 ZOOM = 0.5
-MOST_RAW = 6
+MOST_RAW = 4
 """With more curves than this the raw data behind the smoothed ones would hide them."""
 
 
@@ -126,9 +126,9 @@ class ChartModel:
         self.tau = ladder[min(max(0, place + direction), len(ladder) - 1)]
 
     def suggest_smoothing(self, longest: int) -> None:
-        """About 2 % of the longest run, until the user chooses: enough to tell noisy curves apart."""
+        """About 5 % of the longest run, until the user chooses: enough to tell noisy curves apart."""
         if not self.smoothing_chosen:
-            self.tau = min(smoothing_ladder(longest), key=lambda tau: abs(tau - longest / 50))
+            self.tau = min(smoothing_ladder(longest), key=lambda tau: abs(tau - longest / 20))
 
     # ------------------------------------------------------------ frame
 

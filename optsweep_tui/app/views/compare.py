@@ -98,8 +98,8 @@ def legend(
         height: rows; what does not fit is counted in the last one.
     """
     at = model.crosshair_x()
-    axis = AXIS_NAMES[model.axis]
-    values = f"at {fmt.short(at)} {axis} ┆ " if at is not None else "last value "
+    axis, kind = AXIS_NAMES[model.axis], "smoothed " if model.tau else ""
+    values = f"{kind}at {fmt.short(at)} {axis} ┆ " if at is not None else f"last {kind}value "
     rows: list[Row] = [fmt.both_ends((Span(f" {why}", style.GREY),), (Span(values, style.GREY),), width)]
     shown = drawn if len(drawn) < height else drawn[: max(0, height - 2)]
     names = names_of([row for row, *_ in drawn])
@@ -147,6 +147,8 @@ class SpeedupRow:
     """Another optimizer of its tie group, or empty."""
     untuned: bool = False
     """Flagged UNTUNED by the analysis."""
+    selected: bool = False
+    """Its loss is the smallest of several single runs, not a mean over fresh seeds."""
 
     @property
     def has_interval(self) -> bool:
@@ -189,6 +191,7 @@ def speedup_rows(speedups: Speedups, width: int, height: int) -> list[Row]:
         "~ not resolved: the interval contains 1": any(row.has_interval and not row.resolved for row in given),
         "no sigma: no interval, no winner": any(not row.has_interval for row in given),
         "EXTRAP: beyond the baseline's budgets": any(row.state == "EXTRAP" for row in given),
+        "1: one seed, smallest of several runs: biased low": any(row.selected for row in given),
         "u: an edge of the sweep is unresolved, or numbers of runs differ by more than 1.25x": any(
             row.untuned for row in given
         ),
@@ -224,8 +227,9 @@ def _speedup(row: SpeedupRow, models: bool, width: int) -> list[Row]:
         Span(f" {interval:<11} ", style.GREY if dim else None),
         Span(row.state, {"EXTRAP": "#e0b050", "REFUSE": style.GREY}.get(row.state)),
     ]
-    if row.untuned and not dim:
-        spans.append(Span(" u", style.GREY))
+    marks = ("1" if row.selected else "") + ("u" if row.untuned else "")
+    if marks and not dim:
+        spans.append(Span(f" {marks}", style.GREY))
     if row.tied_with:
         spans.append(Span(f" = {row.tied_with}", style.GREY))
     rows = [fmt.cut(tuple(spans), width)]
