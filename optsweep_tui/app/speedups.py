@@ -32,7 +32,8 @@ def load(workspace: Workspace, study: str | None) -> Speedups:
     found = flow.speedup(frame, baseline=baseline)
     rows = [_row(record, found.to_dict("records")) for record in found.to_dict("records")]
     message = "" if rows else f"no cell of another optimizer than {baseline} has a final loss in the store"
-    return Speedups(baseline=baseline, study=study, rows=tuple(rows), message=message)
+    collected = int((frame["state"] == "done").sum())
+    return Speedups(baseline=baseline, study=study, rows=tuple(rows), message=message, collected=collected)
 
 
 def _row(record: dict[Any, Any], everything: list[dict[Any, Any]]) -> SpeedupRow:

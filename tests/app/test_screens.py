@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from optsweep_engines import folder
 from optsweep_engines.run import AttemptLog
 from optsweep_tui import flow, rundir
 from optsweep_tui.app.app import OptsweepApp
+from optsweep_tui.app.screens import compare
 from optsweep_tui.app.screens.compare import CompareScreen
 from optsweep_tui.app.screens.modal import Confirm, HelpScreen
 from optsweep_tui.app.screens.run import RunScreen
@@ -274,8 +276,26 @@ async def test_the_speedup_panel_asks_to_collect_first_and_shows_results_after_i
         assert "speedup over adamw, tokens" in driver.text
         # The store is free again at once: a writer gets in while the screen is open.
         flow.collect(workspace)
-        narrow = await driver.press("p")
-        assert "speedup over adamw" in narrow
+        await driver.settle()
+        assert "runs ended since" not in driver.text
+        made.plant(workspace, made.spec("muon", 0.08, 0.04))
+        driver.app.feed.poke()
+        await driver.until(lambda: "runs ended since: optsweep collect" in driver.text)
+
+
+async def test_a_store_that_is_garbage_is_said_in_the_panel_and_tried_again(
+    sweep_workspace: Workspace, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(compare, "RETRY_SECONDS", 0.3)
+    copy = made.workspace(tmp_path / "copy")
+    shutil.copytree(sweep_workspace.runs, copy.runs, dirs_exist_ok=True)
+    copy.store.write_bytes(b"garbage" * 1000)
+    async with driven(copy, (120, 40), "compare") as driver:
+        await driver.until(lambda: "results.duckdb" in driver.text)
+        assert "Traceback" not in driver.text
+        copy.store.unlink()
+        await driver.press("1", "3")
+        await driver.until(lambda: "no results collected yet" in driver.text)
 
 
 async def test_sql_runs_the_statement_in_the_editor_and_number_keys_work_outside_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import ClassVar
@@ -24,6 +25,8 @@ from optsweep_tui.charts.chart import Span
 
 WIDE = 100
 """Columns from which legend and speedups stand beside the chart."""
+RETRY_SECONDS = 5.0
+"""After the store could not be read, another program may just have held it."""
 WIDER = 116
 """Columns from which they have room for every mark."""
 
@@ -76,6 +79,7 @@ class CompareScreen(BaseScreen):
         self._drawn: list[tuple[RunRow, Line | None, str, str]] = []
         self._stamp: int | None = -1
         self._wanted: tuple[str | None, int | None] | None = None
+        self._retry_at: float | None = None
 
     def body(self) -> Iterable[Widget]:
         """Status line, chart, and what stands beside or below."""
@@ -160,15 +164,17 @@ class CompareScreen(BaseScreen):
     def _draw_side(self) -> None:
         side = self.query_one("#side", SpanView)
         width, height = side.size
+        done = sum(row.line.state == "done" for row in self.bench.study_rows())
+        shown = replace(self.speedups, stale=bool(self.speedups.rows) and done > self.speedups.collected)
         if not self.wide:
             if self.panel:
-                side.show(compare.speedup_rows(self.speedups, width, height))
+                side.show(compare.speedup_rows(shown, width, height))
             else:
                 side.show(compare.legend(self.model, self.choice.why, self._drawn, width, height))
             return
         room = min(len(self._drawn) + 1, max(4, height // 2))
         legend = compare.legend(self.model, self.choice.why, self._drawn, width, room)
-        side.show([*legend, (), *compare.speedup_rows(self.speedups, width, height - len(legend) - 1)])
+        side.show([*legend, (), *compare.speedup_rows(shown, width, height - len(legend) - 1)])
 
     # ------------------------------------------------------------ speedups
 
@@ -176,12 +182,14 @@ class CompareScreen(BaseScreen):
         """Read the store again when it has changed."""
         stamp = speedups.stamp(self.bench.workspace)
         wanted = (self.bench.study, stamp)
-        if wanted == self._wanted:
+        again = self._retry_at is not None and time.monotonic() > self._retry_at
+        if wanted == self._wanted and not again:
             return
-        self._wanted = wanted
+        self._wanted, self._retry_at = wanted, None
         workspace, study = self.bench.workspace, self.bench.study
 
-        self.speedups = Speedups(baseline=self.bench.baseline(), study=study, busy=True)
+        if not again:  # a second try happens behind the message of the first
+            self.speedups = Speedups(baseline=self.bench.baseline(), study=study, busy=True)
         failed = Speedups(baseline=self.bench.baseline(), study=study)
         self.bench.in_thread(
             self,
@@ -194,6 +202,7 @@ class CompareScreen(BaseScreen):
         """Show them, if they are still wanted."""
         if (message.found.study, message.stamp) == self._wanted:
             self.speedups = message.found
+            self._retry_at = time.monotonic() + RETRY_SECONDS if message.found.message else None
             if self.is_current:
                 self.refresh_all()
 

@@ -171,8 +171,10 @@ class Speedups:
     message: str = ""
     """Instead of rows."""
     busy: bool = False
+    collected: int = 0
+    """Runs of the study that the store has as done."""
     stale: bool = False
-    """Runs have ended since the store was collected."""
+    """More runs than those are done by now."""
 
 
 def speedup_rows(speedups: Speedups, width: int, height: int) -> list[Row]:
