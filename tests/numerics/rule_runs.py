@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,10 +27,19 @@ def start(item: Parameter) -> Floats:
 
 def gradient(item: Parameter, value: Floats, step: int) -> Floats:
     """Gradient of a badly conditioned quadratic plus noise that depends on the step only; the same for a bank's slices."""
-    count = int(np.prod(item.shape))
-    curvature = np.logspace(-2, 0, count).reshape(item.shape)
-    noise = np.random.Generator(np.random.PCG64([2, step, *item.shape])).standard_normal(item.shape)
-    return curvature * (value - 0.3) + 0.1 * noise
+    return curvature(item.shape) * (value - 0.3) + noise(item.shape, step)
+
+
+@functools.cache
+def curvature(shape: tuple[int, ...]) -> Floats:
+    """Second derivatives of the quadratic, over two orders of magnitude."""
+    return np.logspace(-2, 0, int(np.prod(shape))).reshape(shape)
+
+
+@functools.cache
+def noise(shape: tuple[int, ...], step: int) -> Floats:
+    """What a step adds to the gradient."""
+    return 0.1 * np.random.Generator(np.random.PCG64([2, step, *shape])).standard_normal(shape)
 
 
 def knobs_of(name: str, given: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:

@@ -87,7 +87,8 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
     # 1 - pace x wd would round: pace starts near 1e-6, and d comes from differences p0 - p of that size.
     step_and_decay = m / (xp.sqrt(v) + hp.extra["d"] * hp["eps"]) + hp.weight_decay * param
     moved = param - pace * step_and_decay
-    shared = {name: hp.extra[name] for name in ("d", "d_max", "numerator")}
+    # A copy for each tensor: a checkpoint holds no array twice.
+    shared = {name: xp.asarray(hp.extra[name], copy=True) for name in ("d", "d_max", "numerator")}
     return moved, {"m": m, "v": v, "s": summed(state, grad, step, hp), "p0": state["p0"], **shared}
 
 
