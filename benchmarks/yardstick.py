@@ -69,13 +69,13 @@ class Gpt(nn.Module):
                 deep = name.endswith(("attention_out.weight", "mlp_out.weight"))
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers) if deep else 0.02)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         positions = torch.arange(x.shape[1], device=x.device)
         h = self.tokens(x) + self.positions(positions)
         for block in self.blocks:
             h = block(h)
         logits = self.head(self.final_norm(h))
-        return F.cross_entropy(logits.view(-1, logits.shape[-1]), y.view(-1))
+        return logits, F.cross_entropy(logits.view(-1, logits.shape[-1]), y.view(-1))
 
 
 def batches(shard: Path, batch_size: int, seq_len: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -100,7 +100,7 @@ def training(model: nn.Module, shard: Path, batch_size: int, seq_len: int, lr: f
     while True:
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 100)
-        loss = model(x, y)
+        _logits, loss = model(x, y)  # held until the next forward, as in nanoGPT: memory is reused differently without
         x, y = next(source)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
