@@ -192,7 +192,7 @@ def terminal(workspace: Path) -> Iterator[Terminal]:
 
 
 def redraw() -> dict[str, float]:
-    """Milliseconds per frame of 50 curves x 10,000 points: all new, one new, nothing new, all new and smoothed."""
+    """Processor milliseconds per frame of 50 curves x 10,000 points: all new, one new, nothing new, all new and smoothed."""
     rng = np.random.default_rng(0)
     x = np.arange(1.0, 10_001.0)
     data = [1.5 + 4 * x**-0.3 + 0.02 * place + rng.normal(0, 0.03, len(x)) for place in range(50)]
@@ -202,9 +202,9 @@ def redraw() -> dict[str, float]:
         for place, (y, version) in enumerate(zip(data, versions, strict=True)):
             series = Series(x=x * 512, y=y, steps=x, version=version, epoch=version)
             drawn.append(Line(run_id=str(place), series=series, colour="#e69f00", letter="A", end=512e4))
-        started = time.perf_counter()
+        started = time.thread_time()  # what other programs of the machine do does not count
         model.frame(drawn, WIDTH, HEIGHT - 4)
-        return (time.perf_counter() - started) * 1e3
+        return (time.thread_time() - started) * 1e3
 
     found = {}
     for name, tau in (("", 0.0), ("_smoothed_anew", 200.0)):
@@ -237,15 +237,20 @@ def first_paint(root: Path, repeats: int) -> dict[str, float]:
     """Seconds from the start of the process to the first frame, and to all of 1,000 runs on it."""
     for number in range(1000):
         plant(root, spec(number, 400 + 100 * (number % 7)), 20, alive=False)
-    framed, complete = [], []
+    framed, complete, cpu = [], [], []
     for _ in range(repeats):
         with terminal(root) as app:
             app.read(30, until=b"lr at edge")
             framed.append(time.perf_counter() - app.started)
+            cpu.append(app.cpu_seconds())
             while app.read(1.5):
                 pass
             complete.append(time.perf_counter() - app.started - 1.5)
-    return {"first_paint_1000_runs_s": min(framed), "all_1000_runs_s": min(complete)}
+    return {
+        "first_paint_1000_runs_s": min(framed),
+        "first_paint_1000_runs_cpu_s": min(cpu),
+        "all_1000_runs_s": min(complete),
+    }
 
 
 def live(root: Path, count: int, points: int, seconds: float) -> dict[str, float]:
