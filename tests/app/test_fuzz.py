@@ -12,10 +12,63 @@ from optsweep_tui import flow
 from optsweep_tui.app.app import OptsweepApp
 from optsweep_tui.settings import Workspace
 
-KEYS = (
-    "1 2 3 4 5 j k g G h l left right up down space enter escape x L s S m plus minus 0 a c p u slash asterisk K R y n o A "
-    "e E d r f5 t i question_mark left_square_bracket right_square_bracket tab pageup pagedown shift+left shift+right ctrl+p f"
-).split()
+KEYS = [
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "j",
+    "k",
+    "g",
+    "G",
+    "h",
+    "l",
+    "left",
+    "right",
+    "up",
+    "down",
+    "space",
+    "enter",
+    "escape",
+    "x",
+    "L",
+    "s",
+    "S",
+    "m",
+    "plus",
+    "minus",
+    "0",
+    "a",
+    "c",
+    "p",
+    "u",
+    "slash",
+    "asterisk",
+    "K",
+    "R",
+    "y",
+    "n",
+    "o",
+    "A",
+    "e",
+    "E",
+    "d",
+    "r",
+    "f5",
+    "t",
+    "i",
+    "question_mark",
+    "left_square_bracket",
+    "right_square_bracket",
+    "tab",
+    "pageup",
+    "pagedown",
+    "shift+left",
+    "shift+right",
+    "ctrl+p",
+    "f",
+]
 
 
 @pytest.mark.slow
