@@ -23,6 +23,10 @@ class OptsweepError(Exception):
         return f"{message}{end} {' '.join(self.hint.split())}"
 
 
+class Interrupted(Exception):
+    """The user pressed Ctrl-C and was told what becomes of the runs: exit code 130, nothing more to say."""
+
+
 class StoreLocked(OptsweepError):
     """Another process holds results.duckdb."""
 

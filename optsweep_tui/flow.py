@@ -212,6 +212,13 @@ def unfinished(workspace: Workspace) -> list[str]:
     return driving.unfinished(workspace, _dispatcher(workspace))
 
 
+def broken(workspace: Workspace) -> dict[str, str]:
+    """run id -> why its spec cannot be used, for every such run folder of the workspace."""
+    from optsweep_tui.dispatch import drive as driving
+
+    return driving.broken(workspace, rundir.run_ids(workspace.runs))
+
+
 def studies(workspace: Workspace) -> list[dict[str, Any]]:
     """The studies launched here: name, baseline, fresh_seeds, runs (ids in plan order)."""
     return study_files.listed(workspace.studies)

@@ -70,7 +70,9 @@ def ratio(value: Any, where: str = "") -> float:
         result = 0.0
     if not 0 < result < 1e6:
         place = f"{where}: " if where else ""
-        raise OptsweepError(f'{place}chinchilla ratio "{value}" is not a positive number', "write 0.25, 1/4 or 8")
+        raise OptsweepError(
+            f'{place}chinchilla ratio "{value}" is not a positive number below 1e6', "write 0.25, 1/4 or 8"
+        )
     return result
 
 
@@ -322,4 +324,6 @@ def _check_settings(settings: Mapping[str, Any], where: str) -> None:
                     f"{where}: {key} = {value!r} is not a whole number from {least}", f"write {key} = 8"
                 )
     if settings["batch_size"] % settings.get("accumulation", 1):
-        raise OptsweepError(f"{where}: batch_size {settings['batch_size']} does not divide by accumulation")
+        raise OptsweepError(
+            f"{where}: batch_size {settings['batch_size']} does not divide by accumulation", "choose a divisor of it"
+        )

@@ -45,7 +45,7 @@ def load(name: str) -> Study:
         data = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise OptsweepError(f"grid file {path} does not exist", "optsweep grids lists the shipped ones") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OptsweepError(f"{path} is not TOML: {error}", "mend that line") from None
     except OSError as error:
         raise OptsweepError(f"{path} cannot be read: {error.strerror}", "check its permissions") from None

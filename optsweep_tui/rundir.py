@@ -33,10 +33,13 @@ from optsweep_tui.errors import OptsweepError
 
 __all__ = [
     "CANCEL", "CHECKPOINTS", "CLAIM", "EVENTS", "EXIT", "FINISHED", "INTENT", "LEASE", "LOG", "METRICS", "RECORD", "SPEC",
-    "STUDIES", "RunState", "attempts", "cancel", "events", "find_run", "is_run_id", "last_metric",
+    "STATES", "STUDIES", "RunState", "attempts", "cancel", "events", "find_run", "is_run_id", "last_metric",
     "metric_rows", "read_spec", "run_ids",
     "state_of", "studies_of", "uncancel", "whole_lines", "write",
 ]  # fmt: skip
+
+STATES = ("planned", "queued", "running", "orphan", "lost", "done", "diverged", "failed", "oom", "cancelled")
+"""Every state that a run can be shown in."""
 
 FINISHED = ("done", "diverged", "failed", "oom", "cancelled")
 """States that a run does not leave by itself."""
@@ -155,6 +158,8 @@ def state_of(run_folder: Path) -> RunState:
     number, newest = found[-1]
     try:
         ending = folder.read_json(newest / EXIT)
+        if ending is not None and not isinstance(ending, dict):
+            raise ValueError("not a table")
     except (ValueError, OSError):
         ending = {"reason": "unreadable"}
     record, error = _read_record(newest)

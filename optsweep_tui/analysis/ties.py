@@ -23,6 +23,7 @@ class Standing:
     tie_group: int | None
     """None without sigma."""
     winner: bool
+    """Alone in the first tie group, and its gap to the next is resolved at 95 %."""
 
 
 def standings(cells: Sequence[CellLoss], noise: Noise) -> dict[str, Standing]:
@@ -48,11 +49,17 @@ def standings(cells: Sequence[CellLoss], noise: Noise) -> dict[str, Standing]:
         cell.optimizer: Standing(
             rank=1 + sum(other.loss < cell.loss for other in ranked),
             tie_group=number if noise.known else None,
-            winner=noise.known and number == 1 and len(members) == 1 and len(ranked) > 1,
+            winner=noise.known and number == 1 and len(members) == 1 and len(ranked) > 1 and _resolved(ranked, noise),
         )
         for number, members in enumerate(groups, start=1)
         for cell in members
     }
+
+
+def _resolved(ranked: Sequence[CellLoss], noise: Noise) -> bool:
+    """The best is better than the next by more than the 95 % half-width of their gap, degrees of freedom counted."""
+    best, second = ranked[:2]
+    return second.loss - best.loss > gap_half_width(second, best, noise)
 
 
 def standard_error(first: CellLoss, second: CellLoss) -> float:

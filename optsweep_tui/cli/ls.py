@@ -26,12 +26,17 @@ def command(
 
     place = options.open_workspace(context, workspace)
     lines = flow.run_lines(place)
+    for why in flow.broken(place).values():
+        output.say(f"left alone: {why}")
     if study is not None:
         known = {name for line in lines for name in rundir.studies_of(place.runs / line.run_id)}
         if study not in known:
             raise UnknownName("study", study, known, hint="(optsweep grids lists grids; runs make a study)")
         lines = [line for line in lines if study in rundir.studies_of(place.runs / line.run_id)]
     wanted = options.split(state)
+    for name in wanted:
+        if name not in rundir.STATES:
+            raise UnknownName("state", name, rundir.STATES)
     lines = [line for line in lines if not wanted or line.state in wanted]
     lines.sort(key=lambda line: (line.model, line.optimizer, line.chinchilla, line.lr or 0.0, line.seed))
     if json_:

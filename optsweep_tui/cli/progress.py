@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from optsweep_tui.cli import output
+from optsweep_tui.errors import Interrupted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,13 +20,6 @@ PLAIN_SECONDS = 10.0
 """Between two progress lines where stderr is no terminal."""
 
 OVER = ("done", "diverged", "failed", "oom", "cancelled")
-
-
-class Interrupted(typer.Exit):
-    """Ctrl-C ended the watching (130); the runs go on or were cancelled, as the user said."""
-
-    def __init__(self) -> None:
-        super().__init__(130)
 
 
 def drive(workspace: Workspace, run_ids: Iterable[str], title: str, *, quiet: bool = False) -> Progress:

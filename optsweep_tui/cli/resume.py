@@ -17,6 +17,8 @@ def command(context: typer.Context, workspace: options.WorkspaceDir = None, json
 
     place = options.open_workspace(context, workspace)
     wanted = flow.unfinished(place)
+    for why in flow.broken(place).values():
+        output.say(f"left alone: {why}")
     if not wanted:
         output.say(f"nothing is unfinished in {place.root}")
         if json_:

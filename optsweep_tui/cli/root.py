@@ -32,7 +32,9 @@ from optsweep_tui.cli import (
     tui,
     watch,
 )
-from optsweep_tui.errors import OptsweepError
+from optsweep_tui.errors import Interrupted, OptsweepError
+
+INTERRUPTED = "interrupted. optsweep resume takes up whatever was launched"
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's own, or the copy of it that newer Typer carries
 ClickError: type[Exception] = UsageError.__bases__[0]
@@ -95,21 +97,23 @@ def run_command(arguments: list[str]) -> int:
     try:
         code = app(args=arguments, prog_name="optsweep", standalone_mode=False)
         sys.stdout.flush()
+        if code == 130:  # Typer swallows a Ctrl-C that came before a verb could say anything
+            return _complain(INTERRUPTED, 130)
         return code if isinstance(code, int) else 0
+    except Interrupted:
+        return 130
     except OptsweepError as error:
         return _complain(str(error), error.exit_code)
     except ClickError as error:
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted; nothing is lost. optsweep resume goes on", 130)
+        return _complain(INTERRUPTED, 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: no complaint at interpreter exit
         return 0
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
-        return _complain(
-            f"{error.strerror or error}{place}. Nothing is lost: free or mend it and run the command again", 2
-        )
+        return _complain(f"{error.strerror or error}{place}. Mend that and run the command again", 2)
 
 
 def _usage(error: Any) -> int:

@@ -50,7 +50,10 @@ def command(
     frame = flow.sql(options.open_workspace(context, workspace), query)
     if parquet is not None:
         try:
-            frame.to_parquet(parquet, index=False)
+            with open(parquet, "xb") as target:  # never over a file that is there
+                frame.to_parquet(target, index=False)
+        except FileExistsError:
+            raise OptsweepError(f"{parquet} exists already", "name another file") from None
         except OSError as error:
             raise OptsweepError(f"{parquet} cannot be written: {error.strerror}", "name another file") from None
         output.say(f"{len(frame)} rows written to {parquet}")

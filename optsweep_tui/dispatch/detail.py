@@ -44,9 +44,10 @@ def everything(workspace: Workspace, run_id: str) -> dict[str, Any]:
 
 def _tolerant_json(path: Path) -> Any:
     try:
-        return folder.read_json(path)
+        data = folder.read_json(path)
     except (ValueError, OSError):
         return None
+    return data if isinstance(data, dict) else None
 
 
 def log_lines(workspace: Workspace, run_id: str, *, last: int, follow: bool) -> Iterator[dict[str, Any]]:

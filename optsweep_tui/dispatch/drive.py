@@ -11,6 +11,7 @@ from optsweep_tui.core import FreshSeeds, RunSpec, Study
 from optsweep_tui.dispatch import retry
 from optsweep_tui.dispatch.lines import Meter, Progress, progress_of, run_line, spec_of
 from optsweep_tui.dispatch.protocol import Dispatcher
+from optsweep_tui.errors import OptsweepError
 from optsweep_tui.rundir import RunState
 from optsweep_tui.settings import Workspace
 
@@ -52,7 +53,7 @@ def _owed_seeds(workspace: Workspace, study: Mapping[str, Any], settled: Mapping
     specs, losses = [], {}
     for run_id in study["runs"]:
         run_folder = workspace.runs / run_id
-        if (run_folder / rundir.SPEC).exists():
+        if (run_folder / rundir.SPEC).exists() and not broken(workspace, [run_id]):
             specs.append(spec_of(workspace, run_id))
             state = settled.get(run_id) or rundir.state_of(run_folder)
             if state.finished or run_id in settled:
@@ -75,10 +76,23 @@ def _add_fresh_seeds(
     return added
 
 
+def broken(workspace: Workspace, run_ids: Iterable[str]) -> dict[str, str]:
+    """run id -> why its spec cannot be used; such a run is left alone and the others go on."""
+    found = {}
+    for run_id in run_ids:
+        try:
+            spec_of(workspace, run_id)
+        except OptsweepError as error:
+            found[run_id] = str(error)
+    return found
+
+
 def unfinished(workspace: Workspace, dispatcher: Dispatcher) -> list[str]:
     """Runs that a controller should take up: neither over nor cancelled, fresh seeds still owed among them."""
     for study in studies.listed(workspace.studies):
         owed = [spec for spec in _owed_seeds(workspace, study, {}) if not (workspace.runs / spec.run_id).exists()]
         rundir.write(workspace.runs, owed, study["name"])
-    states = dispatcher.poll(rundir.run_ids(workspace.runs))
+    known = rundir.run_ids(workspace.runs)
+    unusable = set(broken(workspace, known))
+    states = dispatcher.poll(run_id for run_id in known if run_id not in unusable)
     return [run_id for run_id, state in states.items() if not retry.given_up(workspace.runs / run_id, state)]
