@@ -172,13 +172,15 @@ def test_ties_are_against_the_first_of_the_group_and_do_not_chain() -> None:
     assert not found.winner.any()
 
 
-def test_a_gap_of_exactly_the_tie_width_is_resolved_and_a_hair_less_is_tied() -> None:
+def test_a_gap_of_exactly_the_tie_width_parts_the_groups_and_a_winner_needs_its_interval_clear_of_0() -> None:
     width = 1.645 * 0.01 * (1 / 2 + 1) ** 0.5
     seeds = [run("a", loss=3.1), run("a", loss=3.0, seed=1), run("a", loss=3.0, seed=2)]
     inside = table(frame([*seeds, run("b", loss=3.0 + width * 0.999)]), sigma=0.01)
     outside = table(frame([*seeds, run("b", loss=3.0 + width * 1.001)]), sigma=0.01)
     assert inside.tie_group.tolist() == [1, 1] and not inside.winner.any()
-    assert outside.tie_group.tolist() == [1, 2] and outside.winner.tolist() == [True, False]
+    assert outside.tie_group.tolist() == [1, 2] and not outside.winner.any()
+    clear = table(frame([*seeds, run("b", loss=3.0 + width * 1.97 / 1.645)]), sigma=0.01)
+    assert clear.tie_group.tolist() == [1, 2] and clear.winner.tolist() == [True, False]
 
 
 def test_without_sigma_there_is_no_tie_group_and_no_winner() -> None:
