@@ -345,8 +345,7 @@ def main() -> None:
         )
         if "yardstick_over_nanogpt" in row:
             print(f"{'':12} yardstick over nanoGPT: {row['yardstick_over_nanogpt']['median']:.3f}")
-    print(f"
-bar: on AMD where 'medium' is faster / elsewhere")
+    print("\nbar: on AMD where 'medium' is faster / elsewhere")
     print(f"overhead: CPU time of the loop outside its bare steps; bar {OVERHEAD_BAR:.0%}")
 
 
