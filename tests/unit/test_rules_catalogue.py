@@ -9,8 +9,10 @@ import math
 import pytest
 
 from optsweep_engines.models import model, parameter_table
+from optsweep_engines.optimizers.base import find_knob
 from optsweep_engines.optimizers.catalogue import (
     ENTRIES,
+    FIELD_ALIASES,
     RUN_KNOBS,
     all_knobs,
     optimizer,
@@ -23,6 +25,17 @@ from optsweep_tui.published import STUDY_NAMES
 from optsweep_tui.resources import shipped
 
 NAMES = sorted(ENTRIES)
+
+PROMISED = {
+    *("adamw", "adam", "nadamw", "sgd", "signum", "lion", "adafactor", "adafactorw", "adalayer", "adalayer_last"),
+    *("adafactorw_last", "adalayer_frozen", "mars", "cautious", "adam_mini", "muon", "d_muon", "scion"),
+    *("scion_fantastic", "kron", "soap", "shampoo", "sophia_g", "sophia_h", "sf_adamw", "ademamix", "adopt"),
+    *("prodigy", "lamb", "normuon", "muon_h", "adamuon", "adamc"),
+}
+
+
+def test_every_promised_optimizer_is_there() -> None:
+    assert sorted(PROMISED) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,17 +133,84 @@ def test_published_keys_have_our_names() -> None:
     assert published_alias("block_size") == "block_size"
 
 
-def test_every_published_incumbent_of_these_optimizers_resolves() -> None:
+def test_every_published_incumbent_resolves() -> None:
+    """All 150 cells of the reference study, under the study's own names of optimizers and knobs."""
     with (shipped("grids") / "reference" / "cells.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 150
     for row in rows:
-        row["optimizer"] = STUDY_NAMES.get(row["optimizer"], row["optimizer"])  # its scion is a variant of its own
+        name = STUDY_NAMES.get(row["optimizer"], row["optimizer"])
+        assert optimizer(name).studies["reference"] == row["optimizer"]
         published = json.loads(row["incumbent_hyperparameters"])
         published.pop("train_batch_size")
         schedule = published.pop("lr_schedule", "cosine")
-        knobs = resolve_knobs(row["optimizer"], published, schedule)
+        knobs = resolve_knobs(name, published, schedule)
         assert knobs["lr"] == published["learning_rate"]
+
+
+def test_every_published_sweep_value_is_declared_with_its_knob() -> None:
+    with (shipped("grids") / "reference" / "grids.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        entry = optimizer(STUDY_NAMES.get(row["optimizer"], row["optimizer"]))
+        if row["hyperparameter"] in FIELD_ALIASES:
+            continue
+        knob = find_knob(all_knobs(entry), row["hyperparameter"])
+        assert knob is not None, (entry.name, row["hyperparameter"])
+        declared = {knob.checked(each) for each in knob.published}
+        for value in json.loads(row["values"]):
+            assert knob.checked(value) in declared or knob.kind == "bool", (entry.name, knob.name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "schedule", "words"),
+    [
+        ("sf_adamw", {}, "cosine", "average replaces the decay"),
+        ("sf_adamw", {}, "wsd", "use constant"),
+        ("sf_adamw", {"beta1": 0.0}, "constant", "outside"),
+        ("adalayer_frozen", {}, "cosine", "use freeze_cosine_with_warmup"),
+        ("adamw", {}, "freeze_cosine_with_warmup", "reads t_freeze, which this optimizer does not have"),
+        ("prodigy", {"growth_rate": 0.5}, "cosine", "would shrink d"),
+        ("sgd", {"coupled_decay": True, "cautious_weight_decay": True}, "cosine", "masks a decoupled decay"),
+        ("sgd", {"momentum": 0, "nesterov": True}, "cosine", "act on the momentum, which is 0"),
+        ("adam", {"cautious_weight_decay": True}, "cosine", "no knob"),
+    ],
+)
+def test_what_a_rule_cannot_be_run_with_is_refused_with_the_reason(
+    name: str, given: dict[str, Scalar], schedule: str, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        resolve_knobs(name, given, schedule)
+
+
+def test_a_schedule_that_decays_by_nothing_is_a_constant_one() -> None:
+    assert resolve_knobs("sf_adamw", {"decay": 0}, "wsd")["decay"] == 0
+
+
+def test_without_a_schedule_an_optimizer_has_its_own() -> None:
+    assert resolve_knobs("sf_adamw", {})["decay"] == 0
+    assert resolve_knobs("adalayer_frozen", {})["t_freeze"] == 0.05
+    assert resolve_knobs("mars", {})["max_grad_norm"] == 0
+    assert resolve_knobs("mars", {"max_grad_norm": 1})["max_grad_norm"] == 1
+    assert {knob.name: knob.default for knob in all_knobs(optimizer("mars"))}["max_grad_norm"] == 0
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("mini", "adam_mini"),
+        ("cautious_adamw", "cautious"),
+        ("lionw", "lion"),
+        ("signsgd", "signum"),
+        ("adalayerw", "adalayer"),
+        ("adalayerw_last", "adalayer_last"),
+        ("nadam", "nadamw"),
+        ("mars_adamw", "mars"),
+        ("sgdw", "sgd"),
+    ],
+)
+def test_published_names_are_aliases(alias: str, name: str) -> None:
+    assert optimizer(alias) is ENTRIES[name]
 
 
 # d_muon's published code decays norms too.
@@ -159,3 +239,25 @@ def test_costs_follow_their_formulas() -> None:
     assert ENTRIES["sgd"].state_floats(table, resolve_knobs("sgd", {})) == total
     assert ENTRIES["sgd"].state_floats(table, resolve_knobs("sgd", {"momentum": 0})) == 0
     assert ENTRIES["muon"].state_floats(table, resolve_knobs("muon", {})) == hidden + 2 * (total - hidden)
+
+
+def test_costs_of_the_smaller_second_moments_follow_their_formulas() -> None:
+    shape = model("bench-micro").shape
+    table = parameter_table(shape)
+    width, inner, vocab, layers = shape.width, shape.mlp_width, shape.vocab_size, shape.layers
+    norms = 2 * layers + 1
+    matrices = layers * (4 * 2 * width + 3 * (width + inner)) + 2 * (vocab + width)  # rows and columns of each
+    mini = layers * (2 * shape.heads + 2 * width + 2 * inner + width) + 2 * vocab + norms
+
+    def beyond_one(name: str, given: dict[str, Scalar] | None = None) -> float:
+        return ENTRIES[name].state_floats(table, resolve_knobs(name, given or {})) - shape.total_params
+
+    assert beyond_one("adam_mini") == mini
+    assert beyond_one("adafactorw") == matrices + norms
+    assert beyond_one("adafactorw", {"neuron_only": True}) == layers * (5 * width + 2 * inner) + vocab + width + norms
+    assert beyond_one("adafactor") == matrices + norms * width - shape.total_params
+    assert beyond_one("adalayer") == 7 * layers + 2 + norms
+    assert beyond_one("adalayer", {"last_layer_correction": True}) == 7 * layers + 1 + vocab + norms
+    assert beyond_one("adalayer_last") == vocab + norms
+    assert beyond_one("adalayer_last", {"update_last": False, "update_norm": False}) == 0
+    assert beyond_one("prodigy") == 3 * shape.total_params + 3 * len(table)

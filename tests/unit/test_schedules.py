@@ -65,8 +65,19 @@ def test_a_constant_schedule_reads_warmup_only() -> None:
     assert SCHEDULES["constant"].knobs == {"warmup"}
 
 
+def test_a_frozen_start_is_nothing_and_then_a_cosine_over_the_other_steps() -> None:
+    name = "freeze_cosine_with_warmup"
+    cosine = factors(90, "cosine", warmup=0.1, min_lr_ratio=0.1)
+    for t_freeze in (10, 0.1):
+        assert factors(100, name, warmup=0.1, min_lr_ratio=0.1, t_freeze=t_freeze) == [0.0] * 10 + cosine
+    assert factors(100, name, t_freeze=0.001)[:2] == [0.0, 1.0]  # never less than one step
+    for t_freeze in (100, 500):
+        with pytest.raises(ValueError, match="leaves none of 100 steps"):
+            factors(100, name, t_freeze=t_freeze)
+
+
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
-@pytest.mark.parametrize(("knob", "value"), [("warmup", 20), ("decay", 0.4), ("min_lr_ratio", 0.3)])
+@pytest.mark.parametrize(("knob", "value"), [("warmup", 20), ("decay", 0.4), ("min_lr_ratio", 0.3), ("t_freeze", 5)])
 def test_a_schedule_reads_the_knobs_it_declares_and_no_others(name: str, knob: str, value: float) -> None:
     changed = factors(50, name, **{knob: value}) != factors(50, name)
     assert changed == (knob in SCHEDULES[name].knobs)
