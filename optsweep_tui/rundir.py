@@ -35,7 +35,7 @@ __all__ = [
     "CANCEL", "CHECKPOINTS", "CLAIM", "EVENTS", "EXIT", "FINISHED", "INTENT", "LEASE", "LOG", "METRICS", "RECORD", "SPEC",
     "STATES", "STUDIES", "RunState", "attempts", "cancel", "events", "find_run", "is_run_id", "last_metric",
     "metric_rows", "read_spec", "run_ids",
-    "state_of", "studies_of", "uncancel", "whole_lines", "write",
+    "state_of", "still_queued", "studies_of", "uncancel", "whole_lines", "write",
 ]  # fmt: skip
 
 STATES = ("planned", "queued", "running", "orphan", "lost", "done", "diverged", "failed", "oom", "cancelled")
@@ -180,6 +180,13 @@ def state_of(run_folder: Path) -> RunState:
     else:
         state = "lost"
     return _state(run_id, state, number, newest, None, ending, error or ending.get("error") or _ending_text(ending))
+
+
+def still_queued(state: RunState) -> bool:
+    """True when a run that was queued is so still: nobody has claimed its attempt, ended it or cancelled the run."""
+    where = str(state.attempt_folder)
+    changed = (f"{where}/{CLAIM}", f"{where}/{EXIT}", f"{os.path.dirname(where)}/{CANCEL}")
+    return state.state == "queued" and os.path.isdir(where) and not any(map(os.path.exists, changed))
 
 
 def _state(

@@ -9,11 +9,14 @@ from typing import Any
 from optsweep_tui import plan, rundir, studies
 from optsweep_tui.core import FreshSeeds, RunSpec, Study
 from optsweep_tui.dispatch import retry
-from optsweep_tui.dispatch.lines import Meter, Progress, progress_of, run_line, spec_of
+from optsweep_tui.dispatch.lines import Meter, Progress, RunLine, progress_of, run_line, spec_of
 from optsweep_tui.dispatch.protocol import Dispatcher
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.rundir import RunState
 from optsweep_tui.settings import Workspace
+
+LOOKS_SHARE = 15.0
+"""A look is followed by a pause this many times as long, at least: the cores are for training."""
 
 
 def drive(workspace: Workspace, dispatcher: Dispatcher, run_ids: Iterable[str]) -> Iterator[Progress]:
@@ -26,7 +29,9 @@ def drive(workspace: Workspace, dispatcher: Dispatcher, run_ids: Iterable[str]) 
     started = time.monotonic()
     meter = Meter()
     settled: dict[str, RunState] = {}
+    ended: dict[str, RunLine] = {}
     while True:
+        looked = time.monotonic()
         fresh = dispatcher.poll(run_id for run_id in wanted if run_id not in settled)
         over = {run_id: state for run_id, state in fresh.items() if retry.given_up(workspace.runs / run_id, state)}
         first_look = not settled
@@ -35,14 +40,15 @@ def drive(workspace: Workspace, dispatcher: Dispatcher, run_ids: Iterable[str]) 
         added = _add_fresh_seeds(workspace, wanted, settled, dispatcher) if over or first_look else []
         wanted += added
         dispatcher.advance()
-        lines = [run_line(workspace, run_id, settled.get(run_id) or fresh.get(run_id)) for run_id in wanted]
+        ended |= {run_id: run_line(workspace, run_id, settled[run_id]) for run_id in settled if run_id not in ended}
+        lines = [ended.get(run_id) or run_line(workspace, run_id, fresh.get(run_id)) for run_id in wanted]
         complete = not added and all(run_id in settled for run_id in wanted)
         specs = [spec_of(workspace, run_id) for run_id in wanted]
         yield progress_of(specs, lines, set(settled), started, meter, complete)
         if complete:
             dispatcher.gc()
             return
-        time.sleep(workspace.poll_seconds)
+        time.sleep(max(workspace.poll_seconds, LOOKS_SHARE * (time.monotonic() - looked)))
 
 
 def _owed_seeds(workspace: Workspace, study: Mapping[str, Any], settled: Mapping[str, RunState]) -> list[RunSpec]:

@@ -77,7 +77,9 @@ def run_line(workspace: Workspace, run_id: str, state: RunState | None = None) -
     """What one run is doing."""
     spec = spec_of(workspace, run_id)
     state = state or rundir.state_of(workspace.runs / run_id)
-    row = None if state.record or state.attempt_folder is None else rundir.last_metric(state.attempt_folder)
+    row = None
+    if state.attempt_folder is not None and state.record is None and state.state != "queued":
+        row = rundir.last_metric(state.attempt_folder)
     step, loss, speed, eta = 0, None, None, None
     if state.record is not None:
         step, loss, speed = state.record.steps, state.record.val_loss, state.record.tokens_per_second
@@ -161,13 +163,14 @@ class Meter:
 
     def __init__(self) -> None:
         self._first: tuple[float, float] | None = None
+        self._flops: dict[str, float] = {}
 
     def eta(self, specs: list[RunSpec], lines: list[RunLine], over: set[str]) -> float | None:
-        total = sum(spec.flops for spec in specs)
-        done = sum(
-            spec.flops * (1.0 if spec.run_id in over else line.step / max(1, spec.steps))
-            for spec, line in zip(specs, lines, strict=True)
-        )
+        total, done = 0.0, 0.0
+        for spec, line in zip(specs, lines, strict=True):
+            flops = self._flops.get(line.run_id) or self._flops.setdefault(line.run_id, spec.flops)
+            total += flops
+            done += flops * (1.0 if line.run_id in over else line.step / max(1, line.steps))
         now = time.monotonic()
         if self._first is None:
             self._first = (now, done)

@@ -42,6 +42,8 @@ class LocalDispatcher:
         self.host = Host(name="local", backend="local", slots=slots, device="cuda" if gpus else "cpu")
         self._queue = workspace.queue / "local"
         self._workers: list[subprocess.Popen[bytes]] = []
+        self._queued: dict[str, RunState] = {}
+        """Runs that the last look found queued: thousands of them cost one look at two files each."""
 
     def submit(self, run_ids: Iterable[str], *, asked: bool = False) -> list[str]:
         """Open and queue the next attempt of every run that should have one.
@@ -53,6 +55,9 @@ class LocalDispatcher:
         queued = {name.partition(".")[2] for name in os.listdir(self._queue)}
         submitted = []
         for run_id in run_ids:
+            known = self._queued.get(run_id)
+            if known is not None and not asked and f"{run_id}.a{known.attempt}" in queued:
+                continue
             run_folder = self._workspace.runs / run_id
             state = rundir.state_of(run_folder)
             if state.state == "queued" and state.attempt_folder is not None:
@@ -98,12 +103,18 @@ class LocalDispatcher:
         """States now. An attempt whose lock is free although it has no exit.json is settled first."""
         states = {}
         for run_id in run_ids:
+            known = self._queued.pop(run_id, None)
+            if known is not None and rundir.still_queued(known):
+                states[run_id] = self._queued[run_id] = known
+                continue
             run_folder = self._workspace.runs / run_id
             state = rundir.state_of(run_folder)
             if state.state == "orphan" and state.attempt_folder is not None:
                 self._settle(state.attempt_folder)
                 state = rundir.state_of(run_folder)
             states[run_id] = state
+            if state.state == "queued":
+                self._queued[run_id] = state
         return states
 
     def _settle(self, attempt_folder: Path) -> None:
