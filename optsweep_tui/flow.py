@@ -106,14 +106,14 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
     if request.around:
         changes["around"] = request.around
     study = grid.with_settings(dataclasses.replace(study, **changes), request.sets, request.sweeps)
-    specs = grid.expand(study, DatasetLookup(workspace, prepare))
+    if request.limit is not None and request.limit < 1:
+        raise OptsweepError(f"--limit {request.limit} leaves no run", "give a positive number")
+    # One more than asked for shows whether the limit cut anything.
+    specs = grid.expand(study, DatasetLookup(workspace, prepare), None if request.limit is None else request.limit + 1)
     fresh = planning.fresh_seed_count(study, specs)
-    if request.limit is not None:
-        if request.limit < 1:
-            raise OptsweepError(f"--limit {request.limit} leaves no run", "give a positive number")
-        if request.limit < len(specs):
-            specs, fresh = specs[: request.limit], 0
-            study = dataclasses.replace(study, fresh_seeds=None)
+    if request.limit is not None and request.limit < len(specs):
+        specs, fresh = specs[: request.limit], 0
+        study = dataclasses.replace(study, fresh_seeds=None)
     return Plan(study=study, specs=specs, fresh_seed_runs=fresh)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,6 +21,13 @@ from optsweep_tui.errors import OptsweepError, UnknownName
 DTYPES = ("fp32", "bf16")
 SETTINGS = ("batch_size", "seq_len", "schedule", "dtype", "validation_tokens", "validation_interval", "accumulation")
 """Fields of a RunSpec that a grid may set beside the knobs."""
+OPTIONS = {
+    "seed": "--seeds", "seeds": "--seeds", "engine": "--engine", "dataset": "--dataset", "optimizer": "-o",
+    "model": "-m", "chinchilla": "-c", "around": "--around",
+}  # fmt: skip
+"""What is no knob because it has an option of its own."""
+MOST_RUNS = 100_000
+"""Of one study: beyond it a grid has exploded by mistake (a month of a large cluster is some ten thousand runs)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +105,8 @@ def own_knobs(optimizer: str) -> list[str]:
 def knob_name(name: str, optimizers: Iterable[str] | None, where: str) -> str:
     """Our name of a knob or setting, from a published alias; known for every optimizer in scope (None: for any one)."""
     ours = catalogue.published_alias(name)
+    if name in OPTIONS and where.startswith("--"):
+        raise OptsweepError(f"{where} {name}: this is no knob, it has its own option", f"give {OPTIONS[name]}")
     scope = sorted(catalogue.optimizers() if optimizers is None else optimizers)
     lacking = [optimizer for optimizer in scope if _find(optimizer, name) is None and ours not in SETTINGS]
     if lacking and (optimizers is not None or len(lacking) == len(scope)):
@@ -198,30 +208,58 @@ def _assignment(text: str, option: str, selected: list[str]) -> tuple[tuple[str,
 # ---------------------------------------------------------------- expansion
 
 
-def expand(study: Study, datasets: Datasets) -> list[RunSpec]:
-    """Every run of a study, cell by cell, the incumbent of a cell first, no run twice.
+def expand(study: Study, datasets: Datasets, limit: int | None = None) -> list[RunSpec]:
+    """Every run of a study, or its first ones; cell by cell, the incumbent of a cell first, no run twice.
 
     Raises:
-        OptsweepError: a value out of range, or a cell too small for one step.
+        OptsweepError: a value out of range, a cell too small for one step, or more than MOST_RUNS runs without a limit.
     """
+    wanted = _count(study)
+    if limit is None and wanted > MOST_RUNS:
+        raise OptsweepError(
+            f"grid {study.name} asks for {wanted:,} runs, more than {MOST_RUNS:,}",
+            "sweep fewer values at once, or take its first ones with --limit N",
+        )
     specs: dict[str, RunSpec] = {}
-    for cell in study.cells:
-        for model, value, optimizer in itertools.product(cell.model, cell.chinchilla, cell.optimizer):
-            for knobs in _configurations(study, optimizer, model, value):
-                for seed in study.seeds:
-                    spec = resolve(study, optimizer, model, value, knobs, seed, datasets)
-                    specs.setdefault(spec.run_id, spec)
+    for cell in cells_of(study):
+        for knobs in _configurations(study, *cell):
+            for seed in study.seeds:
+                spec = resolve(study, *cell, knobs, seed, datasets)
+                specs.setdefault(spec.run_id, spec)
+                if len(specs) == limit:
+                    return list(specs.values())
     return list(specs.values())
 
 
+def cells_of(study: Study) -> Iterator[tuple[str, str, float]]:
+    """(optimizer, model, Chinchilla ratio) of every cell, in plan order."""
+    for cell in study.cells:
+        for model, value, optimizer in itertools.product(cell.model, cell.chinchilla, cell.optimizer):
+            yield optimizer, model, value
+
+
+def _count(study: Study) -> int:
+    """Configurations times seeds of all cells, those met twice counted twice; nothing is resolved for it."""
+    count = 0
+    for cell in cells_of(study):
+        swept = sum(len(values) for values in _sweep_of(study, *cell).values())
+        blocks = sum(math.prod(len(values) for values in block.values()) for block in study.blocks.get(cell[0], ()))
+        count += 1 + swept + blocks
+    return count * len(study.seeds)
+
+
+def overrides(item: Override, cell: tuple[str, str, float]) -> bool:
+    """Whether an override is about a cell."""
+    optimizer, model, value = cell
+    return (
+        (not item.optimizer or optimizer in item.optimizer)
+        and (not item.model or model in item.model)
+        and (not item.chinchilla or any(same_ratio(value, want) for want in item.chinchilla))
+    )
+
+
 def _matching(study: Study, optimizer: str, model: str, value: float) -> Iterator[Override]:
-    for item in study.overrides:
-        if (
-            (not item.optimizer or optimizer in item.optimizer)
-            and (not item.model or model in item.model)
-            and (not item.chinchilla or any(same_ratio(value, want) for want in item.chinchilla))
-        ):
-            yield item
+    return (item for item in study.overrides if overrides(item, (optimizer, model, value)))
 
 
 def _configurations(study: Study, optimizer: str, model: str, value: float) -> Iterator[dict[str, Scalar]]:
@@ -282,7 +320,7 @@ def resolve(
         "seq_len": entry.seq_len,
         "schedule": entry.schedule,
         "dtype": entry.dtype,
-    } | {key: knobs[key] for key in SETTINGS if key in knobs}
+    } | {key: _whole(knobs[key]) for key in SETTINGS if key in knobs}
     _check_settings(settings, where)
     rest = {key: entry for key, entry in knobs.items() if key not in SETTINGS}
     try:
@@ -306,7 +344,16 @@ def resolve(
             f"{where}: {spec.tokens:,} tokens are less than one step of {spec.batch_size} x {spec.seq_len}",
             "take a larger ratio or a smaller batch",
         )
+    try:
+        schedules.check(spec.schedule, hyperparameters)
+    except ValueError as error:
+        raise OptsweepError(f"{where}: {error}", f"the run has {spec.steps} steps: write 0.1 or 500") from None
     return spec
+
+
+def _whole(value: Scalar) -> Scalar:
+    """1e3 as 1000: settings are counts."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _check_settings(settings: Mapping[str, Any], where: str) -> None:

@@ -12,7 +12,7 @@ from optsweep_engines.optimizers import catalogue
 from optsweep_tui import published
 from optsweep_tui.core import CellSelection, FreshSeeds, Override, Scalar, Study, listed
 from optsweep_tui.errors import OptsweepError, UnknownName
-from optsweep_tui.grid import knob_name, model_name, optimizer_name, ratio
+from optsweep_tui.grid import cells_of, knob_name, model_name, optimizer_name, overrides, ratio
 from optsweep_tui.resources import shipped
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -42,10 +42,14 @@ def load(name: str) -> Study:
             )
         path = shipped("grids") / f"{shipped_names[name.lower()]}.toml"
     try:
-        data = tomllib.loads(path.read_text())
+        data = tomllib.loads(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
     except FileNotFoundError:
         raise OptsweepError(f"grid file {path} does not exist", "optsweep grids lists the shipped ones") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError:
+        raise OptsweepError(
+            f"{path} is not TOML: it is not UTF-8 text", "optsweep grids quickstart shows one"
+        ) from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise OptsweepError(f"{path} is not TOML: {error}", "mend that line") from None
     except OSError as error:
         raise OptsweepError(f"{path} cannot be read: {error.strerror}", "check its permissions") from None
@@ -57,7 +61,8 @@ def parse(data: Mapping[str, Any], where: str, default_name: str) -> Study:
     _known(data, _TOP_KEYS, where)
     name = str(data.get("name", default_name))
     if not _STUDY_NAME.fullmatch(name):
-        raise OptsweepError(f'{where}: name = "{name}" may hold letters, digits, ".", "_" and "-" only')
+        hint = 'up to 64 ASCII letters, digits, ".", "_" and "-", a letter or digit first'
+        raise OptsweepError(f'{where}: name = "{name}" cannot name a study', f"write {hint}")
     per_optimizer = _table(data.get("optimizer", {}), f"{where}: optimizer")
     start, sweep, blocks = {}, {}, {}
     for key, table in per_optimizer.items():
@@ -76,7 +81,7 @@ def parse(data: Mapping[str, Any], where: str, default_name: str) -> Study:
     source = data.get("published")
     if source not in (None, "reference"):
         raise UnknownName("published study", str(source), ("reference",), where)
-    return Study(
+    study = Study(
         name=name,
         description=str(data.get("description", "")),
         baseline=optimizer_name(str(data.get("baseline", "adamw")), f"{where}: baseline"),
@@ -95,6 +100,25 @@ def parse(data: Mapping[str, Any], where: str, default_name: str) -> Study:
         published=source,
         around=around,
     )
+    _reaches_a_cell(study, where)
+    return study
+
+
+def _reaches_a_cell(study: Study, where: str) -> None:
+    """An override or a rule that no cell of the file can ever meet is a mistake in it."""
+    for index, item in enumerate(study.overrides):
+        if not any(overrides(item, cell) for cell in cells_of(study)):
+            raise OptsweepError(
+                f"{where}: override[{index}] meets no cell", "compare its names and ratios with [[cells]]"
+            )
+    fresh = study.fresh_seeds.optimizer if study.fresh_seeds else ()
+    listed_here = {name for cell in study.cells for name in cell.optimizer}
+    for name in fresh:
+        if name not in listed_here:
+            raise OptsweepError(f"{where}: fresh_seeds: {name} has no cell", "name an optimizer of [[cells]]")
+    for name in study.start:
+        if name not in listed_here:
+            raise OptsweepError(f"{where}: optimizer.{name} has no cell", "name an optimizer of [[cells]]")
 
 
 def _table(value: Any, where: str) -> Mapping[str, Any]:
@@ -110,8 +134,11 @@ def _known(table: Mapping[str, Any], keys: Iterable[str], where: str) -> None:
 
 
 def _cells(value: Any, where: str) -> tuple[CellSelection, ...]:
-    if not isinstance(value, list) or not value:
-        raise OptsweepError(f"{where}: there are no [[cells]]", "optsweep grids quickstart shows the form")
+    form = "optsweep grids quickstart shows the form"
+    if value is not None and not isinstance(value, list):
+        raise OptsweepError(f"{where}: cells = {value!r} is not a list of tables: write [[cells]]", form)
+    if not value:
+        raise OptsweepError(f"{where}: there are no [[cells]]", form)
     cells = []
     for index, item in enumerate(value):
         place = f"{where}: cells[{index}]"

@@ -59,6 +59,11 @@ class Workspace:
         Raises:
             OptsweepError: the workspace cannot be written.
         """
+        above = self.root.parent
+        if not self.root.exists() and not above.is_dir():
+            why = "is not a folder" if above.exists() or above.parent.is_file() else "does not exist"
+            hint = f"mkdir -p {above}, or name another with --workspace DIR"
+            raise OptsweepError(f"workspace {self.root} cannot be made: {above} {why}", hint)
         try:
             for folder in (self.root, self.runs, self.data, self.studies, self.queue):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,7 +94,7 @@ def workspace(root: Path | None = None) -> Workspace:
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise OptsweepError(f"{path} is not TOML: {error}", "mend that line") from None

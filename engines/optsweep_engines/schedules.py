@@ -125,5 +125,22 @@ def lr_factor(step: int, steps: int, name: str, knobs: Mapping[str, Scalar]) -> 
     return floor + (1.0 - floor) * falling
 
 
+def never_at_peak(name: str, steps: int, knobs: Mapping[str, Scalar]) -> bool:
+    """True where the warmup takes every step (published sweeps hold such runs: large batches under a fixed warmup)."""
+    return "warmup" in schedule(name).knobs and warmup_steps(steps, _number(knobs.get("warmup"), 0.0)) >= steps
+
+
+def check(name: str, knobs: Mapping[str, Scalar]) -> None:
+    """Refuse a warmup or frozen start that is neither a fraction nor a whole number of steps.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    for key in ("warmup", "t_freeze"):
+        value = _number(knobs.get(key), 0.0)
+        if key in schedule(name).knobs and value >= 1 and not value.is_integer():
+            raise ValueError(f"{key} = {value:g} is neither a fraction below 1 nor a whole number of steps")
+
+
 def _number(value: Scalar, default: float) -> float:
     return default if value is None else float(value)
