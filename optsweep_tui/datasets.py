@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from optsweep_engines import data
+from optsweep_engines.spec import RunSpec
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.grid import DatasetFacts
 from optsweep_tui.settings import Workspace
+
+
+def require(workspace: Workspace, specs: Iterable[RunSpec]) -> None:
+    """Have every dataset that some specs name in the workspace, prepared anew where it is gone.
+
+    Raises:
+        OptsweepError: one cannot be prepared here, or what is prepared here today is not what the specs name.
+    """
+    for name, sha256 in sorted({(spec.dataset, str(spec.dataset_hash)) for spec in specs}):
+        try:
+            data.open_dataset(workspace.data, name, sha256)
+            continue
+        except ValueError:
+            facts = DatasetLookup(workspace, prepare=True)(name)
+        if facts.sha256 != sha256:
+            raise OptsweepError(
+                f"dataset {name} {sha256[:12]}, which runs here need, is gone from {workspace.data}, and what can be "
+                f"prepared here now is {str(facts.sha256)[:12]}",
+                "bring that folder back, or plan the runs anew with optsweep run",
+            )
 
 
 class DatasetLookup:

@@ -39,6 +39,8 @@ class UnknownName(OptsweepError):
 
         names = list(known)
         near = difflib.get_close_matches(name.lower(), [entry.lower() for entry in names], n=1, cutoff=0.5)
+        if not near and not hint and len(names) <= 8:
+            hint = f"known: {', '.join(names)}"
         match = next((entry for entry in names if near and entry.lower() == near[0]), None)
         guess = f'; did you mean "{match}"?' if match else ""
         place = f"{where}: " if where else ""

@@ -117,6 +117,22 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
     return Plan(study=study, specs=specs, fresh_seed_runs=fresh)
 
 
+def cautions(specs: Iterable[RunSpec]) -> list[str]:
+    """What a careful reader of a plan would remark, a line each: legal, but seldom meant."""
+    from optsweep_engines import schedules
+
+    found = list(specs)
+    notes = []
+    warming = sum(schedules.never_at_peak(spec.schedule, spec.steps, spec.hyperparameters) for spec in found)
+    if warming:
+        notes.append(f"{warming} of {len(found)} runs spend every step in warmup and never reach their learning rate")
+    contexts = sorted({spec.seq_len for spec in found})
+    if len(contexts) > 1:
+        lengths = ", ".join(map(str, contexts))
+        notes.append(f"losses at different context lengths ({lengths}) are not comparable and stay in separate tables")
+    return notes
+
+
 def require_engines(specs: Iterable[RunSpec]) -> None:
     """Raise one clear line when the library of an engine is not installed, before anything is written."""
     for name in sorted({spec.engine for spec in specs}):
@@ -179,8 +195,10 @@ def retry(workspace: Workspace, run_ids: Iterable[str]) -> list[str]:
     for run_id, state in dispatcher.poll(run_ids).items():
         if state.finished or state.state == "lost":
             require_engines([spec_of(workspace, run_id)])
-            rundir.uncancel(workspace.runs / run_id)
             chosen.append(run_id)
+    _require_data(workspace, chosen)
+    for run_id in chosen:
+        rundir.uncancel(workspace.runs / run_id)
     return dispatcher.submit(chosen, asked=True)
 
 
@@ -202,7 +220,15 @@ def drive(workspace: Workspace, run_ids: Iterable[str]) -> Iterator[Progress]:
     """Keep runs going until all are over; yields a look a few times a second. Stopping the iteration loses nothing."""
     from optsweep_tui.dispatch import drive as driving
 
-    return driving.drive(workspace, _dispatcher(workspace), run_ids)
+    wanted = list(run_ids)
+    _require_data(workspace, [run_id for run_id in wanted if not rundir.state_of(workspace.runs / run_id).finished])
+    return driving.drive(workspace, _dispatcher(workspace), wanted)
+
+
+def _require_data(workspace: Workspace, run_ids: Iterable[str]) -> None:
+    from optsweep_tui import datasets
+
+    datasets.require(workspace, [spec_of(workspace, run_id) for run_id in run_ids])
 
 
 def unfinished(workspace: Workspace) -> list[str]:
@@ -255,6 +281,15 @@ def collect(
     workspace.ensure()
     work = ingest.rebuild if rebuild else ingest.ingest
     return work(workspace.store, workspace.runs, progress=progress)
+
+
+def uncollected(workspace: Workspace) -> int:
+    """How many runs are over in the run folders but not yet in the store."""
+    from optsweep_tui.store import queries
+
+    known = queries.finished(workspace.store)
+    others = (run_id for run_id in rundir.run_ids(workspace.runs) if run_id not in known)
+    return sum(rundir.state_of(workspace.runs / run_id).finished for run_id in others)
 
 
 def sql(workspace: Workspace, query: str) -> pd.DataFrame:

@@ -47,6 +47,8 @@ class CellLoss:
     flags: tuple[str, ...] = ()
     seconds_per_token: float = math.nan
     """Median over the runs of the best configuration on its device."""
+    timings: tuple[float, ...] = field(default=(), repr=False)
+    """Seconds per token of every run of the cell that was timed as the best one was: device, batch, compute type."""
     run_ids: tuple[str, ...] = field(default=(), repr=False)
     """The runs that the loss is made of."""
 
@@ -201,12 +203,7 @@ def _with_best(
         F.UNLISTED: best.knobs is None,
         F.EDGE: bool(ends),
     }
-    times = [
-        run.seconds_per_token
-        for members in seeds.values()
-        for run in members
-        if run.device == best.device and run.seconds_per_token > 0
-    ]
+    times = [run.seconds_per_token for members in seeds.values() for run in members if run.timed_like(best)]
     return replace(
         cell,
         loss=fmean(fresh) if fresh else base,
@@ -217,6 +214,7 @@ def _with_best(
         edges=ends,
         flags=tuple(F.ordered(marks | {flag for flag, holds in found.items() if holds})),
         seconds_per_token=median(times) if times else math.nan,
+        timings=tuple(run.seconds_per_token for run in runs if run.usable and run.timed_like(best)),
         run_ids=tuple(run.run_id for other in (others or [seed]) for run in seeds[other]),
     )
 

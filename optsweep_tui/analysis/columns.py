@@ -143,7 +143,7 @@ SPEEDUP = {
     "loss": "nats per token",
     "d_eff": "tokens after which the baseline's curve has this loss; null where refused",
     "speedup": "what the baseline needs over what this cell used, in the unit; null where refused",
-    "low": "lower 95 % end; null where refused or without sigma; 0 when open",
+    "low": "lower 95 % end; null where refused or without sigma; 0 when open; with unit time, timing noise included",
     "high": "upper 95 % end; null where refused or without sigma; infinite when open",
     "state": "INTERP: within the baseline's budgets; EXTRAP: up to 1.5x outside; REFUSE",
     "reason": "why it is refused or extrapolated; empty for INTERP",

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 from optsweep_tui.analysis.cells import CellLoss, Group
 from optsweep_tui.analysis.runs import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Spread of repeated timings, both sides together.
+
+    A machine's load drifts, and drifts for all runs of an hour alike: the spread is therefore not divided by the number
+    of runs, and an interval in seconds is never narrower than one timing allows.
+    """
+
+    sd: float
+    """Standard deviation of log(seconds per token of the one / of the other); NaN without repeated timings."""
+    dof: float
+    worst: float
+    """The larger of the two sides' own standard deviations; NaN without repeated timings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +39,8 @@ class Costs:
     """Why the FLOPs ratio is withheld; empty when it is known."""
     no_time: str
     """Why the time ratio is withheld; empty when it is known."""
+    timing: Timing
+    """How far two timings of the same thing lie apart here."""
 
     @property
     def step_overhead(self) -> float:
@@ -54,7 +72,38 @@ def costs(cell: CellLoss, reference: CellLoss | None, group: Group, baseline: st
     time, no_time = _time_ratio(cell, reference, group, baseline)
     best = cell.best
     state = best.state_bytes / best.total_params if best and best.total_params > 0 else math.nan
-    return Costs(flops_ratio=flops, time_ratio=time, state_bytes_per_param=state, no_flops=no_flops, no_time=no_time)
+    return Costs(
+        flops_ratio=flops,
+        time_ratio=time,
+        state_bytes_per_param=state,
+        no_flops=no_flops,
+        no_time=no_time,
+        timing=_timing(cell, group, baseline),
+    )
+
+
+def _timing(cell: CellLoss, group: Group, baseline: str) -> Timing:
+    """Spread of the timings of both optimizers within the cells that were timed in the same place."""
+    own, own_dof = _spread(other for other in group.of(cell.optimizer) if _same_place(cell, other))
+    theirs, their_dof = _spread(other for other in group.of(baseline) if _same_place(cell, other))
+    if not own_dof or not their_dof:
+        return Timing(sd=math.nan, dof=0.0, worst=math.nan)
+    total = own + theirs
+    # Welch-Satterthwaite: https://doi.org/10.2307/3002019
+    dof = total**2 / (own**2 / own_dof + theirs**2 / their_dof) if total > 0 else own_dof + their_dof
+    return Timing(sd=math.sqrt(total), dof=dof, worst=math.sqrt(max(own, theirs)))
+
+
+def _spread(cells: Iterable[CellLoss]) -> tuple[float, float]:
+    """(pooled variance of log seconds per token within cells, its degrees of freedom)."""
+    squares, dof = 0.0, 0.0
+    for cell in cells:
+        logs = [math.log(value) for value in cell.timings]
+        if len(logs) > 1:
+            centre = fmean(logs)
+            squares += sum((value - centre) ** 2 for value in logs)
+            dof += len(logs) - 1
+    return (squares / dof if dof else math.nan), dof
 
 
 def flops_per_token(run: Run) -> float:

@@ -28,6 +28,8 @@ OPEN = "OPEN"
 SUPPORT = "SUPPORT"
 SOLVERS = "SOLVERS"
 AT_BOUND = "AT-BOUND"
+TIMED_ONCE = "TIMED-ONCE"
+LOADED = "LOADED"
 
 MEANINGS = {
     SELECTED_MIN: "one seed: the loss is the smallest of several noisy ones, so biased low",
@@ -53,6 +55,8 @@ MEANINGS = {
     OPEN: "an end of the interval is 0 or infinite",
     SUPPORT: "baseline curves of other sizes here rest on other budgets; compare sizes with --max-chinchilla",
     SOLVERS: "the independent solvers disagree by more than half a sigma on a point of the curve",
+    TIMED_ONCE: "no repeated timing here or of the baseline: the interval holds no timing noise",
+    LOADED: "equal runs differ by more than 10 % in seconds per token: they were timed on a busy machine",
     AT_BOUND: "the exponent stopped at the end of its search range",
 }
 

@@ -61,6 +61,11 @@ class Run:
         """Finished with a final loss."""
         return not math.isnan(self.loss)
 
+    def timed_like(self, other: Run) -> bool:
+        """Timed, and on the device, with the batch and the compute type of the other."""
+        same = (self.device, self.batch_size, self.dtype) == (other.device, other.batch_size, other.dtype)
+        return same and self.seconds_per_token > 0
+
 
 def grouped(results: pd.DataFrame) -> dict[GroupKey, dict[tuple[str, float], list[Run]]]:
     """Runs by comparable group, then by (optimizer, tokens); the order of the rows does not matter.

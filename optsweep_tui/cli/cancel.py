@@ -32,4 +32,4 @@ def command(
     if json_:
         output.emit_json(rows)
     else:
-        print(f"{len(marked)} runs cancelled, {len(wanted) - len(marked)} were over already")
+        print(f"{output.runs_text(len(marked))} cancelled, {len(wanted) - len(marked)} were over already")

@@ -82,6 +82,11 @@ def loss_text(value: float | None) -> str:
     return "·" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
+def runs_text(count: int) -> str:
+    """ "1 run", "39 runs"."""
+    return f"{count:,} run" if count == 1 else f"{count:,} runs"
+
+
 def count_text(value: float | None) -> str:
     """49000 as 49.0k, for tokens, parameters and FLOPs."""
     if value is None or not math.isfinite(value):

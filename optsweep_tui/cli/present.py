@@ -26,6 +26,11 @@ def answers(workspace: Workspace, chosen: Filter) -> pd.DataFrame:
     frame = flow.results(workspace, chosen)
     if len(frame) == 0:
         raise OptsweepError("no collected run matches: the selection is empty", "optsweep collect, or widen the filter")
+    waiting = flow.uncollected(workspace)
+    if waiting:
+        output.say(
+            f"note: {output.runs_text(waiting)} ended since the last collect, not in this answer: optsweep collect"
+        )
     return frame
 
 
@@ -202,6 +207,11 @@ def print_curves(curves: pd.DataFrame, baseline: str) -> None:
             )
         else:
             print(f"  {sigma_text([row])}")
+        if row["sigma"] is not None and row["sigma_small"] != row["sigma_large"]:
+            print(
+                f"  points weighted by sigma {row['sigma_small']:.2g} at {row['chinchilla_low']:g} to {row['sigma_large']:.2g} "
+                f"at {row['chinchilla_high']:g}, linear in log budget between"
+            )
         if row["identified"] is False:
             print("  exponent and floor not identified: nothing is claimed beyond the measured budgets")
         if row["chi2_p"] is not None:
@@ -248,6 +258,7 @@ def print_speedups(rows: pd.DataFrame, baseline: str, unit: str) -> None:
         print(
             f" ~ EXTRAP: outside the budgets that {baseline} was trained at; the fitted curve is believed there, not measured"
         )
+    print_flags(data)
 
 
 def _unit_word(unit: str) -> str:

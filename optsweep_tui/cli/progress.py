@@ -119,7 +119,7 @@ def _ask(workspace: Workspace, last: Progress | None) -> None:
     answer = "d"
     if sys.stdin.isatty() and sys.stderr.isatty():
         output.say(
-            f"\n{len(live)} runs are not over. [d]etach and let them go on (default), [s]top them, [c]ontinue watching?"
+            f"\nNot over: {output.runs_text(len(live))}. [d]etach and let them go on (default), [s]top them, [c]ontinue watching?"
         )
         try:
             answer = (sys.stdin.readline().strip().lower() or "d")[0]
@@ -129,12 +129,16 @@ def _ask(workspace: Workspace, last: Progress | None) -> None:
         return
     if answer == "s":
         flow.cancel(workspace, live)
-        output.say(f"{len(live)} runs are being stopped; optsweep retry RUN takes one up again where it was")
+        output.say(f"{output.runs_text(len(live))} being stopped; optsweep retry RUN takes one up again where it was")
     elif sys.stdin.isatty() and live:
         pid = flow.detach(workspace)
-        output.say(f"detached: {len(live)} runs go on (controller {pid}); optsweep watch | optsweep cancel --all")
+        output.say(
+            f"detached: {output.runs_text(len(live))} under way (controller {pid}); optsweep watch | optsweep cancel --all"
+        )
     else:
-        output.say(f"detached: {len(live)} runs go on; optsweep watch | optsweep resume | optsweep cancel --all")
+        output.say(
+            f"detached: {output.runs_text(len(live))} under way; optsweep watch | optsweep resume | optsweep cancel --all"
+        )
     raise Interrupted
 
 
@@ -149,7 +153,7 @@ def report_failures(lines: Iterable[RunLine]) -> bool:
     for line in bad[:10]:
         output.say(f"failed: {line.run_id[:12]} {line.optimizer} {line.model} {line.chinchilla:g}: {line.error}")
     if bad:
-        output.say(f"{len(bad)} runs failed. optsweep logs RUN shows why, optsweep retry RUN tries again")
+        output.say(f"{output.runs_text(len(bad))} failed. optsweep logs RUN shows why, optsweep retry RUN tries again")
     return bool(bad)
 
 

@@ -90,7 +90,6 @@ def report(workspace: Workspace, chosen: Plan, seconds: float, trained: int, jso
     present.print_curves(curves, study.baseline)
     print()
     present.print_speedups(rows, study.baseline, "tokens")
-    present.print_flags(output.records(rows))
     print()
     print(
         charts.draw(

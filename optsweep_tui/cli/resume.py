@@ -25,7 +25,7 @@ def command(context: typer.Context, workspace: options.WorkspaceDir = None, json
             output.emit_json([])
         return
     flow.require_engines([flow.spec_of(place, run_id) for run_id in wanted])
-    look = progress.drive(place, wanted, f"{len(wanted)} runs taken up in {place.root}")
+    look = progress.drive(place, wanted, f"{output.runs_text(len(wanted))} taken up in {place.root}")
     flow.collect(place)
     if json_:
         output.emit_json(progress.lines_json(look.lines))

@@ -37,12 +37,12 @@ def command(
     if queued and detach:
         flow.detach(place)
     elif queued:
-        look = progress.drive(place, queued, f"{len(queued)} runs tried again")
+        look = progress.drive(place, queued, f"{output.runs_text(len(queued))} tried again")
         flow.collect(place)
         lines = [line for line in look.lines if line.run_id in wanted]
     if json_:
         output.emit_json([{**row, "retried": row["run_id"] in queued} for row in progress.lines_json(lines)])
     else:
-        print(f"{len(queued)} runs tried again, {len(wanted) - len(queued)} were still under way")
+        print(f"{output.runs_text(len(queued))} tried again, {len(wanted) - len(queued)} were still under way")
     if progress.report_failures(lines):
         raise typer.Exit(1)

@@ -77,11 +77,13 @@ def command(
         _show_plan(place, chosen, json_)
         return
     flow.require_engines(chosen.specs)
+    for note in flow.cautions(chosen.specs):
+        output.say(f"note: {note}")
     chosen = flow.plan(place, request, prepare=True)
     queued = flow.launch(place, chosen, force=force)
     if detach:
         pid = flow.detach(place)
-        output.say(f"{len(queued)} runs launched, controller {pid} left behind; optsweep watch shows them")
+        output.say(f"{output.runs_text(len(queued))} launched, controller {pid} left behind; optsweep watch shows them")
         if json_:
             output.emit_json(plan_json(place, chosen))
         return
@@ -118,9 +120,8 @@ def title(workspace: Workspace, chosen: Plan) -> str:
     engines = " ".join(dict.fromkeys(spec.engine for spec in chosen.specs))
     total = len(chosen.specs) + chosen.fresh_seed_runs
     ratios = " ".join(f"{value:g}" for value in cells)
-    return (
-        f"study {chosen.study.name}   {total} runs   {names} x {models} x {ratios}   {engines}, {workspace.slots} slots"
-    )
+    head = f"study {chosen.study.name}   {output.runs_text(total)}   {names} x {models} x {ratios}"
+    return f"{head}   {engines}, {workspace.slots} slots"
 
 
 def plan_json(workspace: Workspace, chosen: Plan) -> dict[str, Any]:
@@ -167,10 +168,12 @@ def plan_json(workspace: Workspace, chosen: Plan) -> dict[str, Any]:
         "seconds_estimate": cost.total_seconds(seconds, workspace.slots),
         "bytes_estimate": max(run["bytes_estimate"] for run in runs),
     }
-    return {"study": chosen.study.name, "runs": runs, "totals": totals}
+    return {"study": chosen.study.name, "runs": runs, "totals": totals, "notes": flow.cautions(chosen.specs)}
 
 
 def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
+    from optsweep_tui import flow
+
     data = plan_json(workspace, chosen)
     if json_:
         output.emit_json(data)
@@ -200,9 +203,11 @@ def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
     hours = totals["seconds_estimate"]
     guess = f"~{output.duration_text(hours)} on {workspace.slots} slots" if hours else "no rate measured here yet"
     print(
-        f"{totals['runs']} runs{later}   {output.count_text(totals['tokens'])} tokens   "
+        f"{output.runs_text(totals['runs'])}{later}   {output.count_text(totals['tokens'])} tokens   "
         f"{output.count_text(totals['flops'])} FLOPs   {guess}   {totals['bytes_estimate'] / 2**30:.2f} GiB per run"
     )
+    for note in flow.cautions(chosen.specs):
+        print(f"note: {note}")
     if any(run["provisional"] for run in data["runs"]):
         print("run ids are provisional: the dataset is not prepared here, so its hash is not known")
 

@@ -42,5 +42,5 @@ def command(
                     output.emit_json(line)
             sys.stdout.flush()
         return
-    for _ in progress.drawn(looks, f"watching {len(wanted)} runs in {place.root}"):
+    for _ in progress.drawn(looks, f"watching {output.runs_text(len(wanted))} in {place.root}"):
         pass

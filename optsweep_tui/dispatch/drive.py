@@ -75,7 +75,8 @@ def _add_fresh_seeds(
     added: list[str] = []
     for study in studies.listed(workspace.studies):
         if set(study["runs"]) & set(wanted):
-            missing = [spec for spec in _owed_seeds(workspace, study, settled) if spec.run_id not in wanted]
+            owed = [spec for spec in _owed_seeds(workspace, study, settled) if spec.run_id not in wanted]
+            missing = [spec for spec in owed if not rundir.state_of(workspace.runs / spec.run_id).finished]
             rundir.write(workspace.runs, missing, study["name"])
             added += [spec.run_id for spec in missing]
     dispatcher.submit(added)

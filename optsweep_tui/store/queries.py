@@ -17,7 +17,7 @@ from optsweep_tui.store.dictionary import dictionary
 from optsweep_tui.store.examples import EXAMPLES, Example
 
 __all__ = [
-    "EXAMPLES", "Example", "curves", "default_study", "dictionary", "results", "run_rows", "sql", "studies",
+    "EXAMPLES", "Example", "curves", "default_study", "dictionary", "finished", "results", "run_rows", "sql", "studies",
 ]  # fmt: skip
 
 RESULT_COLUMNS = (
@@ -108,6 +108,13 @@ def studies(store: Path, *, wait_seconds: float = WAIT_SECONDS) -> pd.DataFrame:
     """
     with open_store(store, wait_seconds=wait_seconds) as connection:
         return connection.execute(query).fetchdf()
+
+
+def finished(store: Path, *, wait_seconds: float = WAIT_SECONDS) -> set[str]:
+    """Ids of the runs that the store knows to be over."""
+    with open_store(store, wait_seconds=wait_seconds) as connection:
+        rows = connection.execute(f"SELECT run_id FROM run WHERE state IN {_FINISHED}").fetchall()
+    return {run_id for (run_id,) in rows}
 
 
 _FINISHED = "('done', 'diverged', 'failed', 'oom', 'cancelled', 'nan', 'missing')"

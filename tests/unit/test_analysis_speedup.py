@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from optsweep_tui.analysis import flags as F
 from optsweep_tui.analysis import speedup, table
@@ -220,6 +221,30 @@ def test_the_time_of_a_cell_is_the_median_over_the_runs_of_its_best_configuratio
     timed = [run("muon", 2, law(2.4), seed=s, seconds_per_token=t) for s, t in enumerate((2e-6, 3e-6, 50e-6))]
     slow = run("muon", 2, law(1.2), knobs={"lr": 7}, seconds_per_token=1e-3)
     assert only(speedup(frame([*rows, *timed, slow])))["step_overhead"] == pytest.approx(2.0)
+
+
+def test_an_interval_in_seconds_holds_the_noise_of_the_timings() -> None:
+    def found(times: tuple[float, ...], base_times: tuple[float, ...] = (1e-6, 1.02e-6, 0.98e-6)) -> dict[str, Any]:
+        rows = [
+            run("adamw", ratio, law(ratio) + 2e-4 * place, knobs={"lr": place}, seconds_per_token=seconds)
+            for ratio in (1, 2, 4, 8)
+            for place, seconds in enumerate(base_times)
+        ]
+        rows += [
+            run("muon", 2, law(2.4) + 2e-4 * place, knobs={"lr": place}, seconds_per_token=seconds)
+            for place, seconds in enumerate(times)
+        ]
+        return only(speedup(frame(rows), unit="time", sigma=1e-6))
+
+    steady, shaky, once = found((1.1e-6, 1.12e-6, 1.08e-6)), found((1.1e-6, 1.5e-6, 0.8e-6)), found((1.1e-6,))
+    # By hand: variances of three logs each, added; t of Welch's degrees of freedom times its root.
+    own, theirs = (np.var(np.log(side), ddof=1) for side in ((1.1, 1.12, 1.08), (1, 1.02, 0.98)))
+    dof = (own + theirs) ** 2 / (own**2 / 2 + theirs**2 / 8)
+    half = stats.t.ppf(0.975, dof) * math.sqrt(own + theirs)
+    assert math.log(steady["high"] / steady["low"]) == pytest.approx(2 * half, rel=1e-3)
+    assert "LOADED" not in steady["flags"] and "LOADED" in shaky["flags"] and "TIMED-ONCE" in once["flags"]
+    assert shaky["low"] < steady["low"] < steady["speedup"] < steady["high"] < shaky["high"]
+    assert math.log(once["high"] / once["low"]) < half
 
 
 def test_memory_is_the_state_per_stored_parameter() -> None:

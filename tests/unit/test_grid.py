@@ -120,9 +120,14 @@ def test_overrides_reach_only_the_cells_that_match(tmp_path: Path) -> None:
         (CELL + "sedes = [1]\n", "is not known"),
         ("seeds = [1, 1]\n" + CELL, "names one twice"),
         ("seeds = [-1]\n" + CELL, "whole number"),
-        ("name = '../x'\n" + CELL, "may hold letters"),
+        ("name = '../x'\n" + CELL, "cannot name a study"),
         ("name = 'x'\n", "there are no [[cells]]"),
-        ("cells = 3\n", "there are no [[cells]]"),
+        ("cells = 3\n", "write [[cells]]"),
+        ("cells = 'adamw'\n", "write [[cells]]"),
+        (CELL + "[[override]]\noptimizer = 'muon'\nset = { lr = 0.1 }\n", "override[0] meets no cell"),
+        (CELL + "[[override]]\nchinchilla = 77\nset = { lr = 0.1 }\n", "override[0] meets no cell"),
+        (CELL + "[optimizer.lion]\nset = { lr = 0.1 }\n", "optimizer.lion has no cell"),
+        (CELL + "[fresh_seeds]\noptimizer = 'lion'\n", "lion has no cell"),
         ("not toml", "is not TOML"),
         (CELL + "[fresh_seeds]\ncount = 0\n", "count = 0"),
         (CELL + "[fresh_seeds]\nbudgets = 'end'\n", 'did you mean "ends"?'),
@@ -152,6 +157,10 @@ def test_a_mistake_in_a_file_is_named_where_it_stands(tmp_path: Path, text: str,
         ("soapy.lr=1", "is not known"),
         ("momentum=0.9", "is not known"),
         ("batch_size=100000", "less than one step"),
+        ("seq_len=1e9", "less than one step"),
+        ("warmup=1.5", "neither a fraction below 1"),
+        ("seed=3", "give --seeds"),
+        ("engine=jax", "give --engine"),
     ],
 )
 def test_a_bad_setting_is_one_clear_line(assignment: str, expected: str) -> None:
@@ -159,6 +168,15 @@ def test_a_bad_setting_is_one_clear_line(assignment: str, expected: str) -> None
         study = grid.with_settings(grid.from_names(["adamw"], ["bench-micro"], ["0.1"]), [assignment], [])
         grid.expand(study, facts)
     assert expected in str(caught.value)
+
+
+def test_a_grid_that_explodes_is_refused_before_it_is_expanded_and_cut_by_a_limit() -> None:
+    values = ",".join(str(value / 1000) for value in range(1, 400))
+    product = f"lr={values}*weight_decay={values}"
+    study = grid.with_settings(grid.from_names(["adamw"], ["bench-micro"], ["0.1"]), [], [product])
+    with pytest.raises(OptsweepError, match="asks for 159,202 runs, more than 100,000"):
+        grid.expand(study, facts)
+    assert len(grid.expand(study, facts, limit=5)) == 5
 
 
 def test_an_empty_selection_is_an_error() -> None:
