@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from optsweep_engines import models
 from optsweep_engines.optimizers import catalogue
+from optsweep_engines.spec import ModelShape, Scalar
 from optsweep_tui.core import RunSpec
 
 RateKey = tuple[str, str, str, int, int, str]
@@ -19,7 +21,9 @@ class Cost:
     """Prediction for one run."""
 
     flops: float
-    """Model FLOPs."""
+    """Model FLOPs, forward and backward."""
+    optimizer_flops: float | None
+    """FLOPs of the update rule over all steps; None for a rule that declares none (a user's own)."""
     bytes_estimate: int
     """Parameters, gradients, optimizer state and activations."""
     seconds_estimate: float | None
@@ -39,13 +43,28 @@ def predicted(spec: RunSpec, rates: Mapping[RateKey, float]) -> Cost:
     """
     tensors = models.parameter_table(spec.shape)
     state = catalogue.optimizer(spec.optimizer).state_floats(tensors, spec.hyperparameters)
+    per_step = optimizer_flops_per_step(spec)
     return Cost(
         flops=spec.flops,
+        optimizer_flops=None if per_step is None else per_step * spec.steps,
         bytes_estimate=int(
             models.training_bytes(spec.shape, spec.batch_size // spec.accumulation, spec.seq_len, spec.dtype, state)
         ),
         seconds_estimate=_seconds(spec, rates),
     )
+
+
+def optimizer_flops_per_step(spec: RunSpec) -> float | None:
+    """Operations of one update, amortised over its refreshes; None for a rule that is not in the catalogue."""
+    return _optimizer_flops(spec.optimizer, spec.shape, tuple(sorted(spec.hyperparameters.items())))
+
+
+@lru_cache(maxsize=4096)
+def _optimizer_flops(optimizer: str, shape: ModelShape, knobs: tuple[tuple[str, Scalar], ...]) -> float | None:
+    try:
+        return catalogue.optimizer(optimizer).flops_per_step(models.parameter_table(shape), dict(knobs))
+    except (LookupError, ValueError, TypeError, ArithmeticError):
+        return None
 
 
 def _seconds(spec: RunSpec, rates: Mapping[RateKey, float]) -> float | None:

@@ -155,6 +155,7 @@ def plan_json(workspace: Workspace, chosen: Plan) -> dict[str, Any]:
                 "dtype": spec.dtype,
                 "hyperparameters": dict(spec.hyperparameters),
                 "flops": price.flops,
+                "optimizer_flops": price.optimizer_flops,
                 "seconds_estimate": price.seconds_estimate,
                 "bytes_estimate": price.bytes_estimate,
                 "state": rundir.state_of(workspace.runs / spec.run_id).state,

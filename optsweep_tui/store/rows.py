@@ -7,16 +7,14 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from optsweep_engines import folder, models
-from optsweep_engines.optimizers import catalogue
-from optsweep_engines.spec import FINAL_STATUSES, ModelShape, RunRecord, RunSpec, Scalar, canonical_json
-from optsweep_tui import rundir
+from optsweep_engines import folder
+from optsweep_engines.spec import FINAL_STATUSES, RunRecord, RunSpec, canonical_json
+from optsweep_tui import cost, rundir
 from optsweep_tui.core import validation_key
 from optsweep_tui.rundir import RunState
 from optsweep_tui.store.lines import printable
@@ -67,9 +65,7 @@ def run_row(run: int, spec: RunSpec, state: RunState, attempts: int, repeats: bo
         "steps": spec.steps,
         "tokens_per_step": spec.tokens_per_step,
         "flops_per_token": spec.shape.flops_per_token(spec.seq_len),
-        "optimizer_flops_per_step": _optimizer_flops(
-            spec.optimizer, spec.shape, tuple(sorted(spec.hyperparameters.items()))
-        ),
+        "optimizer_flops_per_step": cost.optimizer_flops_per_step(spec),
         "optimizer_file_hash": spec.optimizer_file_hash,
         "numerics_version": spec.numerics_version,
         "spec": text,
@@ -94,15 +90,6 @@ def _check_types(row: Row, schema: pa.Schema) -> None:
                 right = isinstance(value, int) and -limit <= value < limit
         if not right:
             raise ValueError(f"{item.name} = {str(value)[:40]!r} does not fit")
-
-
-@lru_cache(maxsize=4096)
-def _optimizer_flops(optimizer: str, shape: ModelShape, knobs: tuple[tuple[str, Scalar], ...]) -> float | None:
-    """Operations of one update; None for a rule that is not in the catalogue (a user's own file)."""
-    try:
-        return catalogue.optimizer(optimizer).flops_per_step(models.parameter_table(shape), dict(knobs))
-    except (LookupError, ValueError, TypeError, ArithmeticError):
-        return None
 
 
 def study_rows(run: int, run_folder: Path) -> list[Row]:
