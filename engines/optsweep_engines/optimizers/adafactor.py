@@ -63,7 +63,9 @@ def state_floats(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
     return float(parameter.count)
 
 
-RULE = Rule(name="adafactor", init=init, update=update, state_floats=state_floats, flops=per_number(16.0))
+RULE = Rule(
+    name="adafactor", init=init, update=update, state_floats=state_floats, flops=per_number(16.0), scope="tensor"
+)
 
 ENTRY = OptimizerEntry(
     name="adafactor",

@@ -98,13 +98,16 @@ def momentum_update(xp: Any, param: Array, grad: Array, state: State, step: Any,
     return param * (1 - hp.lr * hp.weight_decay) - hp.lr * (m / (1 - hp["beta1"] ** step)), {"m": m}
 
 
-RULE = Rule(name="adafactorw", init=init, update=update, state_floats=state_floats, flops=per_number(16.0))
+RULE = Rule(
+    name="adafactorw", init=init, update=update, state_floats=state_floats, flops=per_number(16.0), scope="tensor"
+)
 MOMENTUM_RULE = Rule(
     name="averaged_sgd",
     init=momentum_init,
     update=momentum_update,
     state_floats=per_number(1.0),
     flops=per_number(8.0),
+    scope="number",
 )
 
 

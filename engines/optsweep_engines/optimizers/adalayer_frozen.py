@@ -43,7 +43,7 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
     frozen = frozen_steps(hp.total_steps, hp["t_freeze"])
     beta1 = hp["beta1"]
     later = 1 - hp["beta2"] if keeps_updating(hp.tensor, hp.knobs) else 0.0
-    weight = (step <= frozen) / (step + 1) + (step > frozen) * later
+    weight = (step <= frozen) * (1.0 / (step + 1.0)) + (step > frozen) * later
     m = beta1 * state["m"] + (1 - beta1) * grad
     v = state["v"] + weight * (adalayer.block_mean(xp, grad, hp) - state["v"])
     direction = (m / (1 - beta1**step)) / (xp.sqrt(v) + hp["eps"])

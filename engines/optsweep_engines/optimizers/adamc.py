@@ -39,6 +39,7 @@ RULE = Rule(
     state_floats=adamw.state_floats,
     flops=adamw.flops,
     decay_rate=corrected_rate,
+    scope="number",
 )
 
 

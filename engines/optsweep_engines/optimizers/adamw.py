@@ -71,9 +71,15 @@ def flops(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
     return 14.0 * parameter.count
 
 
-RULE = Rule(name="adamw", init=init, update=update, state_floats=state_floats, flops=flops)
+RULE = Rule(name="adamw", init=init, update=update, state_floats=state_floats, flops=flops, scope="number")
 COUPLED_RULE = Rule(
-    name="adam", init=init, update=coupled_update, state_floats=state_floats, flops=flops, decay_rate=None
+    name="adam",
+    init=init,
+    update=coupled_update,
+    state_floats=state_floats,
+    flops=flops,
+    decay_rate=None,
+    scope="number",
 )
 PAPER = ("Decoupled Weight Decay Regularization", "https://arxiv.org/abs/1711.05101")
 

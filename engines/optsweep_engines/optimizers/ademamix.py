@@ -69,7 +69,9 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
     return param * (1 - hp.lr * hp.weight_decay) - hp.lr * direction, {"m": m, "v": v, "slow": slow}
 
 
-RULE = Rule(name="ademamix", init=init, update=update, state_floats=per_number(3.0), flops=per_number(19.0))
+RULE = Rule(
+    name="ademamix", init=init, update=update, state_floats=per_number(3.0), flops=per_number(19.0), scope="number"
+)
 
 ENTRY = OptimizerEntry(
     name="ademamix",

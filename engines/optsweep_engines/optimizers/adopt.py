@@ -45,6 +45,7 @@ RULE = Rule(
     state_floats=adamw.state_floats,
     flops=per_number(14.0),
     decay_rate=decay_rate,
+    scope="number",
 )
 
 ENTRY = OptimizerEntry(

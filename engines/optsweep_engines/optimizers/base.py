@@ -104,6 +104,13 @@ class Knob:
         return canonical_scalar(float(value))
 
 
+Iterate: TypeAlias = Callable[[Array, Sequence[tuple[float, float, float]]], Array]
+"""(X [..., rows, columns] with rows <= columns, (a, b, c) per step) -> X after steps X = a X + (b A + c A A) X, A = X X^T."""
+
+Scope: TypeAlias = Literal["bank", "tensor", "number"]
+"""What of a bank an update has to see together; see Rule.scope."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hyper:
     """What an update may read beside its arrays; `hp["beta1"]` is the knob beta1."""
@@ -124,6 +131,8 @@ class Hyper:
     """What this step does beside its plain part, set by `at_step`; None until then."""
     extra: Mapping[str, Array] = field(default_factory=dict)
     """Arrays that the events call for, by their name in SERVICES, and what Rule.prepare returned."""
+    iterate: Iterate | None = None
+    """An engine's own way to run Newton-Schulz steps, in the type of its matrix products; None: as the formula reads."""
 
     def __getitem__(self, name: str) -> Any:
         return self.knobs[name]
@@ -176,6 +185,14 @@ class Rule:
     """(state before the step, step, hp) -> share of the parameter that weight decay takes; None: not decoupled."""
     decays_last: bool = False
     """The share is of the parameter after the update, not before it."""
+    scope: Scope = "bank"
+    """How an engine may lay banks together or cut them, without a change of the result.
+
+    "bank": not at all. "tensor": every tensor is updated apart, and of `hp.tensor` only its axes and is_hidden_matrix
+    are read: banks of one tensor shape may become one, or several. Every state has one entry per tensor, in front.
+    "number": every number is updated apart and nothing of `hp.tensor` is read: any run of numbers may be a vector of its
+    own. A state of another shape than the parameter is the same for all tensors and does not depend on them.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,14 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
     return param * (1 - hp.lr * hp.weight_decay) - hp.lr * moved, {"m": m, "v": v}
 
 
-RULE = Rule(name="cautious", init=adamw.init, update=update, state_floats=adamw.state_floats, flops=per_number(18.0))
+RULE = Rule(
+    name="cautious",
+    init=adamw.init,
+    update=update,
+    state_floats=adamw.state_floats,
+    flops=per_number(18.0),
+    scope="tensor",
+)
 
 ENTRY = OptimizerEntry(
     name="cautious",

@@ -109,12 +109,12 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
         if updating:
             pair = part, blocks.cut(xp, noise, tile)
             factors = kron_factors.refined(xp, factors, *pair, hp["preconditioner_lr"], hp.happens("balance"))
-        new.update({name: xp.astype(item, param.dtype) for name, item in zip(names, factors, strict=True)})
+        new.update({name: linear.narrowed(xp, item, param) for name, item in zip(names, factors, strict=True)})
         parts.append(kron_factors.preconditioned(xp, factors, part))
     change = xp.reshape(blocks.joined(xp, parts, cuts), param.shape)
     rms = xp.sqrt(xp.mean(change * change, axis=tensor_axes(tensor), keepdims=True))
     change = change * xp.where(rms > CLIP_RMS, CLIP_RMS / (rms + 1e-12), xp.ones_like(rms))
-    return param * (1 - hp.lr * hp.weight_decay) - hp.lr * xp.astype(change, param.dtype), new
+    return param * (1 - hp.lr * hp.weight_decay) - hp.lr * linear.narrowed(xp, change, param), new
 
 
 def state_floats(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
@@ -142,7 +142,9 @@ def flops(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
     return total
 
 
-RULE = Rule(name="kron", init=init, update=update, state_floats=state_floats, flops=flops, events=events)
+RULE = Rule(
+    name="kron", init=init, update=update, state_floats=state_floats, flops=flops, events=events, scope="tensor"
+)
 
 
 def route(parameter: Parameter, knobs: Mapping[str, Scalar]) -> Group:

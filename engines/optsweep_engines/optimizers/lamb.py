@@ -35,6 +35,7 @@ RULE = Rule(
     state_floats=adamw.state_floats,
     flops=per_number(20.0),
     decay_rate=None,
+    scope="tensor",
 )
 
 ENTRY = OptimizerEntry(

@@ -18,6 +18,11 @@ def widened(xp: Any, array: Array) -> Array:
     return xp.astype(array, xp.float32) if xp.finfo(array.dtype).bits < 32 else array
 
 
+def narrowed(xp: Any, array: Array, like: Array) -> Array:
+    """The array in the type of `like`."""
+    return xp.astype(array, like.dtype, copy=False)
+
+
 def identity(xp: Any, size: int, lead: tuple[int, ...], like: Array) -> Array:
     """Unit matrices [*lead, size, size] of the type and on the device of `like`."""
     whole = xp.zeros((*lead, size, size), dtype=like.dtype, device=device(like))

@@ -50,8 +50,10 @@ def signum_update(xp: Any, param: Array, grad: Array, state: State, step: Any, h
     return signed_step(xp, param, grad, state["m"], hp, hp["beta1"])
 
 
-RULE = Rule(name="lion", init=init, update=update, state_floats=per_number(1.0), flops=per_number(9.0))
-SIGNUM_RULE = Rule(name="signum", init=init, update=signum_update, state_floats=per_number(1.0), flops=per_number(7.0))
+RULE = Rule(name="lion", init=init, update=update, state_floats=per_number(1.0), flops=per_number(9.0), scope="number")
+SIGNUM_RULE = Rule(
+    name="signum", init=init, update=signum_update, state_floats=per_number(1.0), flops=per_number(7.0), scope="number"
+)
 
 ENTRY = OptimizerEntry(
     name="lion",

@@ -50,7 +50,7 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
     return param, {**moments, "previous": xp.asarray(grad, copy=True)}
 
 
-RULE = Rule(name="mars", init=init, update=update, state_floats=per_number(3.0), flops=per_number(21.0))
+RULE = Rule(name="mars", init=init, update=update, state_floats=per_number(3.0), flops=per_number(21.0), scope="tensor")
 
 
 def route(parameter: Parameter, knobs: Mapping[str, Scalar]) -> Group:

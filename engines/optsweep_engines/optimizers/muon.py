@@ -55,14 +55,14 @@ def init(xp: Any, param: Array, hp: Hyper) -> State:
 def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One Muon step, https://kellerjordan.github.io/posts/muon/; decay uses the unscaled lr."""
     ahead, m = direction(grad, state, hp)
-    change = orthogonalized(xp, ahead, hp.knobs)
+    change = orthogonalized(xp, ahead, hp)
     return param * (1 - hp.lr * hp.weight_decay) - (hp.lr * scale(hp.tensor)) * change, {"m": m}
 
 
 def update_d(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step with the RMS of AdamW's update, https://arxiv.org/abs/2502.16982."""
     ahead, m = direction(grad, state, hp)
-    change = orthogonalized(xp, ahead, hp.knobs)
+    change = orthogonalized(xp, ahead, hp)
     rms_scale = hp["update_rms"] * max(hp.tensor.fan_in, hp.tensor.fan_out) ** 0.5
     return param * (1 - hp.lr * hp.weight_decay) - (hp.lr * rms_scale) * change, {"m": m}
 
@@ -85,11 +85,12 @@ RULES = {
         update=update,
         state_floats=state_floats,
         flops=flops,
+        scope="tensor",
     )
     for scheme in SCHEMES
 }
 RULE = RULES["jordan"]
-RULE_D = Rule(name="d_muon", init=init, update=update_d, state_floats=state_floats, flops=flops)
+RULE_D = Rule(name="d_muon", init=init, update=update_d, state_floats=state_floats, flops=flops, scope="tensor")
 
 
 def rest(parameter: Parameter, knobs: Mapping[str, Scalar], decay: float) -> Group:

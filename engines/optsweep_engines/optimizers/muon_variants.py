@@ -31,7 +31,7 @@ def update_normuon(xp: Any, param: Array, grad: Array, state: State, step: Any, 
     the norm kept; no bias correction, as in the authors' code.
     """
     ahead, m = muon.direction(grad, state, hp)
-    x = orthogonalized(xp, ahead, hp.knobs)
+    x = orthogonalized(xp, ahead, hp)
     row_beta = hp["row_beta"]
     rows = row_beta * state["rows"] + (1 - row_beta) * xp.mean(x * x, axis=hp.tensor.in_axis, keepdims=True)
     scaled = x / (xp.sqrt(rows) + TINY)
@@ -51,7 +51,7 @@ def update_adamuon(xp: Any, param: Array, grad: Array, state: State, step: Any, 
     """
     ahead, m = muon.direction(grad, state, hp)
     momentum, eps = hp["momentum"], hp["adamuon_eps"]
-    x = orthogonalized(xp, sign(xp, ahead), hp.knobs)
+    x = orthogonalized(xp, sign(xp, ahead), hp)
     v = momentum * state["v"] + (1 - momentum) * x * x
     scaled = x / (xp.sqrt(v) + eps)
     rms_scale = ADAMUON_RMS * (hp.tensor.fan_in * hp.tensor.fan_out) ** 0.5
@@ -69,7 +69,7 @@ def on_sphere(xp: Any, param: Array, change: Array, hp: Hyper) -> Array:
 def update_muon_h(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step of Muon on a hyperball, https://arxiv.org/abs/2606.16899: every matrix keeps its norm."""
     ahead, m = muon.direction(grad, state, hp)
-    return on_sphere(xp, param, orthogonalized(xp, ahead, hp.knobs), hp), {"m": m}
+    return on_sphere(xp, param, orthogonalized(xp, ahead, hp), hp), {"m": m}
 
 
 def update_adam_h(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
@@ -91,15 +91,27 @@ def flops(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
     return newton_schulz_flops(parameter, knobs) + 18.0 * parameter.count
 
 
-NORMUON = Rule(name="normuon", init=init_normuon, update=update_normuon, state_floats=normuon_floats, flops=flops)
-ADAMUON = Rule(name="adamuon", init=init_adamuon, update=update_adamuon, state_floats=adamw.state_floats, flops=flops)
-MUON_H = Rule(name="muon_h", init=muon.init, update=update_muon_h, state_floats=muon.state_floats, flops=flops)
+NORMUON = Rule(
+    name="normuon", init=init_normuon, update=update_normuon, state_floats=normuon_floats, flops=flops, scope="tensor"
+)
+ADAMUON = Rule(
+    name="adamuon",
+    init=init_adamuon,
+    update=update_adamuon,
+    state_floats=adamw.state_floats,
+    flops=flops,
+    scope="tensor",
+)
+MUON_H = Rule(
+    name="muon_h", init=muon.init, update=update_muon_h, state_floats=muon.state_floats, flops=flops, scope="tensor"
+)
 ADAM_H = Rule(
     name="adam_h",
     init=init_adamuon,
     update=update_adam_h,
     state_floats=adamw.state_floats,
     flops=lambda parameter, knobs: 22.0 * parameter.count,
+    scope="tensor",
 )
 
 

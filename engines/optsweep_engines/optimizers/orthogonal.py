@@ -6,11 +6,11 @@ coefficients differ in how fast small values grow and how close to 1 they end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from optsweep_engines.models import Parameter
-from optsweep_engines.optimizers.base import Array, Knob
+from optsweep_engines.optimizers.base import Array, Hyper, Iterate, Knob
 from optsweep_engines.optimizers.knobs import epsilon
 from optsweep_engines.spec import Scalar
 
@@ -64,7 +64,17 @@ def coefficients(scheme: str, steps: int) -> list[Coefficients]:
     return [chosen[min(step, len(chosen) - 1)] for step in range(steps)]
 
 
-def newton_schulz(xp: Any, matrix: Array, steps: int, eps: float, scheme: str = "jordan") -> Array:
+def iterated(xp: Any, x: Array, steps: Sequence[Coefficients]) -> Array:
+    """X after these steps, as the formula reads; [..., rows, columns] with rows <= columns for the fewest operations."""
+    for a, b, c in steps:
+        gram = x @ xp.matrix_transpose(x)
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x
+
+
+def newton_schulz(
+    xp: Any, matrix: Array, steps: int, eps: float, scheme: str = "jordan", iterate: Iterate | None = None
+) -> Array:
     """The nearest semi-orthogonal matrix, roughly; with "jordan" singular values end between 0.7 and 1.2.
 
     Args:
@@ -72,20 +82,20 @@ def newton_schulz(xp: Any, matrix: Array, steps: int, eps: float, scheme: str = 
         steps: iterations of the quintic.
         eps: added to the Frobenius norm that the matrix is first divided by.
         scheme: which coefficients, a key of SCHEMES.
+        iterate: another way to run the steps than `iterated`.
     """
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = xp.matrix_transpose(matrix) if tall else matrix
     norm = xp.sqrt(xp.sum(x * x, axis=(-2, -1), keepdims=True))
     x = x / (norm * NORM_FACTOR.get(scheme, 1.0) + eps)
-    for a, b, c in coefficients(scheme, steps):
-        gram = x @ xp.matrix_transpose(x)
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    chosen = coefficients(scheme, steps)
+    x = iterate(x, chosen) if iterate else iterated(xp, x, chosen)
     return xp.matrix_transpose(x) if tall else x
 
 
-def orthogonalized(xp: Any, matrix: Array, knobs: Mapping[str, Scalar]) -> Array:
-    """`newton_schulz` with the knobs of `iteration_knobs`."""
-    return newton_schulz(xp, matrix, knobs["ns_steps"], knobs["muon_eps"], knobs["ns_scheme"])  # type: ignore[arg-type]
+def orthogonalized(xp: Any, matrix: Array, hp: Hyper) -> Array:
+    """`newton_schulz` with the knobs of `iteration_knobs`, by the engine's own way where there is one."""
+    return newton_schulz(xp, matrix, hp["ns_steps"], hp["muon_eps"], hp["ns_scheme"], hp.iterate)
 
 
 def newton_schulz_flops(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:

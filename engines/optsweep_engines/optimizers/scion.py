@@ -60,7 +60,7 @@ def update_spectral(xp: Any, param: Array, grad: Array, state: State, step: Any,
     """One step in the spectral norm, from inputs of RMS 1 to outputs of RMS hidden_radius."""
     m = averaged(grad, state, hp)
     scale = hp["hidden_radius"] * (hp.tensor.fan_out / hp.tensor.fan_in) ** 0.5
-    return stepped(param, scale * orthogonalized(xp, m, hp.knobs), m, hp)
+    return stepped(param, scale * orthogonalized(xp, m, hp), m, hp)
 
 
 def update_head(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
@@ -85,7 +85,7 @@ def update_vector(xp: Any, param: Array, grad: Array, state: State, step: Any, h
 def update_fantastic(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step of the reference study's variant, arXiv 2509.02046: Muon without Nesterov."""
     m = averaged(grad, state, hp)
-    return stepped(param, muon.scale(hp.tensor) * orthogonalized(xp, m, hp.knobs), m, hp)
+    return stepped(param, muon.scale(hp.tensor) * orthogonalized(xp, m, hp), m, hp)
 
 
 def flops(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
@@ -94,7 +94,7 @@ def flops(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
 
 
 def _rule(name: str, update: Any, cost: Any = flops) -> Rule:
-    return Rule(name=name, init=muon.init, update=update, state_floats=per_number(1.0), flops=cost)
+    return Rule(name=name, init=muon.init, update=update, state_floats=per_number(1.0), flops=cost, scope="tensor")
 
 
 SPECTRAL = _rule("scion spectral", update_spectral)

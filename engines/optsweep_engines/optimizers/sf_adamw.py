@@ -65,6 +65,7 @@ RULE = Rule(
     flops=per_number(15.0),
     eval_params=eval_params,
     decay_rate=None,
+    scope="number",
 )
 
 

@@ -50,7 +50,7 @@ def flops(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
     return 6.0 * parameter.count
 
 
-RULE = Rule(name="sgd", init=init, update=update, state_floats=state_floats, flops=flops)
+RULE = Rule(name="sgd", init=init, update=update, state_floats=state_floats, flops=flops, scope="number")
 
 
 def refuses(schedule_name: str, knobs: Mapping[str, Scalar]) -> str | None:

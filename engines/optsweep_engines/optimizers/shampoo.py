@@ -78,14 +78,14 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
             root = linear.widened(xp, state[root_name])
             if hp.happens("refresh"):
                 root = linear.inverse_root(xp, gram / (1 - beta2**step), hp["eps"], ROOT)
-            new[gram_name], new[root_name] = xp.astype(gram, param.dtype), xp.astype(root, param.dtype)
+            new[gram_name], new[root_name] = linear.narrowed(xp, gram, param), linear.narrowed(xp, root, param)
             roots.append(root)
         reference = blocks.cut(xp, adam, tile)
         if hp.happens("graft"):
             parts.append(reference)
         else:
             parts.append(grafted(xp, roots[0] @ blocks.cut(xp, mean, tile) @ roots[1], reference))
-    change = xp.astype(blocks.joined(xp, parts, cuts), param.dtype)
+    change = linear.narrowed(xp, blocks.joined(xp, parts, cuts), param)
     return param * (1 - hp.lr * hp.weight_decay) - hp.lr * change, new
 
 
@@ -108,7 +108,9 @@ def flops(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
     return total
 
 
-RULE = Rule(name="shampoo", init=init, update=update, state_floats=state_floats, flops=flops, events=events)
+RULE = Rule(
+    name="shampoo", init=init, update=update, state_floats=state_floats, flops=flops, events=events, scope="tensor"
+)
 
 
 def route(parameter: Parameter, knobs: Mapping[str, Scalar]) -> Group:

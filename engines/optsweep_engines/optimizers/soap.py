@@ -125,9 +125,9 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
         names += [f"{name}_{side}{index}" for side in sides(tile, hp.knobs) for name in ("gram", "q")]
         own = {name.removesuffix(str(index)): linear.widened(xp, state[name]) for name in names}
         change, own = block_update(xp, blocks.cut(xp, wide, tile), own, step, hp)
-        new.update({name: xp.astype(own[name.removesuffix(str(index))], param.dtype) for name in names})
+        new.update({name: linear.narrowed(xp, own[name.removesuffix(str(index))], param) for name in names})
         parts.append(change)
-    change = xp.astype(blocks.joined(xp, parts, cuts), param.dtype)
+    change = linear.narrowed(xp, blocks.joined(xp, parts, cuts), param)
     return (param - hp.lr * change) * (1 - decay_rate(state, step, hp)), new
 
 
@@ -167,6 +167,7 @@ RULE = Rule(
     events=events,
     decay_rate=decay_rate,
     decays_last=True,
+    scope="tensor",
 )
 
 

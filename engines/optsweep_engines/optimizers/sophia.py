@@ -99,6 +99,7 @@ RULE_G = Rule(
     state_floats=per_number(2.0),
     flops=per_number(14.0),
     events=events_g,
+    scope="number",
 )
 RULE_H = Rule(
     name="sophia_h",
@@ -107,6 +108,7 @@ RULE_H = Rule(
     state_floats=per_number(2.0),
     flops=per_number(14.0),
     events=events_h,
+    scope="number",
 )
 
 _PAPER = (

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from optsweep_engines.optimizers import adamw, muon
+from optsweep_engines.optimizers import adamw, muon, orthogonal
 from optsweep_engines.optimizers.base import Hyper, Rule
 
 
@@ -95,12 +95,21 @@ def newton_schulz(x: Tensor, steps: int, eps: float, dtype: torch.dtype) -> Tens
     Args:
         dtype: of the products; bfloat16 is what the author trains with, float32 is the rule.
     """
-    a, b, c = muon.COEFFICIENTS
     x = (x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)).to(dtype)
-    for _ in range(steps):
+    return multiplied(x, [muon.COEFFICIENTS] * steps)
+
+
+def multiplied(x: Tensor, steps: Sequence[orthogonal.Coefficients]) -> Tensor:
+    """`orthogonal.iterated` for a batch [n, rows, columns], additions folded into the products."""
+    for a, b, c in steps:
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
+
+
+def iterated(x: Tensor, steps: Sequence[orthogonal.Coefficients], *, dtype: torch.dtype) -> Tensor:
+    """`orthogonal.iterated` with its products in another type: what a rule finds in `hp.iterate`."""
+    return multiplied(x.reshape(-1, *x.shape[-2:]).to(dtype), steps).to(x.dtype).view(x.shape)
 
 
 FUSED: dict[str, Kernel] = {

@@ -1,11 +1,12 @@
-"""Runs a catalogue optimizer on torch parameter banks, in place, by the rule itself or by a fused path equal to it."""
+"""Runs a catalogue optimizer on torch parameter banks, in place: by a fused path, by pieces, or bank by bank."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import torch
 from array_api_compat import torch as xp
@@ -14,7 +15,8 @@ from torch import Tensor
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers.base import OptimizerEntry, Rule, Service, advance, at_step, hyper
 from optsweep_engines.spec import Scalar
-from optsweep_engines.torch_engine.fused import FUSED, Slot
+from optsweep_engines.torch_engine.fused import FUSED, Slot, iterated
+from optsweep_engines.torch_engine.pieces import Group, cuttable, key
 
 
 class Optimizer:
@@ -37,22 +39,32 @@ class Optimizer:
         Args:
             knobs: every knob of the entry, resolved.
             dtype: of matrix products inside the fused paths.
-            fused: False runs the rules themselves.
+            fused: False runs the rules themselves, bank by bank.
         """
         self.dtype = dtype
         self.slots: dict[str, Slot] = {}
         self.batches: dict[str, list[str]] = defaultdict(list)
         """Rule with a fused path -> names of the banks it takes."""
         self.plain: dict[Rule, list[str]] = defaultdict(list)
-        """Rule that runs as it is -> names of its banks."""
+        """Rule without one -> names of its banks."""
+        iterate = functools.partial(iterated, dtype=dtype) if fused else None
         for item in table:
             rule, hp = hyper(entry, item, knobs, lr=1.0, total_steps=total_steps, tokens_per_step=tokens_per_step)
+            hp = dataclasses.replace(hp, iterate=iterate)
             param = params[item.name].detach()
             self.slots[item.name] = Slot(param=param, state=rule.init(xp, param, hp), rule=rule, hp=hp)
             if fused and rule.name in FUSED and FUSED[rule.name].takes(hp):
                 self.batches[rule.name].append(item.name)
             else:
                 self.plain[rule].append(item.name)
+        alike: dict[Hashable, list[str]] = defaultdict(list)
+        for rule, names in self.plain.items():
+            for name in names if fused and cuttable(rule) else ():
+                alike[key(self.slots[name])].append(name)
+        self.groups = [(names, Group([self.slots[name] for name in names])) for names in alike.values()]
+        """Names of the plain banks that are updated in pieces, and the pieces."""
+        self.whole = {rule: names for rule, names in self.plain.items() if not (fused and cuttable(rule))}
+        """Rule -> names of the banks that it takes as they are."""
 
     @torch.no_grad()
     def step(
@@ -75,7 +87,9 @@ class Optimizer:
         for rule_name, names in self.batches.items():
             slots = [self.slots[name] for name in names]
             FUSED[rule_name].update(slots, [grads[name] for name in names], step, lr, self.dtype)
-        for rule, names in self.plain.items():
+        for names, group in self.groups:
+            group.update([grads[name] for name in names], step, [hps[name] for name in names])
+        for rule, names in self.whole.items():
             slots = [self.slots[name] for name in names]
             params, states = [slot.param for slot in slots], [slot.state for slot in slots]
             new = advance(
