@@ -287,11 +287,13 @@ def incumbent_of(study: Study, optimizer: str, model: str, value: float) -> dict
         where = f"published {optimizer} {model} {cell.chinchilla:g}"
         knobs = {knob_name(key, [optimizer], where): entry for key, entry in figures.items()}
     own = own_knobs(optimizer)
-    knobs |= {key: entry for key, entry in study.defaults.items() if key in own}
-    knobs |= study.start.get(optimizer, {})
+    explicit = dict(study.start.get(optimizer, {}))
     for item in _matching(study, optimizer, model, value):
-        knobs |= {key: entry for key, entry in item.set.items() if key in own}
-    return knobs
+        explicit |= {key: entry for key, entry in item.set.items() if key in own}
+    defaults = {key: entry for key, entry in study.defaults.items() if key in own}
+    chosen = str((knobs | defaults | explicit).get("schedule", models.model(model).schedule))
+    unread = schedules.unread(chosen) if chosen.lower() in schedules.SCHEDULES else frozenset()
+    return knobs | {key: entry for key, entry in defaults.items() if key not in unread} | explicit
 
 
 def _sweep_of(study: Study, optimizer: str, model: str, value: float) -> dict[str, tuple[Scalar, ...]]:

@@ -71,6 +71,11 @@ def schedule(name: str) -> Schedule:
     return SCHEDULES[name.lower()]
 
 
+def unread(name: str) -> frozenset[str]:
+    """The knobs of other schedules that this one does not read."""
+    return frozenset().union(*(entry.knobs for entry in SCHEDULES.values())) - schedule(name).knobs
+
+
 def warmup_steps(steps: int, warmup: float) -> int:
     """Steps of warmup: the number itself from 1 up, below 1 a fraction of all steps (rounded), at most all of them."""
     return min(steps, round(warmup * steps) if warmup < 1 else round(warmup))

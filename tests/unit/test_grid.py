@@ -179,6 +179,17 @@ def test_a_grid_that_explodes_is_refused_before_it_is_expanded_and_cut_by_a_limi
     assert len(grid.expand(study, facts, limit=5)) == 5
 
 
+def test_a_default_that_the_chosen_schedule_does_not_read_is_left_out_but_an_explicit_one_is_refused(
+    tmp_path: Path,
+) -> None:
+    text = CELL + "[defaults]\ndecay = 0.5\nschedule = 'linear'\n[optimizer.adamw]\nset = { schedule = 'constant' }\n"
+    specs = grid.expand(written(tmp_path, text), facts)
+    assert {spec.schedule for spec in specs} == {"constant"}
+    assert all(spec.hyperparameters.get("decay") is None for spec in specs)
+    with pytest.raises(OptsweepError, match="does not read decay"):
+        grid.expand(written(tmp_path, text.replace("'constant' }", "'constant', decay = 0.5 }")), facts)
+
+
 def test_an_empty_selection_is_an_error() -> None:
     with pytest.raises(OptsweepError, match="selection is empty"):
         grid.select(gridfile.load("quickstart"), ["muon"], ["130m"], [])
