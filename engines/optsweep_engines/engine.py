@@ -31,6 +31,8 @@ class RunLog(Protocol):
     """"cpu", "cuda" or "cuda:0"; "auto" = the best one here."""
     threads: int
     """CPU threads that the engine may use."""
+    optimizer_file: Path
+    """The run's own copy of a user's optimizer file; there where the spec names the file's hash."""
 
     def metric(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl (keys of MetricRow and any further numeric ones); non-finite becomes null."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 SPEC = "spec.json"
+OPTIMIZER = "optimizer.py"
 STUDIES = "studies"
 CANCEL = "cancel"
 INTENT = "intent.json"

@@ -44,6 +44,7 @@ class AttemptLog:
         self._folder = attempt_folder
         self.run_folder = attempt_folder.parent
         self.attempt = int(attempt_folder.name[1:])
+        self.optimizer_file = self.run_folder / folder.OPTIMIZER
         intent = folder.read_json(attempt_folder / folder.INTENT) or {}
         self.data_root = Path(intent.get("data_root", "data"))
         self.device = str(intent.get("device", "auto"))

@@ -14,8 +14,9 @@ import numpy as np
 import scipy.linalg
 
 from optsweep_engines.models import Parameter
-from tests.numerics.rule_runs import STEPS, Floats, factor, gradient, start
-from tests.numerics.rule_services import SOURCES
+from optsweep_engines.properties.services import SOURCES
+from optsweep_engines.properties.tensors import Floats, factor, gradient, start
+from optsweep_engines.properties.training import STEPS
 
 LR = 0.02
 

@@ -10,8 +10,9 @@ import torch
 from array_api_compat import torch as torch_namespace
 
 from optsweep_engines.models import Parameter
+from optsweep_engines.properties.tensors import Floats, error, factor, gradient, start
+from optsweep_engines.properties.training import STEPS, Training
 from optsweep_engines.spec import Scalar
-from tests.numerics.rule_runs import STEPS, Floats, Training, error, factor, gradient, start
 
 Slices = dict[str, list[Any]]
 """Name of a tensor or bank -> its layers, or the one tensor."""

@@ -12,11 +12,11 @@ import torch
 from optsweep_engines.optimizers import muon
 from optsweep_engines.optimizers.base import Group, Hyper, Rule, State
 from optsweep_engines.optimizers.catalogue import ENTRIES
+from optsweep_engines.properties.tensors import ALL_SHAPES, error, factor, gradient, parameter, start
+from optsweep_engines.properties.training import knobs_of
 from optsweep_engines.spec import Scalar
 from optsweep_engines.torch_engine.fused import FUSED, newton_schulz
 from optsweep_engines.torch_engine.optimizer import Optimizer
-from tests.numerics.rule_runs import error, factor, gradient, knobs_of, start
-from tests.numerics.toy import ALL_SHAPES, parameter
 
 
 def trained(name: str, given: dict[str, Scalar], *, fused: bool) -> tuple[Optimizer, dict[str, torch.Tensor]]:

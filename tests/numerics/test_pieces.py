@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from optsweep_engines.data import PreparedDataset
 from optsweep_engines.optimizers.base import hyper
 from optsweep_engines.optimizers.catalogue import ENTRIES
+from optsweep_engines.properties.services import services
+from optsweep_engines.properties.tensors import ITEMS, error, factor, pull, start
+from optsweep_engines.properties.training import knobs_of
 from optsweep_engines.spec import Scalar
 from optsweep_engines.torch_engine import TorchEngine, pieces
 from optsweep_engines.torch_engine.optimizer import Optimizer
-from tests.numerics.rule_runs import error, factor, knobs_of, start
-from tests.numerics.rule_services import services
 from tests.numerics.run_log import FolderLog
 from tests.numerics.test_resume import in_pieces
-from tests.numerics.test_rule_properties import DEFINED, ITEMS, RARE, pull
+from tests.numerics.test_rule_properties import DEFINED, RARE
 from tests.numerics.toy import spec
 
 STEPS = 14

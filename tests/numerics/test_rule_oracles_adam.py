@@ -17,10 +17,10 @@ import torch
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import adam_mini
+from optsweep_engines.properties.tensors import ALL_SHAPES, Floats, factor, gradient, parameter, start
+from optsweep_engines.properties.training import STEPS, Training
 from optsweep_engines.spec import Scalar
 from tests.numerics.rule_oracles import average, library, ours, paper, worst
-from tests.numerics.rule_runs import STEPS, Floats, Training, factor, gradient, start
-from tests.numerics.toy import ALL_SHAPES, parameter
 
 # 30 steps in float32 against float64 gradients: the tolerance of the design note on optimizers.
 FLOAT32 = 1e-5

@@ -18,12 +18,12 @@ from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import blocks, orthogonal
 from optsweep_engines.optimizers.base import State, at_step, hyper
 from optsweep_engines.optimizers.catalogue import optimizer
+from optsweep_engines.properties.services import services
+from optsweep_engines.properties.tensors import ALL_SHAPES, Floats, error, factor, gradient, start
+from optsweep_engines.properties.training import STEPS, knobs_of
 from optsweep_engines.spec import Scalar
 from tests.numerics import matrix_oracles as oracles
 from tests.numerics.matrix_oracles import LR, train
-from tests.numerics.rule_runs import STEPS, Floats, error, factor, gradient, knobs_of, start
-from tests.numerics.rule_services import services
-from tests.numerics.toy import ALL_SHAPES
 
 # 30 steps in float32 against float64: the tolerances of the design note on optimizers.
 TOLERANCE, EIGEN_TOLERANCE = 1e-5, 5e-5

@@ -16,9 +16,9 @@ from optsweep_engines.models import model, parameter_table
 from optsweep_engines.optimizers import blocks, kron, linear, noise, orthogonal
 from optsweep_engines.optimizers.base import at_step, hyper
 from optsweep_engines.optimizers.catalogue import ENTRIES
+from optsweep_engines.properties.tensors import ALL_SHAPES, Floats, parameter
+from optsweep_engines.properties.training import knobs_of
 from optsweep_engines.spec import Scalar
-from tests.numerics.rule_runs import Floats, knobs_of
-from tests.numerics.toy import ALL_SHAPES, parameter
 
 BANK = parameter("q", (3, 200, 201), stacked=True)
 

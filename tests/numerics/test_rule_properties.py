@@ -17,25 +17,13 @@ from array_api_compat import torch as torch_namespace
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers.base import CAUTIOUS, NEEDS, SERVICES, Knob, advance, at_step
 from optsweep_engines.optimizers.catalogue import all_knobs, optimizers, resolve_knobs
+from optsweep_engines.properties.problems import LEARNING_RATES, PROBLEMS, reached
+from optsweep_engines.properties.services import services
+from optsweep_engines.properties.tensors import ITEMS, ONE_EACH, Floats, error, factor, pull, start
+from optsweep_engines.properties.training import Training
 from optsweep_engines.spec import Scalar
-from tests.numerics.rule_problems import LEARNING_RATES, PROBLEMS, reached
-from tests.numerics.rule_runs import Floats, Training, error, factor, gradient, start
-from tests.numerics.rule_services import services
-from tests.numerics.toy import ALL_SHAPES, parameter
 
 NAMES = sorted(optimizers())
-
-ITEMS: tuple[Parameter, ...] = (
-    *ALL_SHAPES,
-    parameter("k", (3, 12, 12), stacked=True),
-    parameter("v", (3, 12, 12), stacked=True),
-    parameter("bias", (3, 12), stacked=True),
-    parameter("mlp_up", (18, 12)),
-)
-"""Every role; 1-D, 2-D, stacked, square, tall and wide."""
-
-ONE_EACH = tuple(item for item in ITEMS if item.shape not in ((3, 12), (12, 12)) and item.role != "mlp_up")
-"""One tensor per role, for what is tried many times."""
 
 CUT: dict[str, Scalar] = {"partition_grads_into_blocks": True, "block_size": 8}
 RARE: dict[str, Scalar] = {
@@ -95,11 +83,6 @@ def go(training: Training, steps: int) -> None:
     for _ in range(steps):
         values = numbers(training)
         training.step({name: pull(item, values[name], training.done + 1) for name, item in training.items.items()})
-
-
-def pull(item: Parameter, value: Floats, step: int) -> Floats:
-    """The gradient, of another size on k and v than on q: tensors of one shape are otherwise alike."""
-    return {"k": 3.0, "v": 5.0}.get(item.role, 1.0) * gradient(item, value, step)
 
 
 def numbers(training: Training) -> dict[str, Floats]:

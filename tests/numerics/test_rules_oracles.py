@@ -12,9 +12,9 @@ from array_api_compat import torch as torch_namespace
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import muon
+from optsweep_engines.properties.tensors import ALL_SHAPES, Floats, error, factor, gradient, start
+from optsweep_engines.properties.training import STEPS, knobs_of, run
 from optsweep_engines.spec import Scalar
-from tests.numerics.rule_runs import STEPS, Floats, error, factor, gradient, knobs_of, run, start
-from tests.numerics.toy import ALL_SHAPES
 
 # 30 steps in float32 against float64 gradients: the tolerance of the design note on optimizers.
 TOLERANCE = 1e-5

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from optsweep_engines.data import DatasetEntry, PreparedDataset, Tokens, write
-from optsweep_engines.models import Parameter, model
+from optsweep_engines.models import model
 from optsweep_engines.optimizers.catalogue import optimizer as optimizer_entry
 from optsweep_engines.optimizers.catalogue import resolve_knobs
 from optsweep_engines.spec import ModelShape, RunSpec, Scalar
@@ -76,32 +76,3 @@ def spec(
         **changes,
     }
     return RunSpec(**fields)
-
-
-def parameter(role: Any, dims: tuple[int, ...], *, stacked: bool = False) -> Parameter:
-    """A parameter of a role, with the axes that the catalogue's models give it."""
-    matrix = role not in ("norm", "bias")
-    in_axis, out_axis = (-2, -1) if role == "embedding" else (-1, -2)
-    return Parameter(
-        name=f"{role}{dims}",
-        shape=dims,
-        role=role,
-        stacked=stacked,
-        in_axis=in_axis if matrix else None,
-        out_axis=out_axis if matrix else None,
-        heads=2 if role in ("q", "k", "v") else None,
-        init_std=0.1 if matrix else None,
-    )
-
-
-ALL_SHAPES: tuple[Parameter, ...] = (
-    parameter("norm", (12,)),
-    parameter("norm", (3, 12), stacked=True),
-    parameter("embedding", (20, 12)),
-    parameter("head", (20, 12)),
-    parameter("q", (3, 12, 12), stacked=True),
-    parameter("mlp_gate", (3, 18, 12), stacked=True),
-    parameter("mlp_out", (3, 12, 18), stacked=True),
-    parameter("attention_out", (12, 12)),
-)
-"""1-D, 2-D, stacked, square, tall and wide."""

@@ -89,6 +89,20 @@ def optimizers() -> dict[str, OptimizerEntry]:
     return found
 
 
+_registered: dict[str, OptimizerEntry] = {}
+"""Users' own optimizers that were looked at in this process, by name."""
+
+
+def register(entry: OptimizerEntry) -> None:
+    """Make a user's own optimizer known to `optimizer` and `known` for the life of this process."""
+    _registered[entry.name] = entry
+
+
+def known() -> dict[str, OptimizerEntry]:
+    """`optimizers()` and the users' own ones that were registered."""
+    return {**optimizers(), **_registered}
+
+
 def optimizer(name: str) -> OptimizerEntry:
     """The entry of a name or alias, matched without case.
 
@@ -98,7 +112,7 @@ def optimizer(name: str) -> OptimizerEntry:
     wanted = name.lower()
     if wanted in optimizers():  # most calls: 10,000 runs are planned in a second
         return optimizers()[wanted]
-    for entry in optimizers().values():
+    for entry in known().values():
         if wanted in (entry.name.lower(), *(alias.lower() for alias in entry.aliases)):
             return entry
     raise LookupError(name)
@@ -108,7 +122,7 @@ def published_alias(key: str) -> str:
     """Our name of a published key: learning_rate is lr, lr_schedule is the field schedule; others stay as they are."""
     if key.lower() in FIELD_ALIASES:
         return FIELD_ALIASES[key.lower()]
-    for knobs in (RUN_KNOBS, *(entry.knobs for entry in optimizers().values())):
+    for knobs in (RUN_KNOBS, *(entry.knobs for entry in known().values())):
         knob = find_knob(knobs, key)
         if knob is not None:
             return knob.name
@@ -184,9 +198,11 @@ __all__ = [
     "FIELD_ALIASES",
     "RUN_KNOBS",
     "all_knobs",
+    "known",
     "optimizer",
     "optimizers",
     "published_alias",
+    "register",
     "resolve_knobs",
     "run_knobs",
 ]

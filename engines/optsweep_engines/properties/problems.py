@@ -11,9 +11,9 @@ from torch import Tensor
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers.base import Service
-from tests.numerics.rule_runs import Floats, Training, start
-from tests.numerics.rule_services import probe, services
-from tests.numerics.toy import ALL_SHAPES, parameter
+from optsweep_engines.properties.services import probe, services
+from optsweep_engines.properties.tensors import ALL_SHAPES, Floats, parameter, start
+from optsweep_engines.properties.training import Training
 
 # Tried in this order; the families differ by orders of magnitude.
 LEARNING_RATES = (0.1, 0.03, 0.3, 1.0, 0.01, 0.003, 3.0)

@@ -1,4 +1,4 @@
-"""What an engine provides beside gradients, for the toy problem of `rule_runs`: probe noise and two Hessian estimates."""
+"""What an engine provides beside gradients, for the toy problem of `tensors`: probe noise and two Hessian estimates."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from array_api_compat import numpy as numpy_namespace
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import noise
 from optsweep_engines.optimizers.base import Service
-
-Floats = npt.NDArray[np.float64]
+from optsweep_engines.properties.tensors import Floats
 
 
 def probe(item: Parameter, step: int) -> Floats:
@@ -28,7 +27,7 @@ def sampled_gradient(item: Parameter, step: int) -> Floats:
 
 
 def hessian_diagonal(item: Parameter, step: int) -> Floats:
-    """u (H u) of the quadratic of `rule_runs.gradient`, with some of the values negative as Hutchinson's are."""
+    """u (H u) of the quadratic of `tensors.gradient`, with some of the values negative as Hutchinson's are."""
     curvature = np.logspace(-2, 0, item.count).reshape(item.shape)
     return curvature * (probe(item, step + 2000) ** 2 - 0.1)
 

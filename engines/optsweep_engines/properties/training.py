@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,44 +12,17 @@ from array_api_compat import numpy as numpy_namespace
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers.base import Hyper, OptimizerEntry, Rule, Service, State, advance, at_step, hyper
 from optsweep_engines.optimizers.catalogue import optimizer, resolve_knobs
+from optsweep_engines.properties.services import services as toy_services
+from optsweep_engines.properties.tensors import Floats, factor, gradient, start
 from optsweep_engines.spec import Scalar
-from tests.numerics.rule_services import services as toy_services
 
-Floats = npt.NDArray[np.float64]
 STEPS = 30
-
-
-def start(item: Parameter) -> Floats:
-    """Where a tensor starts."""
-    return np.random.Generator(np.random.PCG64([1, *item.shape])).standard_normal(item.shape) * 0.5
-
-
-def gradient(item: Parameter, value: Floats, step: int) -> Floats:
-    """Gradient of a badly conditioned quadratic plus noise that depends on the step only; the same for a bank's slices."""
-    return curvature(item.shape) * (value - 0.3) + noise(item.shape, step)
-
-
-@functools.cache
-def curvature(shape: tuple[int, ...]) -> Floats:
-    """Second derivatives of the quadratic, over two orders of magnitude."""
-    return np.logspace(-2, 0, int(np.prod(shape))).reshape(shape)
-
-
-@functools.cache
-def noise(shape: tuple[int, ...], step: int) -> Floats:
-    """What a step adds to the gradient."""
-    return 0.1 * np.random.Generator(np.random.PCG64([2, step, *shape])).standard_normal(shape)
 
 
 def knobs_of(name: str, given: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
     """Resolved knobs; a learning rate and a decay (where there is one) that show in thirty steps unless given."""
     showing: dict[str, Scalar] = {"lr": 0.02, "weight_decay": 0.1}
     return resolve_knobs(name, {**{key: showing[key] for key in showing if optimizer(name).knob(key)}, **(given or {})})
-
-
-def factor(step: int) -> float:
-    """A learning rate that rises, then falls, so that decay and update are seen to use the same one."""
-    return min(1.0, step / 4) * (1.0 - 0.02 * step)
 
 
 class Training:
@@ -74,7 +46,7 @@ class Training:
         Args:
             steps: of the whole run, as the rules are told; `step` may be called less often.
             dtype: numpy type of parameters and gradients before `to_xp`.
-            services: None = those of `rule_services`.
+            services: None = those of `properties.services`.
         """
         self.entry: OptimizerEntry = optimizer(name)
         self.knobs = knobs_of(name, given)
@@ -148,8 +120,3 @@ def run(
         values = training.values()
         training.step({item.name: gradients(item, values[item.name], step) for item in items})
     return training.values()
-
-
-def error(found: Floats, expected: Floats) -> float:
-    """Largest deviation over the largest value."""
-    return float(np.abs(found - expected).max() / np.abs(expected).max())

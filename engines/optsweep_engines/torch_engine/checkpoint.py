@@ -14,12 +14,19 @@ from torch import Tensor
 
 from optsweep_engines.engine import RunLog
 from optsweep_engines.torch_engine.optimizer import Optimizer
+from optsweep_engines.torch_engine.user import ClassOptimizer
 
 FORMAT = "1"
+STATE = "state/"
 
 
 def save(
-    log: RunLog, run_id: str, step: int, params: Mapping[str, Tensor], optimizer: Optimizer, progress: Mapping[str, Any]
+    log: RunLog,
+    run_id: str,
+    step: int,
+    params: Mapping[str, Tensor],
+    optimizer: Optimizer | ClassOptimizer,
+    progress: Mapping[str, Any],
 ) -> None:
     """Publish one checkpoint through the log.
 
@@ -44,20 +51,21 @@ def save(
         "step": str(step),
         "progress": json.dumps(dict(progress)),
     }
+    if isinstance(optimizer, ClassOptimizer):
+        metadata["optimizer"] = json.dumps(optimizer.notes())
     log.save_checkpoint(step, lambda path: save_file(tensors, path, metadata))
 
 
 def restore(
-    log: RunLog, run_id: str, params: Mapping[str, Tensor], optimizer: Optimizer
+    log: RunLog, run_id: str, params: Mapping[str, Tensor], optimizer: Optimizer | ClassOptimizer
 ) -> tuple[int, dict[str, Any]] | None:
     """Load the newest checkpoint that fits into the tensors, in place: (step, progress); None if there is none.
 
     A file that cannot be read or belongs to another run is passed over, with an event.
     """
-    targets = _named(params, optimizer)
     for step, path in log.checkpoints():
         try:
-            progress = _load(path, run_id, step, targets)
+            progress = _load(path, run_id, step, params, optimizer)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             log.event("checkpoint_rejected", file=path.name, error=str(error))
             continue
@@ -65,16 +73,24 @@ def restore(
     return None
 
 
-def _load(path: Path, run_id: str, step: int, targets: Mapping[str, Tensor]) -> dict[str, Any]:
+def _load(
+    path: Path, run_id: str, step: int, params: Mapping[str, Tensor], optimizer: Optimizer | ClassOptimizer
+) -> dict[str, Any]:
+    # A class makes its state as it goes: what it held is what the file holds.
+    own = isinstance(optimizer, ClassOptimizer)
+    targets = _named(params, None if own else optimizer)
     with safe_open(path, framework="pt", device="cpu") as file:
         metadata = file.metadata() or {}
         expected = {"format": FORMAT, "run_id": run_id, "step": str(step)}
         found = {key: metadata.get(key) for key in expected}
         if found != expected:
             raise ValueError(f"holds {found}, expected {expected}")
-        if set(file.keys()) != set(targets):
+        held = set(file.keys())
+        state = {name for name in held if own and name.startswith(STATE)}
+        if held - state != set(targets):
             raise ValueError("holds other tensors than this run has")
         loaded = {name: file.get_tensor(name) for name in targets}
+        made = {name.removeprefix(STATE): file.get_tensor(name) for name in state}
         progress: dict[str, Any] = json.loads(metadata["progress"])
     for name, value in loaded.items():
         if value.shape != targets[name].shape or value.dtype != targets[name].dtype:
@@ -82,11 +98,14 @@ def _load(path: Path, run_id: str, step: int, targets: Mapping[str, Tensor]) -> 
     with torch.no_grad():
         for name, value in loaded.items():
             targets[name].copy_(value)
+    if isinstance(optimizer, ClassOptimizer):
+        optimizer.load(json.loads(metadata["optimizer"]), made)
     return progress
 
 
-def _named(params: Mapping[str, Tensor], optimizer: Optimizer) -> dict[str, Tensor]:
+def _named(params: Mapping[str, Tensor], optimizer: Optimizer | ClassOptimizer | None) -> dict[str, Tensor]:
+    held = optimizer.tensors() if optimizer is not None else {}
     return {
         **{f"param/{name}": value for name, value in params.items()},
-        **{f"state/{name}": value for name, value in optimizer.tensors().items()},
+        **{STATE + name: value for name, value in held.items()},
     }

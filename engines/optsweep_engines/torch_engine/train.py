@@ -17,14 +17,13 @@ from optsweep_engines import data
 from optsweep_engines.engine import Preempted, RunLog
 from optsweep_engines.history import LossHistory
 from optsweep_engines.models import initial_parameters, parameter_table
-from optsweep_engines.optimizers.catalogue import optimizer as optimizer_entry
 from optsweep_engines.schedules import lr_factor
 from optsweep_engines.spec import NUMERICS_VERSION, RecordStatus, RunRecord, RunSpec
 from optsweep_engines.torch_engine import checkpoint
 from optsweep_engines.torch_engine.device import description, opened, peak_bytes, versions
 from optsweep_engines.torch_engine.model import decoder
-from optsweep_engines.torch_engine.optimizer import Optimizer
 from optsweep_engines.torch_engine.services import Services
+from optsweep_engines.torch_engine.user import optimizer_of
 
 # As torch.nn.utils.clip_grad_norm_.
 CLIP_EPSILON = 1e-6
@@ -33,7 +32,14 @@ CLIP_EPSILON = 1e-6
 class Trainer:
     """One run on one device: parameters, optimizer, data, and the step. The loop around it is `train`."""
 
-    def __init__(self, spec: RunSpec, data_root: Path, device: torch.device) -> None:
+    def __init__(
+        self, spec: RunSpec, data_root: Path, device: torch.device, optimizer_file: Path | None = None
+    ) -> None:
+        """Open the data, make the parameters and the optimizer.
+
+        Args:
+            optimizer_file: the run's copy of a user's own optimizer, where the spec names its hash.
+        """
         if spec.dataset_hash is None:
             raise ValueError(f"dataset {spec.dataset} is not prepared: the spec names no hash")
         if spec.dtype not in ("fp32", "bf16"):
@@ -61,14 +67,8 @@ class Trainer:
         dtype = torch.bfloat16 if spec.dtype == "bf16" else torch.float32
         self.decoder = decoder(spec.shape, spec.seq_len, self.params, dtype, spec.flops)
         self.services = Services(spec, self.params, dtype)
-        self.optimizer = Optimizer(
-            optimizer_entry(spec.optimizer),
-            spec.hyperparameters,
-            parameter_table(spec.shape),
-            self.params,
-            total_steps=spec.steps,
-            tokens_per_step=spec.tokens_per_step,
-            dtype=dtype,
+        self.optimizer, self.versions = optimizer_of(
+            spec, parameter_table(spec.shape), self.params, dtype, optimizer_file
         )
         self.peak_lr = number(spec, "lr")
         self.max_grad_norm = number(spec, "max_grad_norm")
@@ -197,7 +197,7 @@ class Loop:
     def run(self) -> RunRecord:
         """The whole attempt."""
         spec, log = self.spec, self.log
-        trainer = self.trainer = Trainer(spec, log.data_root, self.device)
+        trainer = self.trainer = Trainer(spec, log.data_root, self.device, log.optimizer_file)
         self.resume(trainer)
         mark, mark_step = time.perf_counter(), self.done
         while self.done < spec.steps:
@@ -289,7 +289,7 @@ class Loop:
             peak_bytes=peak_bytes(self.device),
             optimizer_state_bytes=trainer.optimizer.state_bytes() if trainer else None,
             device=description(self.device),
-            versions=versions(),
+            versions={**versions(), **(trainer.versions if trainer else {})},
             parameters_sha256=trainer.parameters_sha256() if trainer and status != "oom" else None,
             resumed_from_step=self.resumed_from,
             error=lines[0] if lines else None,
