@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+GUTTER = 2
+"""Blanks between two columns of a table."""
+LEAST_REMARKS = 16
+"""Cells that the remarks of a table need to be readable when they run over several lines."""
+
+
 def clean(item: Any) -> Any:
     """Plain JSON types; NaN and infinities are null."""
     if dataclasses.is_dataclass(item) and not isinstance(item, type):
@@ -108,14 +114,56 @@ def duration_text(seconds: float | None) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, left: Sequence[int] = (0,)) -> None:
-    """An aligned table; columns are right-aligned but those whose index is in `left`."""
+    """An aligned table; columns are right-aligned but those whose index is in `left`.
+
+    On a terminal too narrow for it, words that every row shares are said once above, and remarks in the last column run
+    over several lines, or get lines of their own. No value is ever cut short: beyond that the terminal wraps.
+    """
+    from rich.cells import cell_len
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for index, column in enumerate(columns):
-        last = index == len(columns) - 1 and index in left  # remarks may run over several lines, numbers never
-        justify = "left" if index in left else "right"
-        table.add_column(column, justify=justify, no_wrap=not last, overflow="fold" if last else "ellipsis")  # type: ignore[arg-type]
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
-    console().print(table)
+    text = [["" if value is None else str(value) for value in row] for row in rows]
+    shown = list(range(len(columns)))
+    screen = console()
+
+    def widths() -> dict[int, int]:
+        return {place: max(cell_len(line[place]) for line in [list(columns), *text]) for place in shown}
+
+    def natural() -> int:
+        return sum(widths().values()) + GUTTER * (len(shown) - 1)
+
+    remarks = len(columns) - 1 if len(columns) - 1 in left else None
+    shared = []
+    for place in list(left) if len(text) > 1 else []:
+        values = {row[place] for row in text}
+        if natural() > screen.width and len(values) == 1 and place not in (0, remarks):
+            shared.append(f"{columns[place]} {values.pop()}")
+            shown.remove(place)
+    if shared:
+        print(f"all: {'   '.join(shared)}")
+    below = (
+        remarks is not None
+        and natural() - widths()[remarks] + LEAST_REMARKS > screen.width
+        and natural() > screen.width
+    )
+    if below and remarks is not None:
+        shown.remove(remarks)
+    if remarks is None or below:
+        screen.width = max(screen.width, natural())
+    table = Table(box=None, pad_edge=False, padding=(0, GUTTER, 0, 0), header_style="bold")
+    for place in shown:
+        justify: Any = "left" if place in left else "right"
+        table.add_column(columns[place], justify=justify, no_wrap=place != remarks, overflow="fold")
+    for row in text:
+        table.add_row(*(row[place] for place in shown))
+    if not below or remarks is None:
+        screen.print(table)
+        return
+    with screen.capture() as drawn:
+        screen.print(table)
+    head, *lines = drawn.get().splitlines()
+    print(head)
+    for line, row in zip(lines, text, strict=True):
+        print(line)
+        if row[remarks]:
+            print(f"    {row[remarks]}")

@@ -150,6 +150,7 @@ def sigma_text(rows: list[dict[str, Any]]) -> str:
 def print_cells(cells: pd.DataFrame) -> None:
     """One line per cell: loss, seeds, gap with its interval, rank, tie group, flags."""
     print_matrix(cells)
+    everywhere = _everywhere(output.records(cells))
     output.print_table(
         ["optimizer", "model", "ratio", "engine", "loss nats", "n", "gap to baseline", "rank", "tie", "runs", "flags"],
         [
@@ -164,7 +165,7 @@ def print_cells(cells: pd.DataFrame) -> None:
                 output.number(row["rank"]),
                 output.number(row["tie_group"]),
                 row["tuning_runs"],
-                ", ".join(row["flags"] or []),
+                _remarks(row, everywhere),
             )
             for row in output.records(cells)
         ],
@@ -177,8 +178,14 @@ def print_flags(rows: list[dict[str, Any]]) -> None:
     """What the flags of some rows mean, once each."""
     from optsweep_tui.analysis import flags
 
+    everywhere = _everywhere(rows)
     for flag in flags.ordered(flag for row in rows for flag in row["flags"] or []):
-        print(f" {flag}: {flags.MEANINGS.get(flag, flag)}")
+        print(f" {flag}{' (every row)' if flag in everywhere else ''}: {flags.MEANINGS.get(flag, flag)}")
+
+
+def _everywhere(rows: list[dict[str, Any]]) -> set[str]:
+    """Flags that all rows carry: said once below the table instead of in each of its lines."""
+    return set.intersection(*(set(row["flags"] or []) for row in rows)) if len(rows) > 1 else set()
 
 
 def _gap_text(row: dict[str, Any]) -> str:
@@ -237,18 +244,19 @@ def print_speedups(rows: pd.DataFrame, baseline: str, unit: str) -> None:
     print(
         f"speedup over {baseline}, {unit}   (how many times fewer {_unit_word(unit)} than {baseline} for the same loss)"
     )
+    everywhere = _everywhere(data)
     output.print_table(
         ["optimizer", "model", "ratio", "speedup", "95 % interval", "state", "seeds", "remarks"],
         [
             (
-                f" {row['optimizer']}",
+                row["optimizer"],
                 row["model"],
                 f"{row['chinchilla']:g}",
                 _speedup_text(row),
                 _interval_text(row),
                 row["state"],
                 row["n_seeds"],
-                _remarks(row),
+                _remarks(row, everywhere),
             )
             for row in data
         ],
@@ -280,9 +288,9 @@ def _interval_text(row: dict[str, Any]) -> str:
     return f"{row['low'] or 0.0:.2f} - {high}"
 
 
-def _remarks(row: dict[str, Any]) -> str:
-    reasons = [row["reason"]] if row["reason"] else []
-    return ", ".join([*reasons, *(row["flags"] or [])])
+def _remarks(row: dict[str, Any], everywhere: set[str]) -> str:
+    reasons = [row["reason"]] if row.get("reason") else []
+    return ", ".join([*reasons, *(flag for flag in row["flags"] or [] if flag not in everywhere)])
 
 
 def print_noise(ledger: pd.DataFrame) -> None:
