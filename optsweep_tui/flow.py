@@ -77,6 +77,7 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
     Args:
         prepare: prepare the datasets first (writes into the workspace); without, an unprepared one has no hash.
     """
+    from optsweep_engines.optimizers import user_plan
     from optsweep_tui import grid, gridfile
     from optsweep_tui import plan as planning
     from optsweep_tui.datasets import DatasetLookup
@@ -111,6 +112,8 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
     # One more than asked for shows whether the limit cut anything.
     specs = grid.expand(study, DatasetLookup(workspace, prepare), None if request.limit is None else request.limit + 1)
     fresh = planning.fresh_seed_count(study, specs)
+    with grid.own_errors():
+        user_plan.attempt(specs)
     if request.limit is not None and request.limit < len(specs):
         specs, fresh = specs[: request.limit], 0
         study = dataclasses.replace(study, fresh_seeds=None)
@@ -165,8 +168,11 @@ def rates(workspace: Workspace) -> dict[Any, float]:
 
 def launch(workspace: Workspace, chosen: Plan, *, force: bool = False) -> list[str]:
     """Plant the run folders, remember the study, open and queue the attempts that are needed; returns the ids queued."""
+    from optsweep_engines.optimizers import user_plan
+
     require_engines(chosen.specs)
     workspace.ensure()
+    rundir.keep_optimizers(workspace.runs, user_plan.sources(chosen.specs))
     rundir.write(workspace.runs, chosen.specs, chosen.study.name)
     study_files.remember(workspace.studies, chosen.study, chosen.run_ids)
     dispatcher = _dispatcher(workspace)
@@ -333,7 +339,7 @@ def knob_info() -> dict[str, Any]:
     """Declared range and scale of every knob, which the edge audit needs."""
     from optsweep_engines.optimizers import catalogue
 
-    return {knob.name: knob for entry in catalogue.optimizers().values() for knob in catalogue.all_knobs(entry)}
+    return {knob.name: knob for entry in catalogue.known().values() for knob in catalogue.all_knobs(entry)}
 
 
 def table(frame: pd.DataFrame, *, baseline: str = "adamw", sigma: float | None = None) -> pd.DataFrame:

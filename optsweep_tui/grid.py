@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from optsweep_engines import models, schedules
-from optsweep_engines.optimizers import catalogue
+from optsweep_engines.optimizers import catalogue, user, user_plan
 from optsweep_engines.optimizers.base import find_knob
 from optsweep_engines.spec import RunSpec, Scalar
 from optsweep_tui import published
@@ -48,12 +50,55 @@ Datasets = Callable[[str], DatasetFacts]
 
 
 def optimizer_name(name: str, where: str = "") -> str:
-    """Catalogue name of an optimizer, from any alias or case."""
+    """Catalogue name of an optimizer, from any alias or case; a user's own file is looked at and gets a name."""
     try:
         return catalogue.optimizer(name).name
     except LookupError:
+        if user.is_own(name):
+            return _own_name(name, where)
         known = [alias for entry in catalogue.optimizers().values() for alias in (entry.name, *entry.aliases)]
         raise UnknownName("optimizer", name, known, where, "(optsweep optimizers lists all)") from None
+
+
+def _own_name(reference: str, where: str) -> str:
+    place = f"{where}: " if where else ""
+    if user.split_reference(reference) is None and not user.is_package(reference):
+        hint = f"name its file, ./{reference.partition(':')[0]}.py:{user.target_name(reference)}"
+        raise OptsweepError(f'{place}optimizer "{reference}" is of a file that is not named here', hint)
+    with own_errors(place):
+        return user_plan.planned(reference, Path()).name
+
+
+@contextlib.contextmanager
+def own_errors(place: str = "") -> Iterator[None]:
+    """What is wrong with a user's optimizer, as a line of this program."""
+    try:
+        yield
+    except user.OwnOptimizerError as error:
+        raise OptsweepError(f"{place}{error}", error.hint) from None
+
+
+def result_name(name: str) -> str:
+    """The name of an optimizer in results; a user's file is read for its hash, not executed, where NAME is given."""
+    parts = user.split_reference(name)
+    if parts is not None and parts[1] is not None:
+        with own_errors():
+            source = user.read(Path(parts[0]).expanduser(), parts[0])
+        return user.own_name(source.stem, parts[1], source.sha256)
+    if user.is_own(name) and parts is None:
+        return name
+    return optimizer_name(name)
+
+
+same_optimizer = user.matches
+"""Whether a name of results is the one asked for; `mine:MyOptimizer` asks for every content of that file."""
+
+
+def reference_of(optimizer: str) -> str:
+    """What a user types for it: the name, or the file of their own."""
+    entry = catalogue.optimizer(optimizer)
+    source = entry.source if isinstance(entry, user_plan.OwnEntry) else None
+    return f"{source.label}:{user.target_name(entry.name)}" if source else entry.name
 
 
 def model_name(name: str, where: str = "") -> str:
@@ -107,11 +152,11 @@ def knob_name(name: str, optimizers: Iterable[str] | None, where: str) -> str:
     ours = catalogue.published_alias(name)
     if name in OPTIONS and where.startswith("--"):
         raise OptsweepError(f"{where} {name}: this is no knob, it has its own option", f"give {OPTIONS[name]}")
-    scope = sorted(catalogue.optimizers() if optimizers is None else optimizers)
+    scope = sorted(catalogue.known() if optimizers is None else optimizers)
     lacking = [optimizer for optimizer in scope if _find(optimizer, name) is None and ours not in SETTINGS]
     if lacking and (optimizers is not None or len(lacking) == len(scope)):
         of = "" if optimizers is None else f" of {lacking[0]}"
-        hint = f"(optsweep optimizers {lacking[0]} lists its knobs)"
+        hint = f"(optsweep optimizers {reference_of(lacking[0])} lists its knobs)"
         raise UnknownName(f"knob{of}", name, own_knobs(lacking[0]), where, hint)
     if ours in SETTINGS:
         return ours
@@ -199,9 +244,9 @@ def _assignment(text: str, option: str, selected: list[str]) -> tuple[tuple[str,
     left, equals, value = text.partition("=")
     if not equals or not left.strip() or not value.strip():
         raise OptsweepError(f'{option} "{text}" is not of the form knob=value', f"write {option} lr=0.003")
-    first, dot, rest = left.strip().partition(".")
+    first, dot, rest = left.strip().rpartition(".")  # a file's name may hold dots, a knob's holds none
     scope: tuple[str, ...] = (optimizer_name(first, option),) if dot else ()
-    knob = knob_name(rest if dot else first, scope or selected, option)
+    knob = knob_name(rest, scope or selected, option)
     return scope, knob, value.strip()
 
 
@@ -315,6 +360,12 @@ def resolve(
     """One configuration of one cell as a spec: settings to their fields, knobs checked and filled up by the catalogue."""
     where = f"{optimizer} {model} {value:g}"
     entry = models.model(model)
+    rule = catalogue.optimizer(optimizer)
+    if isinstance(rule, user_plan.OwnEntry) and rule.engines and study.engine not in rule.engines:
+        raise OptsweepError(
+            f"{where}: {optimizer} is a torch.optim class, engine {study.engine} cannot run it",
+            f"use --engine {rule.engines[0]}, or write it as a rule function",
+        )
     dataset = datasets(study.dataset or entry.dataset)
     shape = dataclasses.replace(entry.shape, vocab_size=dataset.vocab_size)
     settings: dict[str, Any] = {
@@ -328,10 +379,13 @@ def resolve(
     try:
         hyperparameters = catalogue.resolve_knobs(optimizer, rest, settings["schedule"])
     except ValueError as error:
-        raise OptsweepError(f"{where}: {error}", f"optsweep optimizers {optimizer} shows the ranges") from None
+        raise OptsweepError(
+            f"{where}: {error}", f"optsweep optimizers {reference_of(optimizer)} shows the ranges"
+        ) from None
     spec = RunSpec(
         engine=study.engine,
         optimizer=optimizer,
+        optimizer_file_hash=rule.file_hash if isinstance(rule, user_plan.OwnEntry) else None,
         hyperparameters=hyperparameters,
         model=entry.name,
         shape=shape,

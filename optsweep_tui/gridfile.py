@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines.optimizers import catalogue
+from optsweep_engines.optimizers import catalogue, user
 from optsweep_tui import published
 from optsweep_tui.core import CellSelection, FreshSeeds, Override, Scalar, Study, listed
 from optsweep_tui.errors import OptsweepError, UnknownName
@@ -53,7 +53,35 @@ def load(name: str) -> Study:
         raise OptsweepError(f"{path} is not TOML: {error}", "mend that line") from None
     except OSError as error:
         raise OptsweepError(f"{path} cannot be read: {error.strerror}", "check its permissions") from None
-    return parse(data, str(path), default_name=path.stem)
+    return parse(_beside(data, path.parent), str(path), default_name=path.stem)
+
+
+def _beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The tables with the files of users' own optimizers relative to the grid file's folder."""
+
+    def placed(name: Any) -> Any:
+        parts = user.split_reference(name) if isinstance(name, str) else None
+        if parts is None or parts[0].startswith("~"):
+            return name
+        return f"{folder / parts[0]}" + (f":{parts[1]}" if parts[1] else "")
+
+    def inside(table: Any) -> Any:
+        if not isinstance(table, dict) or "optimizer" not in table:
+            return table
+        names = table["optimizer"]
+        return {**table, "optimizer": [placed(name) for name in names] if isinstance(names, list) else placed(names)}
+
+    result = dict(data)
+    for key in ("cells", "override"):
+        if isinstance(data.get(key), list):
+            result[key] = [inside(item) for item in data[key]]
+    if "fresh_seeds" in data:
+        result["fresh_seeds"] = inside(data["fresh_seeds"])
+    if isinstance(data.get("optimizer"), dict):
+        result["optimizer"] = {placed(name): table for name, table in data["optimizer"].items()}
+    if "baseline" in data:
+        result["baseline"] = placed(data["baseline"])
+    return result
 
 
 def parse(data: Mapping[str, Any], where: str, default_name: str) -> Study:

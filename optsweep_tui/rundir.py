@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import errno
+import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from optsweep_engines.folder import (
     LEASE,
     LOG,
     METRICS,
+    OPTIMIZER,
     RECORD,
     SPEC,
     STUDIES,
@@ -33,13 +35,17 @@ from optsweep_tui.errors import OptsweepError
 
 __all__ = [
     "CANCEL", "CHECKPOINTS", "CLAIM", "EVENTS", "EXIT", "FINISHED", "INTENT", "LEASE", "LOG", "METRICS", "RECORD", "SPEC",
-    "STATES", "STUDIES", "RunState", "attempts", "cancel", "events", "find_run", "is_run_id", "last_metric",
+    "STATES", "STUDIES", "RunState", "attempts", "cancel", "events", "find_run", "is_run_id", "keep_optimizers",
+    "last_metric",
     "metric_rows", "read_spec", "run_ids",
     "state_of", "still_queued", "studies_of", "uncancel", "whole_lines", "write",
 ]  # fmt: skip
 
 STATES = ("planned", "queued", "running", "orphan", "lost", "done", "diverged", "failed", "oom", "cancelled")
 """Every state that a run can be shown in."""
+
+OPTIMIZERS = "optimizers"
+"""Folder beside the runs: files of users' own optimizers, named by their hash."""
 
 FINISHED = ("done", "diverged", "failed", "oom", "cancelled")
 """States that a run does not leave by itself."""
@@ -87,6 +93,9 @@ def write(runs_root: Path, specs: Iterable[RunSpec], study: str) -> list[Path]:
             if spec.dataset_hash is None:
                 raise OptsweepError(f"dataset {spec.dataset} is not prepared", "optsweep datasets lists what is")
             where = runs_root / spec.run_id
+            if spec.optimizer_file_hash is not None and not (where / OPTIMIZER).exists():
+                (where / STUDIES).mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.write_atomic(where / OPTIMIZER, _own_file(runs_root, spec.optimizer_file_hash))
             if not (where / SPEC).exists():
                 (where / STUDIES).mkdir(mode=0o700, parents=True, exist_ok=True)
                 folder.write_json(where / SPEC, spec.to_dict())
@@ -99,6 +108,32 @@ def write(runs_root: Path, specs: Iterable[RunSpec], study: str) -> list[Path]:
     except OSError as error:
         raise _unwritable(runs_root, error) from None
     return planted
+
+
+def keep_optimizers(runs_root: Path, contents: Mapping[str, bytes]) -> None:
+    """Keep files of users' own optimizers by hash beside the run folders, for runs that are planted now or later.
+
+    Raises:
+        OptsweepError: the folder cannot be written, or the disk is full.
+    """
+    where = runs_root.parent / OPTIMIZERS
+    try:
+        for digest, content in contents.items():
+            if not (where / f"{digest}.py").exists():
+                where.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.write_atomic(where / f"{digest}.py", content)
+    except OSError as error:
+        raise _unwritable(where, error) from None
+
+
+def _own_file(runs_root: Path, digest: str) -> bytes:
+    path = runs_root.parent / OPTIMIZERS / f"{digest}.py"
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise OptsweepError(
+            f"{path} was changed: its content is no longer what its name says", "delete it and plan again"
+        )
+    return content
 
 
 def _unwritable(where: Path, error: OSError) -> OptsweepError:

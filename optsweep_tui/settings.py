@@ -41,6 +41,11 @@ class Workspace:
         return self.root / "data"
 
     @property
+    def optimizers(self) -> Path:
+        """Files of users' own optimizers by their hash: what run folders get their copy from."""
+        return self.root / "optimizers"
+
+    @property
     def studies(self) -> Path:
         return self.root / "studies"
 

@@ -23,7 +23,7 @@ MOST_CURVES = 12
 
 def loss_curves(workspace: Workspace, runs: list[str] | None, chosen: Filter) -> list[Curve]:
     """Training loss against tokens, of the runs named, else of the best run of each optimizer at its largest budget."""
-    from optsweep_tui import flow
+    from optsweep_tui import flow, grid
 
     if runs:
         return flow.loss_curves(workspace, options.chosen_runs(workspace, runs)[:MOST_CURVES])
@@ -33,7 +33,8 @@ def loss_curves(workspace: Workspace, runs: list[str] | None, chosen: Filter) ->
         lines = [line for line in lines if line.run_id in known]
     best: dict[tuple[str, str], Any] = {}
     for line in lines:
-        wanted = (not chosen.optimizers or line.optimizer in chosen.optimizers) and (
+        asked = chosen.optimizers
+        wanted = (not asked or any(grid.same_optimizer(line.optimizer, name) for name in asked)) and (
             not chosen.models or line.model.lower() in {name.lower() for name in chosen.models}
         )
         if wanted and line.loss is not None and (not chosen.chinchillas or line.chinchilla in chosen.chinchillas):

@@ -90,14 +90,17 @@ def make_filter(
     engines: str | None,
     where: str | None,
 ) -> Filter:
-    """The filter of an analysis verb; optimizer aliases become catalogue names, unknown names are errors."""
+    """The filter of an analysis verb; optimizer aliases become catalogue names, unknown names are errors.
+
+    `mine:MyOptimizer` picks every content of a user's file, `mine:MyOptimizer@1a2b3c` one.
+    """
     from optsweep_tui import grid
     from optsweep_tui.core import Filter
 
     return Filter(
         study=study,
         models=split(models),
-        optimizers=tuple(grid.optimizer_name(name) for name in split(optimizers)),
+        optimizers=tuple(grid.result_name(name) for name in split(optimizers)),
         chinchillas=tuple(grid.ratio(value) for value in split(ratios)),
         datasets=split(datasets),
         engines=split(engines),

@@ -39,10 +39,13 @@ def baseline_name(workspace: Workspace, frame: pd.DataFrame, asked: str | None) 
     from optsweep_tui import flow, grid
 
     if asked is not None:
-        name = grid.optimizer_name(asked)
-        if name not in set(frame["optimizer"]):
+        name = grid.result_name(asked)
+        found = sorted({each for each in frame["optimizer"] if grid.same_optimizer(each, name)})
+        if not found:
             raise OptsweepError(f"baseline {name} has no runs here", "optsweep table lists what has")
-        return name
+        if len(found) > 1:
+            raise OptsweepError(f"baseline {name} is {len(found)} optimizers here: {', '.join(found)}", "name one")
+        return str(found[0])
     return flow.baseline_of(workspace, str(frame["study"].iloc[0]))
 
 
@@ -62,7 +65,7 @@ def kept(rows: pd.DataFrame, chosen: Filter) -> pd.DataFrame:
     from optsweep_tui import grid
 
     keep = [
-        (not chosen.optimizers or optimizer in chosen.optimizers)
+        (not chosen.optimizers or any(grid.same_optimizer(optimizer, name) for name in chosen.optimizers))
         and (not chosen.chinchillas or any(grid.same_ratio(value, want) for want in chosen.chinchillas))
         for optimizer, value in zip(rows["optimizer"], rows["chinchilla"], strict=True)
     ]

@@ -151,8 +151,13 @@ def _select(store: Path, columns: str, chosen: Filter, wait_seconds: float) -> p
         ("engine", chosen.engines),
     ):
         if names:
-            conditions.append(f"lower({column}) IN (SELECT unnest(CAST(? AS VARCHAR[])))")
+            listed = "IN (SELECT unnest(CAST(? AS VARCHAR[])))"
+            condition = f"lower({column}) {listed}"
             values.append([name.lower() for name in names])
+            if column == "optimizer":  # mine:MyOptimizer asks for every content of that file, @1a2b3c for one
+                condition = f"({condition} OR regexp_replace(lower({column}), '@[0-9a-f]{{6}}$', '') {listed})"
+                values.append(values[-1])
+            conditions.append(condition)
     if chosen.chinchillas:
         near = f"abs(chinchilla - wanted) <= {RATIO_TOLERANCE} * abs(wanted)"
         conditions.append(f"EXISTS (SELECT 1 FROM (SELECT unnest(CAST(? AS DOUBLE[])) AS wanted) WHERE {near})")

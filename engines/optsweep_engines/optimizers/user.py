@@ -14,11 +14,14 @@ import re
 import sys
 import traceback
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers.base import OptimizerEntry, Rule
+from optsweep_engines.spec import Scalar
 
 PACKAGE = "pytorch_optimizer"
 """The one package whose classes are optimizers by name: `pytorch_optimizer:Lion`."""
@@ -261,3 +264,12 @@ def missing_package(reference: str, error: ImportError | None = None) -> OwnOpti
         f"{reference} needs the package pytorch-optimizer, which is not installed here{reason}",
         "pip install pytorch-optimizer",
     )
+
+
+def unknown_flops(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
+    """Operations of a user's code are not known.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError("the operations of a user's own optimizer are not known")

@@ -14,10 +14,9 @@ from typing import Any
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import catalogue, user
 from optsweep_engines.optimizers.base import TO_ALL, Group, Knob, OptimizerEntry, Rule, decay_of
-from optsweep_engines.optimizers.user import Source
+from optsweep_engines.optimizers.user import Source, unknown_flops
 from optsweep_engines.optimizers.user_knobs import OwnKnob
 from optsweep_engines.optimizers.user_probe import ask, source_fields
-from optsweep_engines.optimizers.user_rules import unknown_flops
 from optsweep_engines.spec import RunSpec, Scalar, canonical_json
 
 DESCRIBE_SECONDS = 120.0
@@ -63,12 +62,14 @@ def planned(reference: str, folder: Path) -> OwnEntry:
     Raises:
         OwnOptimizerError: the file cannot be read, executed, or holds no such optimizer; the package is not installed.
     """
+    key: tuple[str, str, str | None]
+    source: Source | None = None
+    request: dict[str, Any]
     if user.is_package(reference):
         name = user.target_name(reference)
         if importlib.util.find_spec(user.PACKAGE) is None:
             raise user.missing_package(reference)
-        key, source, request = (user.PACKAGE, "", name), None, {"package": name}
-        label = reference
+        key, request, label = (user.PACKAGE, "", name.lower()), {"package": name}, reference
     else:
         parts = user.split_reference(reference)
         assert parts is not None, f"{reference} names no file"
@@ -85,10 +86,9 @@ def planned(reference: str, folder: Path) -> OwnEntry:
 def _entry(description: Mapping[str, Any], source: Source | None, request: Mapping[str, Any]) -> OwnEntry:
     name, kind = description["name"], description["kind"]
     if source is None:
-        full, aliases = f"{user.PACKAGE}:{name}", ()
+        full = f"{user.PACKAGE}:{name}"
     else:
         full = user.own_name(source.stem, name, source.sha256)
-        aliases = (full.partition("@")[0],)
     knobs = tuple(
         (OwnKnob if fields.pop("own") else Knob)(**{key: _tupled(value) for key, value in fields.items()})
         for fields in (dict(each) for each in description["knobs"])
@@ -122,7 +122,7 @@ def _entry(description: Mapping[str, Any], source: Source | None, request: Mappi
         knobs=knobs,
         route=route,
         routing=description.get("routing") or (ROLES_IN_GROUPS if kind == "class" else TO_ALL),
-        aliases=aliases,
+        aliases=(full.partition("@")[0],) if source else (),
         kind=kind,
         engines=("torch",) if kind == "class" else (),
         source=source,

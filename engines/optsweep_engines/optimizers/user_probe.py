@@ -108,7 +108,14 @@ def found_of(request: Mapping[str, Any]) -> tuple[Found, str, str | None]:
 def described(request: Mapping[str, Any]) -> dict[str, Any]:
     """Name, kind, knobs and text of an optimizer, as JSON types."""
     found, label, version = found_of(request)
-    plain = {"name": found.name, "kind": found.kind, "version": version, "doc": "", "formula": "", "fixed": []}
+    plain: dict[str, Any] = {
+        "name": found.name,
+        "kind": found.kind,
+        "version": version,
+        "doc": "",
+        "formula": "",
+        "fixed": [],
+    }
     if found.kind == "class":
         made = signature(found.target, ("params",), f"{label}: {found.name}")
         own_doc = found.target.__doc__ if "__doc__" in vars(found.target) else None

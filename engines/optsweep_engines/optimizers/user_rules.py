@@ -25,7 +25,7 @@ from optsweep_engines.optimizers.base import (
     decay_of,
 )
 from optsweep_engines.optimizers.knobs import weight_decay
-from optsweep_engines.optimizers.user import RULE_PARAMETERS, Found, OwnOptimizerError, error_line
+from optsweep_engines.optimizers.user import RULE_PARAMETERS, Found, OwnOptimizerError, error_line, unknown_flops
 from optsweep_engines.optimizers.user_knobs import OwnKnob, Signature, call_arguments, signature
 from optsweep_engines.spec import Scalar
 
@@ -122,7 +122,8 @@ def rule_of(found: Found, made: Signature, name: str, label: str) -> Rule:
 
     def state_floats(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
         hp = Hyper(lr=0.0, weight_decay=0.0, knobs=knobs, tensor=parameter)
-        return sum(math.prod(value.shape) for value in init(numpy_namespace, np.zeros(parameter.shape), hp).values())
+        arrays = init(numpy_namespace, np.zeros(parameter.shape), hp).values()
+        return float(sum(math.prod(value.shape) for value in arrays))
 
     return Rule(name=name, init=init, update=update, state_floats=state_floats, flops=unknown_flops, decay_rate=None)
 
@@ -149,12 +150,3 @@ def _checked(result: Any, param: Array, state: State, where: str) -> tuple[Array
             "define init(xp, param, hp) that returns the state before the first step",
         )
     return moved, new
-
-
-def unknown_flops(parameter: Parameter, knobs: Mapping[str, Scalar]) -> float:
-    """Operations of a user's code are not known.
-
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError("the operations of a user's own optimizer are not known")

@@ -272,13 +272,23 @@ def optimizer_of(
     file: Path | None,
 ) -> tuple[Optimizer | ClassOptimizer, dict[str, str]]:
     """The optimizer of a run, from the catalogue or the user's own, and the versions of what it came from."""
-    sizes = {"total_steps": spec.steps, "tokens_per_step": spec.tokens_per_step}
+    steps, tokens = spec.steps, spec.tokens_per_step
     if not user.is_own(spec.optimizer):
         entry = optimizer_entry(spec.optimizer)
-        return Optimizer(entry, spec.hyperparameters, table, params, dtype=dtype, **sizes), {}
+        knobs = spec.hyperparameters
+        return Optimizer(entry, knobs, table, params, total_steps=steps, tokens_per_step=tokens, dtype=dtype), {}
     found, label, versions = loaded(spec.optimizer, file, spec.optimizer_file_hash)
     made = bound(
-        found, spec.optimizer, label, spec.hyperparameters, table, params, seed=spec.seed, dtype=dtype, **sizes
+        found,
+        spec.optimizer,
+        label,
+        spec.hyperparameters,
+        table,
+        params,
+        seed=spec.seed,
+        dtype=dtype,
+        total_steps=steps,
+        tokens_per_step=tokens,
     )
     return made, versions
 

@@ -78,9 +78,9 @@ def unpacked(
         return getattr(torch, data["name"])
     if kind in ("random", "generator"):
         state = unpacked(data["state"], tensors, params, device)
-        value = old if old is not None else random.Random() if kind == "random" else torch.Generator()
-        value.setstate(state) if kind == "random" else value.set_state(state)
-        return value
+        stream: Any = old if old is not None else random.Random() if kind == "random" else torch.Generator()
+        (stream.setstate if kind == "random" else stream.set_state)(state)
+        return stream
     if kind == "dict":
         before = dict(old) if isinstance(old, dict) else {}
         new = old if isinstance(old, dict) else {}
