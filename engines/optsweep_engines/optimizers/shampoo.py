@@ -72,9 +72,9 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
         block = blocks.cut(xp, wide, tile)
         across = xp.matrix_transpose(block)
         roots = []
-        for side, product in (("l", block @ across), ("r", across @ block)):
+        for side, one, other in (("l", block, across), ("r", across, block)):
             gram_name, root_name = f"gram_{side}{index}", f"root_{side}{index}"
-            gram = beta2 * linear.widened(xp, state[gram_name]) + (1 - beta2) * product
+            gram = linear.averaged(xp, linear.widened(xp, state[gram_name]), one, other, beta2)
             root = linear.widened(xp, state[root_name])
             if hp.happens("refresh"):
                 root = linear.inverse_root(xp, gram / (1 - beta2**step), hp["eps"], ROOT)

@@ -70,7 +70,7 @@ def grams(xp: Any, grad: Array, own: State, shampoo_beta: float) -> State:
     """The Gram matrices with one more gradient in the average."""
     across = xp.matrix_transpose(grad)
     return {
-        name: shampoo_beta * own[name] + (1 - shampoo_beta) * (one @ other)
+        name: linear.averaged(xp, own[name], one, other, shampoo_beta)
         for name, one, other in (("gram_l", grad, across), ("gram_r", across, grad))
         if name in own
     }

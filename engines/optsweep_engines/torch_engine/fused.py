@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,8 +96,18 @@ def newton_schulz(x: Tensor, steps: int, eps: float, dtype: torch.dtype) -> Tens
     Args:
         dtype: of the products; bfloat16 is what the author trains with, float32 is the rule.
     """
-    x = (x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)).to(dtype)
+    x = (x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)).to(multiplying(dtype, x.device.type))
     return multiplied(x, [muon.COEFFICIENTS] * steps)
+
+
+@functools.cache
+def multiplying(dtype: torch.dtype, device: str) -> torch.dtype:
+    """The type to multiply in where `dtype` is asked for: float32 instead of a bfloat16 that the processor does not have.
+
+    Measured on a CPU with AVX2 only: bfloat16 products take 3 to 30 times as long as float32 ones, whatever the layout.
+    """
+    lacking = dtype == torch.bfloat16 and device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.float32 if lacking else dtype
 
 
 def multiplied(x: Tensor, steps: Sequence[orthogonal.Coefficients]) -> Tensor:
@@ -109,7 +120,8 @@ def multiplied(x: Tensor, steps: Sequence[orthogonal.Coefficients]) -> Tensor:
 
 def iterated(x: Tensor, steps: Sequence[orthogonal.Coefficients], *, dtype: torch.dtype) -> Tensor:
     """`orthogonal.iterated` with its products in another type: what a rule finds in `hp.iterate`."""
-    return multiplied(x.reshape(-1, *x.shape[-2:]).to(dtype), steps).to(x.dtype).view(x.shape)
+    flat = x.reshape(-1, *x.shape[-2:]).to(multiplying(dtype, x.device.type))
+    return multiplied(flat, steps).to(x.dtype).view(x.shape)
 
 
 FUSED: dict[str, Kernel] = {

@@ -12,7 +12,6 @@ import dataclasses
 import itertools
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from array_api_compat import torch as xp
@@ -23,8 +22,8 @@ from optsweep_engines.optimizers.base import Hyper, Rule
 from optsweep_engines.torch_engine.fused import Slot
 
 PIECE_NUMBERS: dict[tuple[str, str], int] = {
-    ("cpu", "number"): 1 << 16,
-    ("cpu", "tensor"): 1 << 18,
+    ("cpu", "number"): 1 << 17,
+    ("cpu", "tensor"): 1 << 20,
     ("cuda", "number"): 1 << 24,
     ("cuda", "tensor"): 1 << 27,
 }
@@ -105,6 +104,8 @@ class Group:
         self.by_tensor = self.rule.scope == "tensor"
         self.unit = first.tensor_shape if self.by_tensor else ()
         sizes = [slot.hp.tensor.tensors if self.by_tensor else slot.hp.tensor.count for slot in slots]
+        self.sizes = sizes
+        """Units per bank."""
         device = slots[0].param.device.type
         limit = numbers or PIECE_NUMBERS["cpu" if device == "cpu" else "cuda", self.rule.scope]
         self.pieces: list[Piece] = []
@@ -124,14 +125,18 @@ class Group:
             own = [slot.state[name] for slot in slots]
             if not self.by_tensor and any(a.shape != b.param.shape for a, b in zip(own, slots, strict=True)):
                 self.shared.add(name)
-                self.state[name], parts = own[0], [own[0]] * len(own)
+                self._keep(name, own[0])
             else:
                 rows = [self._row(slot, state) for slot, state in zip(slots, own, strict=True)]
                 laid = [state.reshape(size, *row) for state, size, row in zip(own, sizes, rows, strict=True)]
-                self.state[name] = torch.cat(laid)
-                parts = list(torch.split(self.state[name], sizes))
-            for slot, state, part in zip(slots, own, parts, strict=True):
-                slot.state[name] = part.view(state.shape)
+                self._keep(name, torch.cat(laid))
+
+    def _keep(self, name: str, whole: Tensor) -> None:
+        """Make this the state of one kind: the states of the banks become views of it."""
+        self.state[name] = whole
+        parts = [whole] * len(self.slots) if name in self.shared else torch.split(whole, self.sizes)
+        for slot, part in zip(self.slots, parts, strict=True):
+            slot.state[name] = part.view(slot.state[name].shape)
 
     def _row(self, slot: Slot, state: Tensor) -> tuple[int, ...]:
         """Shape of what a unit of the bank has in a state."""
@@ -154,25 +159,27 @@ class Group:
         """
         params = [slot.param for slot in self.slots]
         extra = {name: [hp.extra[name] for hp in hps] for name in hps[0].extra}
-        numbers: dict[str, Any] = {}
+        later: dict[str, Tensor] = {}
         for piece in self.pieces:
             hp = dataclasses.replace(
                 hps[0], tensor=piece.tensor, extra={name: self.part(banks, piece) for name, banks in extra.items()}
             )
             state = {
-                name: whole if name in self.shared else whole[piece.start : piece.stop]
+                name: whole if name in self.shared or len(self.pieces) == 1 else whole[piece.start : piece.stop]
                 for name, whole in self.state.items()
             }
             param, new = self.rule.update(xp, self.part(params, piece), self.part(grads, piece), state, step, hp)
             for name, value in new.items():
-                if name in self.shared:
-                    numbers[name] = value  # the next piece starts from the old ones, too
-                elif value is not state[name]:
+                if value is state[name]:
+                    continue
+                if name in self.shared or len(self.pieces) == 1:
+                    later[name] = value  # the next piece starts from the old number, too
+                else:
                     state[name].copy_(value)
             at = 0
             for item in piece.segments:
                 target = params[item.bank].view(-1, *self.unit)[item.start : item.stop]
                 target.copy_(param[at : at + len(target)])
                 at += len(target)
-        for name, value in numbers.items():
-            self.state[name].copy_(value)
+        for name, value in later.items():
+            self._keep(name, value.contiguous())
