@@ -12,8 +12,9 @@ from torch import Tensor
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers.base import Service
 from optsweep_engines.properties.services import probe, services
+from optsweep_engines.properties.subject import Subject
 from optsweep_engines.properties.tensors import ALL_SHAPES, Floats, parameter, start
-from optsweep_engines.properties.training import Training
+from optsweep_engines.spec import Scalar
 
 # Tried in this order; the families differ by orders of magnitude.
 LEARNING_RATES = (0.1, 0.03, 0.3, 1.0, 0.01, 0.003, 3.0)
@@ -119,13 +120,12 @@ class TokenModel:
 PROBLEMS: dict[str, type[Quadratic] | type[TokenModel]] = {"quadratic": Quadratic, "model": TokenModel}
 
 
-def reached(name: str, problem: Problem, lr: float) -> float:
+def reached(subject: Subject, problem: Problem, lr: float) -> float:
     """Final loss over the first, at the values that the rule is evaluated at, without weight decay."""
-    given: dict[str, float] = {"lr": lr}
-    training = Training(name, problem.items, steps=STEPS, services=problem.services(), starts=problem.start)
-    if training.entry.knob("weight_decay") is not None:
+    given: dict[str, Scalar] = {"lr": lr}
+    if any(knob.name == "weight_decay" for knob in subject.knobs):
         given["weight_decay"] = 0.0
-    training = Training(name, problem.items, given, steps=STEPS, services=problem.services(), starts=problem.start)
+    training = subject.start(problem.items, given, steps=STEPS, services=problem.services(), starts=problem.start)
     first, _ = problem.loss_and_gradients(training.values())
     for step in range(STEPS):
         _, grads = problem.loss_and_gradients(training.values())
