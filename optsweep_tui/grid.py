@@ -66,7 +66,7 @@ def _own_name(reference: str, where: str) -> str:
         hint = f"name its file, ./{reference.partition(':')[0]}.py:{user.target_name(reference)}"
         raise OptsweepError(f'{place}optimizer "{reference}" is of a file that is not named here', hint)
     with own_errors(place):
-        return user_plan.planned(reference, Path()).name
+        return user_plan.planned(reference, HERE).name
 
 
 @contextlib.contextmanager
@@ -89,6 +89,9 @@ def result_name(name: str) -> str:
         return name
     return optimizer_name(name)
 
+
+HERE = Path()
+"""What a path on the command line starts from."""
 
 same_optimizer = user.matches
 """Whether a name of results is the one asked for; `mine:MyOptimizer` asks for every content of that file."""

@@ -148,8 +148,8 @@ def run_module(source: Source) -> types.ModuleType:
     try:
         exec(compile(source.content, module.__file__, "exec"), vars(module))
     except SyntaxError as error:
-        own = error.filename == module.__file__  # else it is in something that the file imports
-        place = f"{source.label} line {error.lineno}" if own else str(error.filename)
+        own = error.filename in (module.__file__, None)  # else it is in something that the file imports
+        place = f"{source.label} line {error.lineno or 1}" if own else str(error.filename)
         raise OwnOptimizerError(f"{place}: {type(error).__name__}: {error.msg}", "mend that line") from None
     except (Exception, SystemExit) as error:
         hint = "mend that line"
