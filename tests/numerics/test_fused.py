@@ -15,6 +15,7 @@ from optsweep_engines.optimizers.catalogue import ENTRIES
 from optsweep_engines.properties.tensors import ALL_SHAPES, error, factor, gradient, parameter, start
 from optsweep_engines.properties.training import knobs_of
 from optsweep_engines.spec import Scalar
+from optsweep_engines.torch_engine import fused
 from optsweep_engines.torch_engine.fused import FUSED, newton_schulz
 from optsweep_engines.torch_engine.optimizer import Optimizer
 
@@ -39,6 +40,8 @@ def trained(name: str, given: dict[str, Scalar], *, fused: bool) -> tuple[Optimi
         ("adamw", {}),
         ("adamw", {"eps": 1e-20, "beta1": 0.0}),
         ("adamw", {"nesterov": True}),
+        ("adam", {}),
+        ("adam", {"weight_decay": 0.0, "eps": 1e-4}),
         ("muon", {}),
         ("muon", {"nesterov": False, "ns_steps": 3, "muon_eps": 1e-3}),
         ("sgd", {"dampening": 0.2}),
@@ -59,19 +62,29 @@ def test_every_optimizer_trains_alike_with_and_without_its_faster_path(name: str
 def test_the_faster_paths_are_taken_where_they_apply_and_only_there() -> None:
     assert not trained("adamw", {}, fused=True)[0].plain
     assert not trained("muon", {}, fused=True)[0].plain
+    assert not trained("adam", {}, fused=True)[0].plain
     [names] = trained("adamw", {"nesterov": True}, fused=True)[0].plain.values()
     assert len(names) == len(ALL_SHAPES)
-    assert set(FUSED) <= {"adamw", "muon"}
+    assert set(FUSED) <= {"adamw", "adam", "muon"}
 
 
-def test_bf16_newton_schulz_stays_near_the_fp32_one() -> None:
+def test_bf16_newton_schulz_stays_near_the_fp32_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "multiplying", lambda dtype, device: dtype)
     x = torch.randn(6, 16, 40, generator=torch.Generator().manual_seed(0))
     exact = newton_schulz(x, 5, 1e-7, torch.float32)
-    rough = newton_schulz(x, 5, 1e-7, torch.bfloat16).float()
-    assert rough.dtype == torch.float32
+    rough = newton_schulz(x, 5, 1e-7, torch.bfloat16)
+    assert rough.dtype == torch.bfloat16
+    rough = rough.float()
     # bf16 has 8 bits: any two correct implementations differ by about 4e-3 in the mean.
     assert 0 < float((rough - exact).abs().mean()) < 1e-2
     assert float(torch.linalg.svdvals(rough).max()) < 1.3
+
+
+def test_bf16_products_are_asked_of_processors_that_have_them() -> None:
+    has = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert fused.multiplying(torch.bfloat16, "cpu") == (torch.bfloat16 if has else torch.float32)
+    assert fused.multiplying(torch.bfloat16, "cuda") == torch.bfloat16
+    assert fused.multiplying(torch.float64, "cpu") == torch.float64
 
 
 def test_the_scale_of_muon_follows_the_declared_axes() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers.adamw import moment_knobs
-from optsweep_engines.optimizers.arrays import mean_square
+from optsweep_engines.optimizers.arrays import averaged, mean_square
 from optsweep_engines.optimizers.base import (
     TO_ALL,
     Array,
@@ -61,16 +61,16 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
     There q, k and v are one matrix with one rank-1 moment; here each has its own.
     """
     beta1, beta2, tensor = hp["beta1"], hp["beta2"], hp.tensor
-    new: State = {"m": beta1 * state["m"] + (1 - beta1) * grad}
+    new: State = {"m": averaged(xp, state["m"], grad, beta1)}
     if len(tensor.tensor_shape) == 1:
         new["v"] = moment = beta2 * state["v"] + (1 - beta2) * mean_square(xp, grad, tensor)
     else:
         square = grad * grad
         rows = xp.mean(square, axis=axis_over(tensor.out_axis), keepdims=True)
-        new["rows"] = moment = beta2 * state["rows"] + (1 - beta2) * rows
+        new["rows"] = moment = averaged(xp, state["rows"], rows, beta2)
         if not hp["neuron_only"]:
             columns = xp.mean(square, axis=axis_over(tensor.in_axis), keepdims=True)
-            new["columns"] = beta2 * state["columns"] + (1 - beta2) * columns
+            new["columns"] = averaged(xp, state["columns"], columns, beta2)
             mean = xp.mean(new["rows"], axis=tensor.out_axis, keepdims=True)
             # No gradient yet: 0 / 0 where 0 is meant.
             moment = new["rows"] * (new["columns"] / xp.where(mean == 0, 1.0, mean))
@@ -94,7 +94,7 @@ def momentum_init(xp: Any, param: Array, hp: Hyper) -> State:
 
 def momentum_update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step of SGD on a bias-corrected average of the gradients: what the study puts where nothing is adaptive."""
-    m = hp["beta1"] * state["m"] + (1 - hp["beta1"]) * grad
+    m = averaged(xp, state["m"], grad, hp["beta1"])
     return param * (1 - hp.lr * hp.weight_decay) - hp.lr * (m / (1 - hp["beta1"] ** step)), {"m": m}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers.adafactorw import LAST_ROUTING, PAPER, axis_over, last_knobs, route_last
 from optsweep_engines.optimizers.adamw import moment_knobs
-from optsweep_engines.optimizers.arrays import mean_square, tensor_axes
+from optsweep_engines.optimizers.arrays import averaged, mean_square, tensor_axes
 from optsweep_engines.optimizers.base import TO_ALL, Array, Hyper, OptimizerEntry, Rule, State, per_number, to_all
 from optsweep_engines.optimizers.knobs import cautious_weight_decay, learning_rate, switch, weight_decay
 from optsweep_engines.spec import Scalar
@@ -80,7 +80,7 @@ def init(xp: Any, param: Array, hp: Hyper) -> State:
 def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step, https://arxiv.org/abs/2407.07972."""
     beta1, beta2 = hp["beta1"], hp["beta2"]
-    m = beta1 * state["m"] + (1 - beta1) * grad
+    m = averaged(xp, state["m"], grad, beta1)
     v = beta2 * state["v"] + (1 - beta2) * block_mean(xp, grad, hp)
     direction = (m / (1 - beta1**step)) / (xp.sqrt(v / (1 - beta2**step)) + hp["eps"])
     return param * (1 - hp.lr * hp.weight_decay) - hp.lr * direction, {"m": m, "v": v}

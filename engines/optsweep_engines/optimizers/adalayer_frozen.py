@@ -9,6 +9,7 @@ from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import adalayer
 from optsweep_engines.optimizers.adafactorw import PAPER, adaptive, last_knobs
 from optsweep_engines.optimizers.adamw import moment_knobs
+from optsweep_engines.optimizers.arrays import averaged
 from optsweep_engines.optimizers.base import (
     Array,
     Group,
@@ -44,7 +45,7 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
     beta1 = hp["beta1"]
     later = 1 - hp["beta2"] if keeps_updating(hp.tensor, hp.knobs) else 0.0
     weight = (step <= frozen) * (1.0 / (step + 1.0)) + (step > frozen) * later
-    m = beta1 * state["m"] + (1 - beta1) * grad
+    m = averaged(xp, state["m"], grad, beta1)
     v = state["v"] + weight * (adalayer.block_mean(xp, grad, hp) - state["v"])
     direction = (m / (1 - beta1**step)) / (xp.sqrt(v) + hp["eps"])
     return param * (1 - hp.lr * hp.weight_decay) - hp.lr * direction, {"m": m, "v": v}

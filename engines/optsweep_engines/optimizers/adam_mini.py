@@ -7,6 +7,7 @@ from typing import Any
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import adamw
+from optsweep_engines.optimizers.arrays import averaged
 from optsweep_engines.optimizers.base import (
     TO_ALL,
     Array,
@@ -73,7 +74,7 @@ def init(xp: Any, param: Array, hp: Hyper) -> State:
 def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step, https://arxiv.org/abs/2406.16793, blocks of the authors' code 1.1: by role, never by name."""
     beta1, beta2 = hp["beta1"], hp["beta2"]
-    m = beta1 * state["m"] + (1 - beta1) * grad
+    m = averaged(xp, state["m"], grad, beta1)
     v = beta2 * state["v"] + (1 - beta2) * mean_over_blocks(xp, grad * grad, hp.tensor)
     root = spread(xp, xp.sqrt(v / (1 - beta2**step)), hp.tensor)
     direction = adamw.numerator(m, grad, step, hp) / (root + hp["eps"])

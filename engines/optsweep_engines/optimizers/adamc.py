@@ -7,6 +7,7 @@ from typing import Any
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import adamw
+from optsweep_engines.optimizers.arrays import averaged, averaged_square
 from optsweep_engines.optimizers.base import Array, Group, Hyper, OptimizerEntry, Rule, State, decay_of
 from optsweep_engines.optimizers.knobs import cautious_weight_decay, learning_rate, switch, weight_decay
 from optsweep_engines.spec import Scalar
@@ -26,8 +27,8 @@ def corrected_rate(state: State, step: Any, hp: Hyper) -> Any:
 def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One AdamW step with corrected decay, https://arxiv.org/abs/2506.02285."""
     beta1, beta2 = hp["beta1"], hp["beta2"]
-    m = beta1 * state["m"] + (1 - beta1) * grad
-    v = beta2 * state["v"] + (1 - beta2) * grad * grad
+    m = averaged(xp, state["m"], grad, beta1)
+    v = averaged_square(xp, state["v"], grad, beta2)
     direction = adamw.numerator(m, grad, step, hp) / (xp.sqrt(v / (1 - beta2**step)) + hp["eps"])
     return param * (1 - corrected_rate(state, step, hp)) - hp.lr * direction, {"m": m, "v": v}
 

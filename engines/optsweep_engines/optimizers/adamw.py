@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optsweep_engines.models import Parameter
+from optsweep_engines.optimizers.arrays import averaged, averaged_square
 from optsweep_engines.optimizers.base import TO_ALL, Array, Hyper, Knob, OptimizerEntry, Rule, State, to_all
 from optsweep_engines.optimizers.knobs import beta, cautious_weight_decay, epsilon, learning_rate, switch, weight_decay
 from optsweep_engines.spec import Scalar
@@ -47,8 +48,8 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
     beta1 is constant here, unlike the paper's schedule).
     """
     beta1, beta2 = hp["beta1"], hp["beta2"]
-    m = beta1 * state["m"] + (1 - beta1) * grad
-    v = beta2 * state["v"] + (1 - beta2) * grad * grad
+    m = averaged(xp, state["m"], grad, beta1)
+    v = averaged_square(xp, state["v"], grad, beta2)
     root = xp.sqrt(v / (1 - beta2**step))
     direction = numerator(m, grad, step, hp) / (root + hp["eps"])
     param = param * (1 - hp.lr * hp.weight_decay) - hp.lr * direction

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from optsweep_engines.optimizers import adamw
+from optsweep_engines.optimizers.arrays import averaged, averaged_square
 from optsweep_engines.optimizers.base import (
     TO_ALL,
     Array,
@@ -61,9 +62,9 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
     beta1, beta2 = hp["beta1"], hp["beta2"]
     fraction = progress(step, hp)
     weight = slow_weight(xp, fraction, hp)
-    m = beta1 * state["m"] + (1 - beta1) * grad
+    m = averaged(xp, state["m"], grad, beta1)
     slow = state["slow"] + weight * (grad - state["slow"])
-    v = beta2 * state["v"] + (1 - beta2) * grad * grad
+    v = averaged_square(xp, state["v"], grad, beta2)
     mixed = m / (1 - beta1**step) + (hp["alpha"] * fraction) * slow
     direction = mixed / (xp.sqrt(v / (1 - beta2**step)) + hp["eps"])
     return param * (1 - hp.lr * hp.weight_decay) - hp.lr * direction, {"m": m, "v": v, "slow": slow}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from optsweep_engines.optimizers import adamw
-from optsweep_engines.optimizers.arrays import at_least, at_most
+from optsweep_engines.optimizers.arrays import at_least, at_most, averaged
 from optsweep_engines.optimizers.base import TO_ALL, Array, Hyper, Knob, OptimizerEntry, Rule, State, per_number, to_all
 from optsweep_engines.optimizers.knobs import cautious_weight_decay, learning_rate, weight_decay
 
@@ -32,7 +32,7 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
     bound = (step - 1) ** hp["clip_exponent"]
     ratio = grad / at_least(xp, xp.sqrt(state["v"]), hp["eps"])
     clipped = at_most(xp, at_least(xp, ratio, -bound), bound)
-    m = beta1 * state["m"] + (1 - beta1) * clipped
+    m = averaged(xp, state["m"], clipped, beta1)
     param = param * (1 - decay_rate(state, step, hp)) - hp.lr * m
     fresh = (1 - beta2) * (step != 1) + 1.0 * (step == 1)
     return param, {"m": m, "v": beta2 * state["v"] + fresh * (grad * grad)}

@@ -18,6 +18,20 @@ def tensor_norm(xp: Any, array: Array, tensor: Parameter) -> Array:
     return xp.sqrt(xp.sum(array * array, axis=tensor_axes(tensor), keepdims=True))
 
 
+def averaged(xp: Any, average: Array, new: Array, beta: float) -> Array:
+    """beta average + (1 - beta) new; in one pass over memory where the library has that (torch)."""
+    if hasattr(xp, "lerp"):
+        return xp.lerp(average, new, 1 - beta)
+    return beta * average + (1 - beta) * new
+
+
+def averaged_square(xp: Any, average: Array, new: Array, beta: float) -> Array:
+    """beta average + (1 - beta) new^2; in two passes instead of four where the library has that."""
+    if hasattr(xp, "addcmul"):
+        return xp.addcmul(beta * average, new, new, value=1 - beta)
+    return beta * average + (1 - beta) * new * new
+
+
 def at_least(xp: Any, array: Array, floor: Any) -> Array:
     """The array, raised to the floor (a number or an array, traced or not) where it is lower; NaN stays NaN."""
     return xp.where(array < floor, floor, array)

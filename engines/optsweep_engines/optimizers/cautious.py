@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from optsweep_engines.optimizers import adamw
-from optsweep_engines.optimizers.arrays import at_least, tensor_axes
+from optsweep_engines.optimizers.arrays import at_least, averaged, averaged_square, tensor_axes
 from optsweep_engines.optimizers.base import TO_ALL, Array, Hyper, OptimizerEntry, Rule, State, per_number, to_all
 from optsweep_engines.optimizers.knobs import cautious_weight_decay, learning_rate, weight_decay
 
@@ -25,8 +25,8 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
     The mask multiplies: 0 x NaN stays NaN, which a choice by the mask would hide.
     """
     beta1, beta2 = hp["beta1"], hp["beta2"]
-    m = beta1 * state["m"] + (1 - beta1) * grad
-    v = beta2 * state["v"] + (1 - beta2) * grad * grad
+    m = averaged(xp, state["m"], grad, beta1)
+    v = averaged_square(xp, state["v"], grad, beta2)
     mask = xp.astype(m * grad > 0, param.dtype)
     mean = xp.mean(mask, axis=tensor_axes(hp.tensor), keepdims=True)
     direction = (m / (1 - beta1**step)) / (xp.sqrt(v / (1 - beta2**step)) + hp["eps"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import blocks, kron_factors, linear
-from optsweep_engines.optimizers.arrays import tensor_axes, tensor_norm
+from optsweep_engines.optimizers.arrays import averaged, tensor_axes, tensor_norm
 from optsweep_engines.optimizers.base import Array, Group, Hyper, Knob, OptimizerEntry, Rule, State
 from optsweep_engines.optimizers.knobs import beta, cautious_weight_decay, learning_rate, switch, weight_decay
 from optsweep_engines.spec import Scalar
@@ -92,7 +92,7 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
     tensor = hp.tensor
     if hp["normalize_grads"]:
         grad = grad / (tensor_norm(xp, grad, tensor) + 1e-16)
-    m = hp["beta1"] * state["m"] + (1 - hp["beta1"]) * grad
+    m = averaged(xp, state["m"], grad, hp["beta1"])
     updating = hp.happens("noise")
     matrix_shape = (*_lead(tensor), *(tensor.tensor_shape if len(tensor.tensor_shape) == 2 else (1, -1)))
     mean = linear.widened(xp, m) / (1 - hp["beta1"] ** step)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from optsweep_engines.optimizers import adamw
-from optsweep_engines.optimizers.arrays import tensor_norm
+from optsweep_engines.optimizers.arrays import averaged, averaged_square, tensor_norm
 from optsweep_engines.optimizers.base import TO_ALL, Array, Hyper, OptimizerEntry, Rule, State, per_number, to_all
 from optsweep_engines.optimizers.knobs import learning_rate, weight_decay
 
@@ -20,8 +20,8 @@ p = p - lr (|p| / |u|) u                   (norms of the tensor; 1 where either 
 def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step, https://arxiv.org/abs/1904.00962, as in the paper: no bound on the norms, no global clip."""
     beta1, beta2 = hp["beta1"], hp["beta2"]
-    m = beta1 * state["m"] + (1 - beta1) * grad
-    v = beta2 * state["v"] + (1 - beta2) * grad * grad
+    m = averaged(xp, state["m"], grad, beta1)
+    v = averaged_square(xp, state["v"], grad, beta2)
     direction = (m / (1 - beta1**step)) / (xp.sqrt(v / (1 - beta2**step)) + hp["eps"]) + hp.weight_decay * param
     size, length = tensor_norm(xp, param, hp.tensor), tensor_norm(xp, direction, hp.tensor)
     trust = xp.where(size * length == 0, 1.0, size / xp.where(length == 0, 1.0, length))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from optsweep_engines.optimizers.arrays import sign
+from optsweep_engines.optimizers.arrays import averaged, sign
 from optsweep_engines.optimizers.base import (
     TO_ALL,
     Array,
@@ -35,9 +35,9 @@ def init(xp: Any, param: Array, hp: Hyper) -> State:
 def signed_step(xp: Any, param: Array, grad: Array, m: Array, hp: Hyper, beta2: float) -> tuple[Array, State]:
     """The step that both share."""
     beta1 = hp["beta1"]
-    direction = sign(xp, beta1 * m + (1 - beta1) * grad)
+    direction = sign(xp, averaged(xp, m, grad, beta1))
     param = param * (1 - hp.lr * hp.weight_decay) - hp.lr * direction
-    return param, {"m": beta2 * m + (1 - beta2) * grad}
+    return param, {"m": averaged(xp, m, grad, beta2)}
 
 
 def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import adamw
+from optsweep_engines.optimizers.arrays import averaged
 from optsweep_engines.optimizers.base import Array, Group, Hyper, Knob, OptimizerEntry, Rule, State
 from optsweep_engines.optimizers.knobs import beta, cautious_weight_decay, epsilon, learning_rate, switch, weight_decay
 from optsweep_engines.optimizers.orthogonal import (
@@ -40,11 +41,11 @@ def scale(tensor: Parameter) -> float:
     return float(max(1.0, tensor.fan_out / tensor.fan_in) ** 0.5)
 
 
-def direction(grad: Array, state: State, hp: Hyper) -> tuple[Array, Array]:
+def direction(xp: Any, grad: Array, state: State, hp: Hyper) -> tuple[Array, Array]:
     """(what is made orthogonal, new momentum): an average, as in the author's code; the sum differs through muon_eps."""
     momentum = hp["momentum"]
-    m = momentum * state["m"] + (1 - momentum) * grad
-    return (momentum * m + (1 - momentum) * grad if hp["nesterov"] else m), m
+    m = averaged(xp, state["m"], grad, momentum)
+    return (averaged(xp, m, grad, momentum) if hp["nesterov"] else m), m
 
 
 def init(xp: Any, param: Array, hp: Hyper) -> State:
@@ -54,14 +55,14 @@ def init(xp: Any, param: Array, hp: Hyper) -> State:
 
 def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One Muon step, https://kellerjordan.github.io/posts/muon/; decay uses the unscaled lr."""
-    ahead, m = direction(grad, state, hp)
+    ahead, m = direction(xp, grad, state, hp)
     change = orthogonalized(xp, ahead, hp)
     return param * (1 - hp.lr * hp.weight_decay) - (hp.lr * scale(hp.tensor)) * change, {"m": m}
 
 
 def update_d(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step with the RMS of AdamW's update, https://arxiv.org/abs/2502.16982."""
-    ahead, m = direction(grad, state, hp)
+    ahead, m = direction(xp, grad, state, hp)
     change = orthogonalized(xp, ahead, hp)
     rms_scale = hp["update_rms"] * max(hp.tensor.fan_in, hp.tensor.fan_out) ** 0.5
     return param * (1 - hp.lr * hp.weight_decay) - (hp.lr * rms_scale) * change, {"m": m}

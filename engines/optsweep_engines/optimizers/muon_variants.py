@@ -7,7 +7,7 @@ from typing import Any
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import adamw, muon
-from optsweep_engines.optimizers.arrays import sign, tensor_norm
+from optsweep_engines.optimizers.arrays import averaged, averaged_square, sign, tensor_norm
 from optsweep_engines.optimizers.base import Array, Group, Hyper, OptimizerEntry, Rule, State
 from optsweep_engines.optimizers.knobs import beta, cautious_weight_decay, epsilon, learning_rate, weight_decay
 from optsweep_engines.optimizers.orthogonal import iteration_knobs, newton_schulz_flops, orthogonalized
@@ -30,7 +30,7 @@ def update_normuon(xp: Any, param: Array, grad: Array, state: State, step: Any, 
     """One NorMuon step, https://arxiv.org/abs/2510.05491: rows of the orthogonal matrix divided by their RMS over time,
     the norm kept; no bias correction, as in the authors' code.
     """
-    ahead, m = muon.direction(grad, state, hp)
+    ahead, m = muon.direction(xp, grad, state, hp)
     x = orthogonalized(xp, ahead, hp)
     row_beta = hp["row_beta"]
     rows = row_beta * state["rows"] + (1 - row_beta) * xp.mean(x * x, axis=hp.tensor.in_axis, keepdims=True)
@@ -49,10 +49,10 @@ def update_adamuon(xp: Any, param: Array, grad: Array, state: State, step: Any, 
     """One AdaMuon step, https://arxiv.org/abs/2507.11005: the sign of the momentum is made orthogonal, each element
     divided by its RMS over time; the second moment decays as the momentum does and is not bias-corrected.
     """
-    ahead, m = muon.direction(grad, state, hp)
+    ahead, m = muon.direction(xp, grad, state, hp)
     momentum, eps = hp["momentum"], hp["adamuon_eps"]
     x = orthogonalized(xp, sign(xp, ahead), hp)
-    v = momentum * state["v"] + (1 - momentum) * x * x
+    v = averaged_square(xp, state["v"], x, momentum)
     scaled = x / (xp.sqrt(v) + eps)
     rms_scale = ADAMUON_RMS * (hp.tensor.fan_in * hp.tensor.fan_out) ** 0.5
     change = scaled * (rms_scale / (tensor_norm(xp, scaled, hp.tensor) + eps))
@@ -68,15 +68,15 @@ def on_sphere(xp: Any, param: Array, change: Array, hp: Hyper) -> Array:
 
 def update_muon_h(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step of Muon on a hyperball, https://arxiv.org/abs/2606.16899: every matrix keeps its norm."""
-    ahead, m = muon.direction(grad, state, hp)
+    ahead, m = muon.direction(xp, grad, state, hp)
     return on_sphere(xp, param, orthogonalized(xp, ahead, hp), hp), {"m": m}
 
 
 def update_adam_h(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """The same with Adam's direction, for the head."""
     beta1, beta2 = hp["beta1"], hp["beta2"]
-    m = beta1 * state["m"] + (1 - beta1) * grad
-    v = beta2 * state["v"] + (1 - beta2) * grad * grad
+    m = averaged(xp, state["m"], grad, beta1)
+    v = averaged_square(xp, state["v"], grad, beta2)
     change = (m / (1 - beta1**step)) / (xp.sqrt(v / (1 - beta2**step)) + hp["eps"])
     return on_sphere(xp, param, change, hp), {"m": m, "v": v}
 

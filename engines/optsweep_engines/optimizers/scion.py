@@ -11,7 +11,7 @@ from typing import Any
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import lion, muon
-from optsweep_engines.optimizers.arrays import sign, tensor_axes
+from optsweep_engines.optimizers.arrays import averaged, sign, tensor_axes
 from optsweep_engines.optimizers.base import (
     Array,
     Group,
@@ -46,9 +46,9 @@ VECTOR_EPS = 1e-8
 HIDDEN = muon.HIDDEN
 
 
-def averaged(grad: Array, state: State, hp: Hyper) -> Array:
+def smoothed(xp: Any, grad: Array, state: State, hp: Hyper) -> Array:
     """The momentum with this gradient in it."""
-    return hp["momentum"] * state["m"] + (1 - hp["momentum"]) * grad
+    return averaged(xp, state["m"], grad, hp["momentum"])
 
 
 def stepped(param: Array, direction: Array, m: Array, hp: Hyper) -> tuple[Array, State]:
@@ -58,33 +58,33 @@ def stepped(param: Array, direction: Array, m: Array, hp: Hyper) -> tuple[Array,
 
 def update_spectral(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step in the spectral norm, from inputs of RMS 1 to outputs of RMS hidden_radius."""
-    m = averaged(grad, state, hp)
+    m = smoothed(xp, grad, state, hp)
     scale = hp["hidden_radius"] * (hp.tensor.fan_out / hp.tensor.fan_in) ** 0.5
     return stepped(param, scale * orthogonalized(xp, m, hp), m, hp)
 
 
 def update_head(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step in the largest entry, from inputs of RMS 1 to logits of at most head_radius."""
-    m = averaged(grad, state, hp)
+    m = smoothed(xp, grad, state, hp)
     return stepped(param, (hp["head_radius"] / hp.tensor.fan_in) * sign(xp, m), m, hp)
 
 
 def update_embedding(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step in the largest entry of what a token is mapped to."""
-    m = averaged(grad, state, hp)
+    m = smoothed(xp, grad, state, hp)
     return stepped(param, hp["embedding_radius"] * sign(xp, m), m, hp)
 
 
 def update_vector(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step in the root mean square."""
-    m = averaged(grad, state, hp)
+    m = smoothed(xp, grad, state, hp)
     rms = xp.sqrt(xp.mean(m * m, axis=tensor_axes(hp.tensor), keepdims=True))
     return stepped(param, hp["vector_radius"] * (m / (rms + VECTOR_EPS)), m, hp)
 
 
 def update_fantastic(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step of the reference study's variant, arXiv 2509.02046: Muon without Nesterov."""
-    m = averaged(grad, state, hp)
+    m = smoothed(xp, grad, state, hp)
     return stepped(param, muon.scale(hp.tensor) * orthogonalized(xp, m, hp), m, hp)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers.adamw import moment_knobs
-from optsweep_engines.optimizers.arrays import at_least, one_number
+from optsweep_engines.optimizers.arrays import at_least, averaged_square, one_number
 from optsweep_engines.optimizers.base import TO_ALL, Array, Hyper, Knob, OptimizerEntry, Rule, State, per_number, to_all
 from optsweep_engines.optimizers.knobs import learning_rate, weight_decay
 from optsweep_engines.schedules import schedule
@@ -40,7 +40,7 @@ def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hype
     weight = step ** hp["r"] * lr_max ** hp["weight_lr_power"]
     weight_sum = state["weight_sum"] + weight
     share = weight / xp.where(weight_sum == 0, 1.0, weight_sum)
-    v = beta2 * state["v"] + (1 - beta2) * grad * grad
+    v = averaged_square(xp, state["v"], grad, beta2)
     direction = grad / (xp.sqrt(v / (1 - beta2**step)) + hp["eps"]) + hp.weight_decay * param
     y = param + share * (state["z"] - param) + (hp.lr * (beta1 * (1 - share) - 1)) * direction
     z = state["z"] - hp.lr * direction

@@ -9,6 +9,7 @@ from typing import Any
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import adamw, blocks, linear
+from optsweep_engines.optimizers.arrays import averaged, averaged_square
 from optsweep_engines.optimizers.base import Array, Group, Hyper, Knob, OptimizerEntry, Rule, State
 from optsweep_engines.optimizers.knobs import beta, cautious_weight_decay, epsilon, learning_rate, weight_decay
 from optsweep_engines.spec import Scalar
@@ -62,8 +63,8 @@ def grafted(xp: Any, direction: Array, reference: Array) -> Array:
 def update(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hyper) -> tuple[Array, State]:
     """One step, https://arxiv.org/abs/1802.09568 in the form of https://arxiv.org/abs/2309.06497 and its published code."""
     beta1, beta2, graft_beta2 = hp["beta1"], hp["beta2"], hp["graft_beta2"]
-    m = beta1 * state["m"] + (1 - beta1) * grad
-    v = graft_beta2 * state["v"] + (1 - graft_beta2) * grad * grad
+    m = averaged(xp, state["m"], grad, beta1)
+    v = averaged_square(xp, state["v"], grad, graft_beta2)
     mean = linear.widened(xp, m) / (1 - beta1**step)
     adam = mean / (xp.sqrt(linear.widened(xp, v) / (1 - graft_beta2**step)) + hp["graft_eps"])
     cuts, parts, new = layout(hp.tensor, hp.knobs), [], {"m": m, "v": v}

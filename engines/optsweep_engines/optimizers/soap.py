@@ -7,6 +7,7 @@ from typing import Any
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers import adamw, blocks, linear
+from optsweep_engines.optimizers.arrays import averaged, averaged_square
 from optsweep_engines.optimizers.base import Array, Group, Hyper, Knob, OptimizerEntry, Rule, State
 from optsweep_engines.optimizers.knobs import beta, cautious_weight_decay, epsilon, learning_rate, weight_decay
 from optsweep_engines.spec import Scalar
@@ -106,8 +107,8 @@ def block_update(xp: Any, grad: Array, own: State, step: Any, hp: Hyper) -> tupl
         return 0 * grad, new  # a NaN shows
     beta1, beta2 = hp["beta1"], hp["beta2"]
     inside = turned(xp, grad, own)
-    m = beta1 * own["m"] + (1 - beta1) * inside
-    v = beta2 * own["v"] + (1 - beta2) * inside * inside
+    m = averaged(xp, own["m"], inside, beta1)
+    v = averaged_square(xp, own["v"], inside, beta2)
     correction = (1 - beta2 ** (step - 1)) ** 0.5 / (1 - beta1 ** (step - 1))
     change = turned(xp, m / (xp.sqrt(v) + hp["eps"]), own, back=True) * correction
     new = {**own, "m": m, "v": v, **grams(xp, grad, own, hp["shampoo_beta"])}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from optsweep_engines.optimizers.arrays import at_least
+from optsweep_engines.optimizers.arrays import at_least, averaged, averaged_square
 from optsweep_engines.optimizers.base import (
     TO_ALL,
     Array,
@@ -73,8 +73,8 @@ def update_g(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hy
     h = state["h"]
     if hp.happens("sampled_gradient"):
         sampled = hp.extra["sampled_gradient"]
-        h = beta2 * h + (1 - beta2) * sampled * sampled
-    m = beta1 * state["m"] + (1 - beta1) * grad
+        h = averaged_square(xp, h, sampled, beta2)
+    m = averaged(xp, state["m"], grad, beta1)
     change = clipped(xp, m / (hp["rho"] * hp.tokens_per_step * h + hp["eps"]))
     return param * (1 - hp.lr * hp.weight_decay) - hp.lr * change, {"m": m, "h": h}
 
@@ -87,7 +87,7 @@ def update_h(xp: Any, param: Array, grad: Array, state: State, step: Any, hp: Hy
     h = state["h"]
     if hp.happens("hessian_diagonal"):
         h = beta2 * h + (1 - beta2) * hp.extra["hessian_diagonal"]
-    m = beta1 * state["m"] + (1 - beta1) * grad
+    m = averaged(xp, state["m"], grad, beta1)
     change = clipped(xp, m / (1 - beta1**step) / at_least(xp, hp["gamma"] * h, hp["eps"]))
     return param * (1 - hp.lr * hp.weight_decay) - hp.lr * change, {"m": m, "h": h}
 

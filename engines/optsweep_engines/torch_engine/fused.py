@@ -6,7 +6,7 @@ import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -39,15 +39,21 @@ class Kernel:
     update: Update
 
 
-def fused_adamw(slots: Sequence[Slot], grads: Sequence[Tensor], step: int, lr: float, dtype: torch.dtype) -> None:
-    """torch's fused AdamW: one pass over memory, 3-4 times faster than a chain of operations on CPU."""
+def fused_adam(
+    operation: Callable[..., Any], slots: Sequence[Slot], grads: Sequence[Tensor], step: int, lr: float
+) -> None:
+    """torch's fused AdamW or Adam: one pass over memory, 3-4 times faster than a chain of operations on CPU.
+
+    Args:
+        operation: `torch._fused_adamw_`, decoupled decay, or `torch._fused_adam_`, coupled.
+    """
     groups: dict[tuple[float, float], list[int]] = defaultdict(list)
     for index, slot in enumerate(slots):
         groups[slot.hp.lr, slot.hp.weight_decay].append(index)
     steps = [torch.full((), float(step), device=slots[0].param.device)]  # filled there: no copy to wait for
     for (ratio, weight_decay), members in groups.items():
         hp = slots[members[0]].hp
-        torch._fused_adamw_(
+        operation(
             [slots[index].param for index in members],
             [grads[index] for index in members],
             [slots[index].state["m"] for index in members],
@@ -126,7 +132,12 @@ def iterated(x: Tensor, steps: Sequence[orthogonal.Coefficients], *, dtype: torc
 
 FUSED: dict[str, Kernel] = {
     adamw.RULE.name: Kernel(
-        takes=lambda hp: not hp["nesterov"] and hasattr(torch, "_fused_adamw_"), update=fused_adamw
+        takes=lambda hp: not hp["nesterov"] and hasattr(torch, "_fused_adamw_"),
+        update=lambda slots, grads, step, lr, dtype: fused_adam(torch._fused_adamw_, slots, grads, step, lr),
+    ),
+    adamw.COUPLED_RULE.name: Kernel(
+        takes=lambda hp: hasattr(torch, "_fused_adam_"),
+        update=lambda slots, grads, step, lr, dtype: fused_adam(torch._fused_adam_, slots, grads, step, lr),
     ),
     muon.RULE.name: Kernel(takes=lambda hp: True, update=batched_muon),
 }
