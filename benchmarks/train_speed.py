@@ -30,7 +30,7 @@ SHAPES = ("bench-micro", "bench-tiny", "bench-small")
 
 STEPS_PER_TURN = {"bench-micro": 50, "bench-tiny": 10, "bench-small": 2}
 
-# Issue 2, "Speed and size": on AMD where torch's default fp32 matmul takes a slow path, and elsewhere.
+# The bars: on AMD where torch's default fp32 matmul takes a slow path, and elsewhere.
 BARS = {"bench-micro": 1.05, "bench-tiny": 1.2, "bench-small": 1.5}
 BAR_ELSEWHERE = 0.95
 OVERHEAD_BAR = 0.03
@@ -124,6 +124,7 @@ class TurnLog:
 
     def __init__(self, folder: Path, data_root: Path, step_done: Callable[[], None]) -> None:
         self.data_root = data_root
+        self.optimizer_file = folder / "optimizer.py"
         self.file = (folder / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
         self.cancel = folder / "cancel"
         self.step_done = step_done
