@@ -196,7 +196,8 @@ def _lines(label: str, text: str) -> None:
 
 
 def _show(data: dict[str, Any]) -> None:
-    print(f"{data['name']}   {data['doc']}")
+    for line in textwrap.wrap(f"{data['name']}:  {data['doc']}", _width(), subsequent_indent="  "):
+        print(line)
     if data["aliases"] and not data["file_hash"]:
         _lines("also", ", ".join(data["aliases"]))
     for study, name in data["studies"].items():

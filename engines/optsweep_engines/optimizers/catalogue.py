@@ -94,7 +94,8 @@ _registered: dict[str, OptimizerEntry] = {}
 
 
 def register(entry: OptimizerEntry) -> None:
-    """Make a user's own optimizer known to `optimizer` and `known` for the life of this process."""
+    """Make a user's own optimizer known for the life of this process; of two that share an alias the newer has it."""
+    _registered.pop(entry.name, None)
     _registered[entry.name] = entry
 
 
@@ -112,7 +113,7 @@ def optimizer(name: str) -> OptimizerEntry:
     wanted = name.lower()
     if wanted in optimizers():  # most calls: 10,000 runs are planned in a second
         return optimizers()[wanted]
-    for entry in known().values():
+    for entry in (*optimizers().values(), *reversed(_registered.values())):
         if wanted in (entry.name.lower(), *(alias.lower() for alias in entry.aliases)):
             return entry
     raise LookupError(name)
