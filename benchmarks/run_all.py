@@ -7,15 +7,23 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ORDER = ("startup.py", "train_speed.py", "ingest.py", "live_curves.py", "analysis_speed.py")
+ORDER = (
+    "startup.py",
+    "train_speed.py",
+    "ingest.py",
+    "live_curves.py",
+    "analysis_speed.py",
+    "optimizer_step.py --quick",
+)
 
 
 def main() -> int:
     """Run them; the exit code counts those that could not run."""
     failed = 0
     for name in ORDER:
+        script, *options = name.split()
         print(f"\n== {name}", flush=True)
-        failed += subprocess.run([sys.executable, str(HERE / name)], check=False).returncode != 0
+        failed += subprocess.run([sys.executable, str(HERE / script), *options], check=False).returncode != 0
     return failed
 
 
