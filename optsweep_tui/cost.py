@@ -11,6 +11,7 @@ from optsweep_engines import models
 from optsweep_engines.optimizers import catalogue
 from optsweep_engines.spec import ModelShape, Scalar
 from optsweep_tui.core import RunSpec
+from optsweep_tui.imported import ImportedSpec
 
 RateKey = tuple[str, str, str, int, int, str]
 """(engine, optimizer, model, batch_size, seq_len, dtype): runs of one key take the same time per token here."""
@@ -57,6 +58,41 @@ def predicted(spec: RunSpec, rates: Mapping[RateKey, float]) -> Cost:
 def optimizer_flops_per_step(spec: RunSpec) -> float | None:
     """Operations of one update, amortised over its refreshes; None for a rule that is not in the catalogue."""
     return _optimizer_flops(spec.optimizer, spec.shape, tuple(sorted(spec.hyperparameters.items())))
+
+
+def imported_flops(spec: ImportedSpec) -> tuple[float | None, float | None]:
+    """(model FLOPs per token, FLOPs of the update rule per step) of an imported run; None where too little is known.
+
+    The shape is the catalogue's entry of the model's name, if that has as many parameters. Knobs that the import does
+    not mention are at their defaults.
+    """
+    shape = _shape_of(spec.model, spec.params)
+    if shape is None:
+        return None, None
+    per_token = None if spec.seq_len is None else shape.flops_per_token(spec.seq_len)
+    if spec.hyperparameters is None or spec.batch_size is None:
+        return per_token, None
+    return per_token, _filled_flops(spec.optimizer, shape, tuple(sorted(spec.hyperparameters.items())))
+
+
+@lru_cache(maxsize=64)
+def _shape_of(model: str, params: int | None) -> ModelShape | None:
+    try:
+        shape = models.model(model).shape
+    except LookupError:
+        return None
+    return shape if shape.non_embedding_params == params else None
+
+
+@lru_cache(maxsize=4096)
+def _filled_flops(optimizer: str, shape: ModelShape, knobs: tuple[tuple[str, Scalar], ...]) -> float | None:
+    try:
+        entry = catalogue.optimizer(optimizer)
+    except LookupError:
+        return None
+    defaults = {knob.name: knob.default for knob in entry.knobs}
+    counting = {key: value for key, value in (defaults | dict(knobs)).items() if key in defaults}
+    return _optimizer_flops(optimizer, shape, tuple(sorted(counting.items())))
 
 
 @lru_cache(maxsize=4096)

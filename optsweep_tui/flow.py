@@ -12,15 +12,17 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optsweep_engines.engine import engine_names
 from optsweep_tui import rundir
 from optsweep_tui import studies as study_files
 from optsweep_tui.core import Filter, RunSpec, Study
-from optsweep_tui.dispatch.lines import Progress, RunLine, look, run_line, run_lines, spec_of
+from optsweep_tui.dispatch.lines import Progress, RunLine, cell_of, look, run_line, run_lines, spec_of
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.settings import Workspace
 
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
 
     from optsweep_tui.charts.chart import Curve
     from optsweep_tui.dispatch.protocol import Dispatcher
+    from optsweep_tui.importers.protocol import Skip
     from optsweep_tui.store.ingest import CollectReport
 
-__all__ = ["Progress", "RunLine", "look", "run_line", "run_lines", "spec_of"]
+__all__ = ["Progress", "RunLine", "cell_of", "look", "run_line", "run_lines", "spec_of"]
 
 ENGINE_LIBRARY = {"torch": "torch", "jax": "jax"}
 """What must be installed for an in-tree engine to run here."""
@@ -152,7 +155,7 @@ def rates(workspace: Workspace) -> dict[Any, float]:
     from optsweep_tui.cost import rate_key
 
     found: dict[Any, list[float]] = {}
-    for run_id in rundir.run_ids(workspace.runs)[-2000:]:
+    for run_id in rundir.native_ids(workspace.runs)[-2000:]:
         state = rundir.state_of(workspace.runs / run_id)
         if state.record is not None and state.record.tokens_per_second:
             try:
@@ -198,7 +201,8 @@ def retry(workspace: Workspace, run_ids: Iterable[str]) -> list[str]:
     """Open a new attempt of each run named that is over, taking a cancel marker away; returns those queued."""
     dispatcher = _dispatcher(workspace)
     chosen = []
-    for run_id, state in dispatcher.poll(run_ids).items():
+    wanted = [run_id for run_id in run_ids if not rundir.is_imported(workspace.runs / run_id)]
+    for run_id, state in dispatcher.poll(wanted).items():
         if state.finished or state.state == "lost":
             require_engines([spec_of(workspace, run_id)])
             chosen.append(run_id)
@@ -273,6 +277,74 @@ def log_lines(workspace: Workspace, run_id: str, *, last: int, follow: bool) -> 
     from optsweep_tui.dispatch import detail
 
     return detail.log_lines(workspace, run_id, last=last, follow=follow)
+
+
+# ---------------------------------------------------------------- import
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportReport:
+    """What one import did."""
+
+    importer: str
+    runs: int
+    """Runs that were read."""
+    studies: dict[str, int]
+    """Study -> runs that were read for it."""
+    states: dict[str, int]
+    new: int
+    changed: int
+    """Runs that were here already, with another outcome."""
+    unchanged: int
+    points: int
+    """Metric values collected."""
+    skipped: list[Skip]
+    """What could not be read, and why."""
+    seconds: float
+
+
+def import_formats() -> list[dict[str, str]]:
+    """Every importer: its name and what it reads."""
+    from optsweep_tui.importers import protocol
+
+    return [{"name": name, "doc": protocol.load_importer(name).doc} for name in protocol.importer_names()]
+
+
+def import_results(
+    workspace: Workspace, name: str, *, path: Path | None = None, study: str | None = None, mapping: Path | None = None
+) -> ImportReport:
+    """Results of others into run folders of their own, then into the store; twice equals once.
+
+    Raises:
+        OptsweepError: no such importer, nothing that it could read, or the workspace cannot be written.
+    """
+    import time
+
+    from optsweep_tui import gridfile
+    from optsweep_tui.importers import plant, protocol
+
+    started = time.monotonic()
+    importer = protocol.load_importer(name)
+    if study is not None:
+        gridfile.check_name(study, "--study")
+    found = importer.read(protocol.Request(path=path, study=study, mapping=mapping))
+    workspace.ensure()
+    planted = plant.plant(workspace.runs, found.runs)
+    for study_name, baseline in found.baselines.items():
+        study_files.remember(workspace.studies, Study(name=study_name, baseline=baseline), [])
+    points = collect(workspace).points if found.runs else 0
+    return ImportReport(
+        importer=importer.name,
+        runs=len(found.runs),
+        studies=dict(Counter(run.study for run in found.runs)),
+        states=dict(Counter(run.outcome.state for run in found.runs).most_common()),
+        new=planted.new,
+        changed=planted.changed,
+        unchanged=planted.unchanged,
+        points=points,
+        skipped=found.skipped,
+        seconds=time.monotonic() - started,
+    )
 
 
 # ---------------------------------------------------------------- collect and ask

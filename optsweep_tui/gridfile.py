@@ -84,13 +84,18 @@ def _beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     return result
 
 
+def check_name(name: str, where: str) -> None:
+    """Raise one clear line for what cannot name a study (it is a file's name too)."""
+    if not _STUDY_NAME.fullmatch(name):
+        hint = 'up to 64 ASCII letters, digits, ".", "_" and "-", a letter or digit first'
+        raise OptsweepError(f'{where} "{name}" cannot name a study', f"write {hint}")
+
+
 def parse(data: Mapping[str, Any], where: str, default_name: str) -> Study:
     """A Study from the tables of a grid file; every name and key is checked here, once."""
     _known(data, _TOP_KEYS, where)
     name = str(data.get("name", default_name))
-    if not _STUDY_NAME.fullmatch(name):
-        hint = 'up to 64 ASCII letters, digits, ".", "_" and "-", a letter or digit first'
-        raise OptsweepError(f'{where}: name = "{name}" cannot name a study', f"write {hint}")
+    check_name(name, f"{where}: name =")
     per_optimizer = _table(data.get("optimizer", {}), f"{where}: optimizer")
     start, sweep, blocks = {}, {}, {}
     for key, table in per_optimizer.items():

@@ -20,6 +20,9 @@ STUDY_NAMES = {"scion": "scion_fantastic", "sophia": "sophia_h", "mini": "adam_m
 
 TOKENS_PER_SEQUENCE = 4096
 
+FOLDER = "reference"
+"""Inside the shipped grids: where the figures lie."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedCell:
@@ -67,7 +70,7 @@ def reference() -> dict[tuple[str, str, float], PublishedCell]:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    with open(shipped("grids") / "reference" / name, newline="") as handle:
+    with open(shipped("grids") / FOLDER / name, newline="") as handle:
         return list(csv.DictReader(handle))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import errno
 import hashlib
@@ -32,23 +33,29 @@ from optsweep_engines.folder import (
 )
 from optsweep_engines.spec import RunRecord, RunSpec
 from optsweep_tui.errors import OptsweepError
+from optsweep_tui.imported import ImportedRun
 
 __all__ = [
-    "CANCEL", "CHECKPOINTS", "CLAIM", "EVENTS", "EXIT", "FINISHED", "INTENT", "LEASE", "LOG", "METRICS", "RECORD", "SPEC",
-    "STATES", "STUDIES", "RunState", "attempts", "cancel", "events", "find_run", "is_run_id", "keep_optimizers",
-    "last_metric",
-    "metric_rows", "read_spec", "run_ids",
-    "state_of", "still_queued", "studies_of", "uncancel", "whole_lines", "write",
+    "CANCEL", "CHECKPOINTS", "CLAIM", "EVENTS", "EXIT", "FINISHED", "INTENT", "LEASE", "LOG", "METRICS", "ORIGIN", "RECORD",
+    "SPEC",
+    "STATES", "STUDIES", "RunState", "attempts", "cancel", "events", "find_run", "is_imported", "is_run_id",
+    "keep_optimizers", "last_metric", "metric_rows", "native_ids", "read_import", "read_spec", "run_ids",
+    "state_of", "still_queued", "studies_of", "uncancel", "unwritable", "whole_lines", "write",
 ]  # fmt: skip
 
-STATES = ("planned", "queued", "running", "orphan", "lost", "done", "diverged", "failed", "oom", "cancelled")
+STATES = (
+    "planned", "queued", "running", "orphan", "lost", "done", "diverged", "failed", "oom", "cancelled", "nan", "missing",
+)  # fmt: skip
 """Every state that a run can be shown in."""
 
 OPTIMIZERS = "optimizers"
 """Folder beside the runs: files of users' own optimizers, named by their hash."""
 
-FINISHED = ("done", "diverged", "failed", "oom", "cancelled")
-"""States that a run does not leave by itself."""
+FINISHED = ("done", "diverged", "failed", "oom", "cancelled", "nan", "missing")
+"""States that a run does not leave by itself; "nan" and "missing" are of imported runs only."""
+
+ORIGIN = "origin.json"
+"""All of an imported run but its curve, in the place of spec, markers and record: who published it, and how it ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +73,8 @@ class RunState:
     """Body of exit.json of the newest attempt."""
     error: str | None
     """One line for a run that went wrong."""
+    imported: ImportedRun | None = None
+    """The run itself where it was imported; such a run has no record and never another attempt."""
 
     @property
     def finished(self) -> bool:
@@ -79,6 +88,33 @@ def run_ids(runs_root: Path) -> list[str]:
             return sorted(entry.name for entry in entries if is_run_id(entry.name))
     except FileNotFoundError:
         return []
+
+
+def is_imported(run_folder: Path) -> bool:
+    """True for a run that was trained elsewhere: it is over, and nothing here may touch it."""
+    return os.path.exists(f"{run_folder}/{ORIGIN}")
+
+
+def native_ids(runs_root: Path) -> list[str]:
+    """Ids of the runs that are trained here, sorted."""
+    return [run_id for run_id in run_ids(runs_root) if not is_imported(runs_root / run_id)]
+
+
+def read_import(run_folder: Path) -> ImportedRun:
+    """An imported run, without its curve.
+
+    Raises:
+        OptsweepError: its files are missing, not JSON, or not what was imported.
+    """
+    try:
+        run = ImportedRun.from_dict(folder.read_json(run_folder / ORIGIN))
+        if run.run_id != run_folder.name:
+            raise ValueError(f"it hashes to {run.run_id}, not to the name of its folder")
+        return run
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise OptsweepError(
+            f"{run_folder / ORIGIN} cannot be used: {error}", "import it again, or move that run folder away"
+        ) from None
 
 
 def write(runs_root: Path, specs: Iterable[RunSpec], study: str) -> list[Path]:
@@ -106,7 +142,7 @@ def write(runs_root: Path, specs: Iterable[RunSpec], study: str) -> list[Path]:
                 folder.write_json(marker, {"study": study, "planned_at": now})
             planted.append(where)
     except OSError as error:
-        raise _unwritable(runs_root, error) from None
+        raise unwritable(runs_root, error) from None
     return planted
 
 
@@ -123,7 +159,7 @@ def keep_optimizers(runs_root: Path, contents: Mapping[str, bytes]) -> None:
                 where.mkdir(mode=0o700, parents=True, exist_ok=True)
                 folder.write_atomic(where / f"{digest}.py", content)
     except OSError as error:
-        raise _unwritable(where, error) from None
+        raise unwritable(where, error) from None
 
 
 def _own_file(runs_root: Path, digest: str) -> bytes:
@@ -136,7 +172,8 @@ def _own_file(runs_root: Path, digest: str) -> bytes:
     return content
 
 
-def _unwritable(where: Path, error: OSError) -> OptsweepError:
+def unwritable(where: Path, error: OSError) -> OptsweepError:
+    """What to say of a folder that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OptsweepError(
             f"{where}: the disk is full", "free some space and run the same command again; nothing is lost"
@@ -145,11 +182,13 @@ def _unwritable(where: Path, error: OSError) -> OptsweepError:
 
 
 def read_spec(run_folder: Path) -> RunSpec:
-    """The spec of a run.
+    """The spec of a run that is trained here.
 
     Raises:
-        OptsweepError: it is missing, not JSON, or not a spec.
+        OptsweepError: it is missing, not JSON, or not a spec; or the run was imported.
     """
+    if is_imported(run_folder):
+        raise OptsweepError(f"{run_folder.name} was imported, it is not trained here", "optsweep show RUN shows it")
     try:
         data = folder.read_json(run_folder / SPEC)
         if data is None:
@@ -164,6 +203,11 @@ def read_spec(run_folder: Path) -> RunSpec:
 
 def studies_of(run_folder: Path) -> list[str]:
     """Names of the studies that a run belongs to, sorted."""
+    if is_imported(run_folder):
+        try:
+            return [read_import(run_folder).study]
+        except OptsweepError:
+            return []
     try:
         return sorted(path.stem for path in (run_folder / STUDIES).iterdir() if path.suffix == ".json")
     except (FileNotFoundError, NotADirectoryError):
@@ -185,6 +229,8 @@ def state_of(run_folder: Path) -> RunState:
     without exit.json it is an orphan, to be settled by the controller. Ended without a record is lost (another attempt
     follows) or failed (the process itself said so).
     """
+    if is_imported(run_folder):
+        return _imported_state(run_folder)
     run_id, cancelled = run_folder.name, (run_folder / CANCEL).exists()
     found = attempts(run_folder)
     if not found:
@@ -215,6 +261,16 @@ def state_of(run_folder: Path) -> RunState:
     else:
         state = "lost"
     return _state(run_id, state, number, newest, None, ending, error or ending.get("error") or _ending_text(ending))
+
+
+def _imported_state(run_folder: Path) -> RunState:
+    number, newest = next(iter(attempts(run_folder)), (0, None))
+    try:
+        run = read_import(run_folder)
+    except OptsweepError as error:
+        return _state(run_folder.name, "failed", number, newest, None, None, error.message)
+    state = _state(run_folder.name, run.outcome.state, number, newest, None, None, run.outcome.error)
+    return dataclasses.replace(state, imported=run)
 
 
 def still_queued(state: RunState) -> bool:
@@ -329,7 +385,7 @@ def cancel(run_folder: Path) -> None:
     try:
         folder.write_atomic(run_folder / CANCEL, b"")
     except OSError as error:
-        raise _unwritable(run_folder, error) from None
+        raise unwritable(run_folder, error) from None
 
 
 def uncancel(run_folder: Path) -> None:

@@ -281,6 +281,7 @@ class OptsweepApp(App[None], inherit_bindings=False):
 
     def ask_retry(self, rows: list[RunRow]) -> None:
         """Queue a new attempt of what is over, after a question with the count."""
+        rows = [row for row in rows if row.line.host]  # imported ones are not trained here
         over = [row for row in rows if row.line.state not in UNFINISHED or row.line.state == "lost"]
         if not over:
             self.notify("nothing to retry: " + ("the run is not over" if len(rows) == 1 else "no run is over"))

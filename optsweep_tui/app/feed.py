@@ -10,7 +10,6 @@ from pathlib import Path
 
 from optsweep_tui import flow, rundir
 from optsweep_tui.app.model import RunRow, Snapshot, StudyInfo
-from optsweep_tui.core import Cell
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 
@@ -126,7 +125,7 @@ class Feed(threading.Thread):
             known = self._rows.get(run_id)
             studies = tuple(rundir.studies_of(where))
             if known is None:
-                cell = Cell.of(flow.spec_of(self._workspace, run_id))
+                cell = flow.cell_of(self._workspace, run_id)
                 self._rows[run_id] = RunRow(line=line, cell=cell, studies=studies)
             elif line != known.line or studies != known.studies:
                 self._rows[run_id] = RunRow(line=line, cell=known.cell, studies=studies)

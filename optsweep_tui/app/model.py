@@ -35,7 +35,7 @@ class RunRow:
         lr = fmt.knob(line.lr)
         return (
             f"{line.run_id} {line.optimizer} {line.model} {line.state} {fmt.ratio(line.chinchilla)} lr {lr} "
-            f"seed {line.seed} {line.engine} {self.cell.dataset} {' '.join(self.studies)}"
+            f"seed {fmt.knob(line.seed)} {line.engine or ''} {self.cell.dataset} {' '.join(self.studies)}"
         ).lower()
 
 
@@ -160,17 +160,20 @@ class Block:
     """Per ratio: the optimizer with the smallest final loss, where at least two have one."""
 
 
-def base_seed(rows: Iterable[RunRow]) -> int:
-    """The seed under which most configurations were run: the others are fresh seeds. 0 without runs."""
-    found: dict[int, set[str]] = {}
+def base_seed(rows: Iterable[RunRow]) -> int | None:
+    """The seed under which most configurations were run: the others are fresh seeds. 0 without runs.
+
+    None, the seed of runs whose seed was not published, is a seed like any other.
+    """
+    found: dict[int | None, set[str]] = {}
     for row in rows:
         found.setdefault(row.line.seed, set()).add(row.line.configuration)
-    return min(found, key=lambda seed: (-len(found[seed]), seed), default=0)
+    return min(found, key=lambda seed: (-len(found[seed]), seed is None, seed or 0), default=0)
 
 
-def cell_view(rows: Sequence[RunRow], base: int = 0) -> CellView:
+def cell_view(rows: Sequence[RunRow], base: int | None = 0) -> CellView:
     """Reduce the runs of a cell to what the matrix shows; `base` is the base seed of its study."""
-    ordered = sorted(rows, key=lambda row: (row.line.lr is None, row.line.lr or 0.0, row.line.seed, row.run_id))
+    ordered = sorted(rows, key=lambda row: (row.line.lr is None, row.line.lr or 0.0, row.line.seed or 0, row.run_id))
     states = {row.line.state for row in ordered}
     finals = [row for row in ordered if row.line.state == "done" and _number(row.line.loss)]
     live = [row for row in ordered if row.line.state == "running" and _number(row.line.loss)]

@@ -38,7 +38,7 @@ def command(
         if name not in rundir.STATES:
             raise UnknownName("state", name, rundir.STATES)
     lines = [line for line in lines if not wanted or line.state in wanted]
-    lines.sort(key=lambda line: (line.model, line.optimizer, line.chinchilla, line.lr or 0.0, line.seed))
+    lines.sort(key=lambda line: (line.model, line.optimizer, line.chinchilla, line.lr or 0.0, line.seed or 0))
     if json_:
         output.emit_json(progress.lines_json(lines))
         return
@@ -55,9 +55,9 @@ def command(
                 line.model,
                 f"{line.chinchilla:g}",
                 output.number(line.lr, 3),
-                line.seed,
-                line.attempt,
-                f"{line.step}/{line.steps}",
+                output.number(line.seed),
+                line.attempt if line.host else "·",
+                f"{line.step}/{line.steps}" if line.steps else "·",
                 output.loss_text(line.loss),
                 output.count_text(line.tokens_per_second),
                 output.duration_text(line.eta_seconds) if line.eta_seconds is not None else "",

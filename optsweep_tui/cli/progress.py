@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PLAIN_SECONDS = 10.0
 """Between two progress lines where stderr is no terminal."""
 
-OVER = ("done", "diverged", "failed", "oom", "cancelled")
+OVER = ("done", "diverged", "failed", "oom", "cancelled", "nan", "missing")
 
 
 def drive(workspace: Workspace, run_ids: Iterable[str], title: str, *, quiet: bool = False) -> Progress:

@@ -21,7 +21,7 @@ def command(
 
     Examples: optsweep retry 3fa2 | optsweep retry --failed
     """
-    from optsweep_tui import flow
+    from optsweep_tui import flow, rundir
     from optsweep_tui.cli import progress
     from optsweep_tui.errors import OptsweepError
 
@@ -29,9 +29,16 @@ def command(
     if not runs and not failed:
         raise OptsweepError("no run is named", "optsweep retry RUN.. or --failed")
     wanted = options.chosen_runs(place, runs) if runs else []
+    for run_id in wanted:
+        if rundir.is_imported(place.runs / run_id):
+            raise OptsweepError(f"run {run_id[:8]} was imported, it is not trained here", "name runs of this workspace")
     if failed:
         bad = ("failed", "lost", "oom")
-        wanted += [line.run_id for line in flow.run_lines(place) if line.state in bad and line.run_id not in wanted]
+        wanted += [
+            line.run_id
+            for line in flow.run_lines(place)
+            if line.state in bad and line.host and line.run_id not in wanted
+        ]
     queued = flow.retry(place, wanted)
     lines = flow.run_lines(place, wanted)
     if queued and detach:

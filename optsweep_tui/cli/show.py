@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,6 +37,9 @@ def command(
         f"progress   step {line['step']} of {line['steps']}   loss {loss} nats   "
         f"{output.count_text(line['tokens_per_second'])} tok/s"
     )
+    if data["origin"]:
+        _imported(data)
+        return
     print(
         f"cell       {spec['optimizer']} {spec['model']} {line['chinchilla']:g}   {spec['tokens']:,} tokens   {spec['engine']}"
     )
@@ -66,3 +69,25 @@ def command(
         )
         print(f"           parameters {record['parameters_sha256']}")
         print(f"           {'  '.join(f'{name} {value}' for name, value in record['versions'].items())}")
+
+
+def _imported(data: dict[str, Any]) -> None:
+    """The rest of an imported run: what was published of it."""
+    spec, origin = data["spec"], data["origin"]
+
+    def known(name: str) -> str:
+        return output.number(spec[name], 12)
+
+    print(
+        f"cell       {spec['optimizer']} {spec['model']} {output.number(data['line']['chinchilla'])}   {known('tokens')} tokens"
+    )
+    print(
+        f"batch      {known('batch_size')} x {known('seq_len')}   {known('schedule')}   {known('dtype')}   seed {known('seed')}"
+    )
+    print(f"data       {known('dataset')}   validation {known('validation_set')}")
+    knobs = spec["hyperparameters"]
+    text = "   ".join(f"{key} {output.number(value, 6)}" for key, value in (knobs or {}).items())
+    print(f"knobs      {text if knobs is not None else 'not published'}")
+    print(f"imported   {origin['importer']}: {origin['entry']}")
+    for key, value in origin["source"].items():
+        print(f"           {key} {value}")

@@ -21,12 +21,13 @@ def command(
 
     Examples: optsweep watch | optsweep watch 3fa2 --json | optsweep watch --once
     """
-    from optsweep_tui import flow
+    from optsweep_tui import flow, rundir
     from optsweep_tui.cli import progress
 
     place = options.open_workspace(context, workspace)
     wanted = options.chosen_runs(place, runs)
     if not runs:
+        wanted = rundir.native_ids(place.runs)
         current = flow.run_lines(place, wanted)
         wanted = [line.run_id for line in current if line.state not in progress.OVER] or wanted
     if not wanted:

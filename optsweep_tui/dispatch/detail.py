@@ -36,7 +36,8 @@ def everything(workspace: Workspace, run_id: str) -> dict[str, Any]:
         "run_id": run_id,
         "line": dataclasses.asdict(run_line(workspace, run_id, state)),
         "studies": rundir.studies_of(run_folder),
-        "spec": spec_of(workspace, run_id).to_dict(),
+        "spec": (state.imported.spec if state.imported else spec_of(workspace, run_id)).to_dict(),
+        "origin": state.imported.to_dict() if state.imported else None,
         "record": state.record.to_dict() if state.record else None,
         "attempts": found,
     }

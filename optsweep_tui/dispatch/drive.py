@@ -88,7 +88,10 @@ def broken(workspace: Workspace, run_ids: Iterable[str]) -> dict[str, str]:
     found = {}
     for run_id in run_ids:
         try:
-            spec_of(workspace, run_id)
+            if rundir.is_imported(workspace.runs / run_id):
+                rundir.read_import(workspace.runs / run_id)
+            else:
+                spec_of(workspace, run_id)
         except OptsweepError as error:
             found[run_id] = str(error)
     return found
@@ -99,7 +102,7 @@ def unfinished(workspace: Workspace, dispatcher: Dispatcher) -> list[str]:
     for study in studies.listed(workspace.studies):
         owed = [spec for spec in _owed_seeds(workspace, study, {}) if not (workspace.runs / spec.run_id).exists()]
         rundir.write(workspace.runs, owed, study["name"])
-    known = rundir.run_ids(workspace.runs)
+    known = rundir.native_ids(workspace.runs)
     unusable = set(broken(workspace, known))
     states = dispatcher.poll(run_id for run_id in known if run_id not in unusable)
     return [run_id for run_id, state in states.items() if not retry.given_up(workspace.runs / run_id, state)]

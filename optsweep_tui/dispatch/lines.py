@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from optsweep_engines.spec import canonical_json
 from optsweep_tui import rundir
-from optsweep_tui.core import RunSpec
+from optsweep_tui.core import Cell, RunSpec
 from optsweep_tui.errors import OptsweepError
+from optsweep_tui.imported import ImportedRun
 from optsweep_tui.rundir import RunState
 from optsweep_tui.settings import Workspace
 
@@ -22,9 +25,12 @@ class RunLine:
     optimizer: str
     model: str
     chinchilla: float
-    seed: int
-    engine: str
+    seed: int | None
+    """None where it was not published."""
+    engine: str | None
+    """None where it was not published."""
     host: str
+    """Empty for an imported run."""
     attempt: int
     step: int
     steps: int
@@ -74,7 +80,12 @@ def _configuration_of(spec: RunSpec) -> str:
 
 
 def run_line(workspace: Workspace, run_id: str, state: RunState | None = None) -> RunLine:
-    """What one run is doing."""
+    """What one run is doing, or how an imported one ended."""
+    if state is None or state.imported is None:
+        if rundir.is_imported(workspace.runs / run_id):
+            return _imported_line(run_id, rundir.read_import(workspace.runs / run_id))
+    else:
+        return _imported_line(run_id, state.imported)
     spec = spec_of(workspace, run_id)
     state = state or rundir.state_of(workspace.runs / run_id)
     row = None
@@ -111,6 +122,51 @@ def run_line(workspace: Workspace, run_id: str, state: RunState | None = None) -
     )
 
 
+def _imported_line(run_id: str, run: ImportedRun) -> RunLine:
+    spec, outcome = run.spec, run.outcome
+    knobs = spec.hyperparameters
+    lr = (knobs or {}).get("lr")
+    like = [None if knobs is None else dict(knobs), spec.batch_size, spec.schedule, spec.dtype]
+    return RunLine(
+        run_id=run_id,
+        state=outcome.state,
+        optimizer=spec.optimizer,
+        model=spec.model,
+        chinchilla=math.nan if spec.chinchilla is None else spec.chinchilla,
+        seed=spec.seed,
+        engine=spec.engine,
+        host="",
+        attempt=0,
+        step=outcome.steps or 0,
+        steps=spec.steps or 0,
+        loss=outcome.loss,
+        tokens_per_second=outcome.tokens_per_second,
+        eta_seconds=None,
+        lr=float(lr) if isinstance(lr, int | float) else None,
+        error=outcome.error,
+        # An unpublished configuration equals no other.
+        configuration=run_id if knobs is None else canonical_json(like),
+    )
+
+
+def cell_of(workspace: Workspace, run_id: str) -> Cell:
+    """The cell that a run falls in; what an import does not say is an empty word."""
+    run_folder = workspace.runs / run_id
+    if not rundir.is_imported(run_folder):
+        return Cell.of(spec_of(workspace, run_id))
+    spec = rundir.read_import(run_folder).spec
+    return Cell(
+        optimizer=spec.optimizer,
+        model=spec.model,
+        tokens=spec.tokens or 0,
+        dataset=spec.dataset or "",
+        dataset_hash=spec.dataset_hash,
+        validation_set=spec.validation_set or "",
+        seq_len=spec.seq_len or 0,
+        engine=spec.engine or "",
+    )
+
+
 def run_lines(workspace: Workspace, run_ids: Iterable[str] | None = None) -> list[RunLine]:
     """All runs of the workspace, or those named, a broken folder left out."""
     lines = []
@@ -123,8 +179,11 @@ def run_lines(workspace: Workspace, run_ids: Iterable[str] | None = None) -> lis
 
 
 def look(workspace: Workspace, run_ids: Iterable[str], *, once: bool = False) -> Iterator[Progress]:
-    """The same looks as `drive`, without touching anything: for watching beside a controller, or without one."""
-    wanted = list(run_ids)
+    """The same looks as `drive`, without touching anything: for watching beside a controller, or without one.
+
+    Imported runs are over since they came and are left out.
+    """
+    wanted = [run_id for run_id in run_ids if not rundir.is_imported(workspace.runs / run_id)]
     started, meter = time.monotonic(), Meter()
     over: dict[str, RunLine] = {}
     while True:

@@ -65,7 +65,7 @@ class LocalDispatcher:
                 if name not in queued:
                     self._write_intent(state.attempt_folder, asked)
                     self._enqueue(name)
-            elif asked or retry.wants_attempt(run_folder, state):
+            elif (asked and not rundir.is_imported(run_folder)) or retry.wants_attempt(run_folder, state):
                 attempt_folder = run_folder / f"a{state.attempt + 1}"
                 try:
                     attempt_folder.mkdir(mode=0o700)

@@ -20,7 +20,7 @@ BACKOFF_LIMIT_SECONDS = 60.0
 
 def wants_attempt(run_folder: Path, state: RunState, now: float | None = None) -> bool:
     """True when a new attempt should be opened now."""
-    if (run_folder / rundir.CANCEL).exists():
+    if (run_folder / rundir.CANCEL).exists() or rundir.is_imported(run_folder):
         return False
     if state.state == "planned":
         return True
@@ -36,6 +36,8 @@ def wants_attempt(run_folder: Path, state: RunState, now: float | None = None) -
 
 def given_up(run_folder: Path, state: RunState) -> bool:
     """True when a run is over for the controller: finished for good, or not worth another attempt."""
+    if rundir.is_imported(run_folder):
+        return True
     if state.state == "failed":
         return _failures(run_folder) >= FAILED_ATTEMPTS
     if state.state == "lost":

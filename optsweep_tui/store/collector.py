@@ -122,7 +122,11 @@ class Collector:
             state = self._state(where)
             if unchanged and state.state == ledger.states.get(run):
                 return True
-            row = rows.run_row(run, rundir.read_spec(where), state, len(files.attempts), ledger.overlapping(run))
+            attempts, repeats = len(files.attempts), ledger.overlapping(run)
+            if state.imported is not None:
+                row = rows.imported_run_row(run, state.imported, attempts, repeats)
+            else:
+                row = rows.run_row(run, rundir.read_spec(where), state, attempts, repeats)
         except OptsweepError as error:
             self._report.skip(str(where / rundir.SPEC), error.message.removeprefix(f"{where / rundir.SPEC} "))
             return False
@@ -134,7 +138,7 @@ class Collector:
             ledger.next_run += 1
         ledger.states[run] = state.state
         self._batch.runs[run] = row
-        self._batch.studies[run] = rows.study_rows(run, where)
+        self._batch.studies[run] = rows.study_rows(run, where, state)
         for attempt in files.attempts:
             self._describe_attempt(run, attempt, where / f"a{attempt}")
         self._describe_ending(run, state)

@@ -16,6 +16,7 @@ from optsweep_engines import folder
 from optsweep_engines.spec import FINAL_STATUSES, RunRecord, RunSpec, canonical_json
 from optsweep_tui import cost, rundir
 from optsweep_tui.core import validation_key
+from optsweep_tui.imported import ImportedRun
 from optsweep_tui.rundir import RunState
 from optsweep_tui.store.lines import printable
 from optsweep_tui.store.tables import RUN
@@ -75,6 +76,52 @@ def run_row(run: int, spec: RunSpec, state: RunState, attempts: int, repeats: bo
     return row
 
 
+def imported_run_row(run: int, imported: ImportedRun, attempts: int, repeats: bool) -> Row:
+    """The row of table `run` of an imported run; what was not published is null.
+
+    Raises:
+        ValueError: a number does not fit the store.
+    """
+    spec = imported.spec
+    flops_per_token, optimizer_flops = cost.imported_flops(spec)
+    source = {"study": imported.study, "entry": imported.entry, **imported.source}
+    row: Row = {
+        "run": run,
+        "run_id": imported.run_id,
+        "origin": imported.importer,
+        "source": json.dumps(source, sort_keys=True, allow_nan=False),
+        "state": imported.outcome.state,
+        "attempts": attempts,
+        "engine": spec.engine,
+        "optimizer": spec.optimizer,
+        "model": spec.model,
+        "params": spec.params,
+        "total_params": spec.total_params,
+        "chinchilla": spec.chinchilla,
+        "tokens": spec.tokens,
+        "dataset": spec.dataset,
+        "dataset_hash": spec.dataset_hash,
+        "validation_set": spec.validation_set,
+        "seq_len": spec.seq_len,
+        "batch_size": spec.batch_size,
+        "schedule": spec.schedule,
+        "dtype": spec.dtype,
+        "seed": spec.seed,
+        "hyperparameters": None if spec.hyperparameters is None else canonical_json(spec.hyperparameters),
+        "steps": spec.steps,
+        "tokens_per_step": spec.tokens_per_step,
+        "flops_per_token": flops_per_token,
+        "optimizer_flops_per_step": optimizer_flops,
+        "spec": spec.text,
+        "repeats": repeats,
+    }
+    for text in (row["source"], row["spec"]):
+        if _SURROGATE.search(text):
+            json.dumps(json.loads(text), ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
+    _check_types(row, RUN)
+    return row
+
+
 def _check_types(row: Row, schema: pa.Schema) -> None:
     """A spec is checked for its keys, not for the types of their values: a hand-made one may hold anything."""
     for item in schema:
@@ -92,9 +139,11 @@ def _check_types(row: Row, schema: pa.Schema) -> None:
             raise ValueError(f"{item.name} = {str(value)[:40]!r} does not fit")
 
 
-def study_rows(run: int, run_folder: Path) -> list[Row]:
-    """One row of `study_run` per marker of the run."""
-    rows = []
+def study_rows(run: int, run_folder: Path, state: RunState) -> list[Row]:
+    """One row of `study_run` per marker of the run; the one study of an imported run."""
+    rows: list[Row] = []
+    if state.imported is not None:
+        return [{"study": state.imported.study, "run": run, "planned_at": None}]
     try:
         studies = rundir.studies_of(run_folder)
     except OSError:
@@ -190,6 +239,19 @@ def final_row(run: int, state: RunState) -> Row:
         "error": _text(state.error),
     }
     record = state.record
+    if state.imported is not None:
+        outcome = state.imported.outcome
+        rate = outcome.tokens_per_second
+        row |= {
+            "loss": outcome.loss,
+            "train_loss": outcome.train_loss,
+            "steps": outcome.steps,
+            "tokens": outcome.tokens,
+            "train_seconds": outcome.train_seconds,
+            "tokens_per_second": rate,
+            "seconds_per_token": 1.0 / rate if rate and rate > 0 else None,
+            "device": outcome.device,
+        }
     if record is not None:
         rate = finite(record.tokens_per_second)
         row |= {

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from optsweep_tui import rundir
 
 # A marker of a study is put in place by a rename, which changes the time of its folder: the folder is enough.
-_OF_RUN = frozenset({rundir.SPEC, rundir.CANCEL, rundir.STUDIES})
+_OF_RUN = frozenset({rundir.SPEC, rundir.ORIGIN, rundir.CANCEL, rundir.STUDIES})
 _OF_ATTEMPT = frozenset({rundir.INTENT, rundir.CLAIM, rundir.RECORD, rundir.EXIT})
 _ATTEMPT = re.compile(r"a([1-9][0-9]{0,8})")
 _STREAMS = (rundir.METRICS, rundir.EVENTS)
@@ -45,6 +45,7 @@ class RunFiles(NamedTuple):
     attempts: tuple[int, ...]
     sources: tuple[Source, ...]
     has_spec: bool
+    """Its spec, or the origin of an imported run, is there."""
 
 
 def scan(runs_root: str, run_id: str) -> RunFiles | None:
@@ -63,7 +64,7 @@ def scan(runs_root: str, run_id: str) -> RunFiles | None:
                 name = entry.name
                 if name in _OF_RUN:
                     seen.append(_stamp(name, entry))
-                    has_spec = has_spec or name == rundir.SPEC
+                    has_spec = has_spec or name in (rundir.SPEC, rundir.ORIGIN)
                 elif match := _ATTEMPT.fullmatch(name):
                     folders.append((int(match[1]), entry.path))
     except (FileNotFoundError, NotADirectoryError):

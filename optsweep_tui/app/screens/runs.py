@@ -135,7 +135,7 @@ class RunsScreen(BaseScreen):
 
         def cell(row: RunRow) -> tuple[object, ...]:
             line = row.line
-            return (line.model, line.chinchilla, line.optimizer, line.lr or 0.0, line.seed, line.run_id)
+            return (line.model, line.chinchilla, line.optimizer, line.lr or 0.0, line.seed or 0, line.run_id)
 
         if self.order == "state":
             return sorted(rows, key=lambda row: (ranks.get(row.line.state, 4), *cell(row)))

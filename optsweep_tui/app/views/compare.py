@@ -81,7 +81,7 @@ def names_of(rows: Sequence[RunRow]) -> list[str]:
             fmt.ratio(line.chinchilla),
             f"lr {fmt.knob(line.lr)}",
         ]
-        found.append(" ".join([*parts, f"seed {line.seed}"] if seeds else parts))
+        found.append(" ".join([*parts, f"seed {fmt.knob(line.seed)}"] if seeds else parts))
     return found
 
 

@@ -58,7 +58,7 @@ def facts(row: RunRow, files: RunFiles | None, width: int, height: int, garbage:
     rows: list[Row] = [
         (
             Span(f" {line.optimizer} ", style.colour_of(line.optimizer), bold=True),
-            Span(f"{line.model} {fmt.ratio(line.chinchilla)} seed {line.seed}", bold=True),
+            Span(f"{line.model} {fmt.ratio(line.chinchilla)} seed {fmt.knob(line.seed)}", bold=True),
         ),
         (Span(f" {line.run_id}", style.GREY),),
     ]

@@ -61,7 +61,7 @@ def cells(row: RunRow, shown: Sequence[Column], marked: bool) -> list[Span]:
         "model": Span(line.model),
         "ratio": Span(fmt.ratio(line.chinchilla)),
         "lr": Span(fmt.knob(line.lr)),
-        "seed": Span(str(line.seed), style.GREY),
+        "seed": Span(fmt.knob(line.seed), style.GREY),
         "state": Span(f"{glyph} {line.state}", colour or bad or style.GREY),
         "loss": Span(fmt.loss(line.loss) + (" " if line.state == "done" else "*" if line.loss is not None else " ")),
         "step": Span(f"{line.step:,}/{line.steps:,}", None if live else style.GREY),
@@ -97,10 +97,15 @@ def preview(row: RunRow | None, series: Series | None, width: int) -> list[Row]:
         return []
     line = row.line
     head = [Span(f" {line.optimizer} ", style.colour_of(line.optimizer), bold=True)]
-    head.append(Span(f"{line.model} {fmt.ratio(line.chinchilla)}  lr {fmt.knob(line.lr)}  seed {line.seed}", bold=True))
+    head.append(
+        Span(
+            f"{line.model} {fmt.ratio(line.chinchilla)}  lr {fmt.knob(line.lr)}  seed {fmt.knob(line.seed)}", bold=True
+        )
+    )
     right = (Span(f"{line.run_id} ", style.GREY),)
     last = "" if series is None else f"{float(series.x[-1]):,.0f} steps"
-    facts = f" {line.engine} on {line.host}, attempt {line.attempt}   study {', '.join(row.studies) or 'none'}"
+    where = f"{line.engine} on {line.host}, attempt {line.attempt}" if line.host else "imported"
+    facts = f" {where}   study {', '.join(row.studies) or 'none'}"
     rows: list[Row] = [fmt.both_ends(tuple(head), right, width)]
     if line.error:
         rows.append((Span(f" {line.error}"[:width], style.BAD),))

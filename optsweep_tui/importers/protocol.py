@@ -1,0 +1,105 @@
+"""The seam to an importer: `load_importer(name).read(request)` returns runs, and what could not be read with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol
+
+from optsweep_tui.errors import OptsweepError, UnknownName
+from optsweep_tui.imported import ImportedRun
+
+ENTRY_POINT_GROUP = "optsweep.importers"
+
+IN_TREE = {
+    "reference": "optsweep_tui.importers.reference:ReferenceImporter",
+}
+"""Importers that ship with the program; each module is loaded when it is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asked to import."""
+
+    path: Path | None = None
+    """File or folder; None for an importer that needs none."""
+    study: str | None = None
+    """Study to import into; None for the importer's own choice."""
+    mapping: Path | None = None
+    """File that says which column means what, for importers that take one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skip:
+    """Something that could not be read: where it is, and why."""
+
+    where: str
+    why: str
+
+
+@dataclass(kw_only=True)
+class Found:
+    """What an importer read."""
+
+    runs: list[ImportedRun] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    """Study -> optimizer that its speedups are measured against, where the source says so."""
+
+    def skip(self, where: str, why: str) -> None:
+        """List something that could not be read."""
+        self.skipped.append(Skip(where=where, why=" ".join(str(why).split())[:300]))
+
+
+class Importer(Protocol):
+    """Reads results that somebody else has published."""
+
+    name: str
+    doc: str
+    """One line for the list of formats."""
+
+    def read(self, request: Request) -> Found:
+        """Everything that can be read; the rest is listed in `skipped`.
+
+        Raises:
+            OptsweepError: nothing can be read at all: no such file, a missing path, a mapping that is wrong.
+        """
+
+
+def importer_names() -> list[str]:
+    """Every registered importer, sorted."""
+    return sorted({*IN_TREE, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))})
+
+
+def load_importer(name: str) -> Importer:
+    """The importer of a name, matched without case.
+
+    Raises:
+        UnknownName: no such importer.
+    """
+    wanted = name.lower()
+    if wanted in IN_TREE:
+        module, _, attribute = IN_TREE[wanted].partition(":")
+        importer: Importer = getattr(import_module(module), attribute)()
+        return importer
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if point.name.lower() == wanted:
+            found: Importer = point.load()()
+            return found
+    raise UnknownName("format", name, importer_names(), hint=f"known: {', '.join(importer_names())}")
+
+
+def required_path(request: Request, name: str) -> Path:
+    """The path of a request to an importer that needs one.
+
+    Raises:
+        OptsweepError: none was given, or nothing is there.
+    """
+    if request.path is None:
+        raise OptsweepError(f"import {name} needs a path", f"optsweep import {name} PATH")
+    if not request.path.exists():
+        raise OptsweepError(f"{request.path}: there is no such file or folder", "check the path")
+    return request.path
