@@ -34,11 +34,15 @@ def averaged_square(xp: Any, average: Array, new: Array, beta: float) -> Array:
 
 def at_least(xp: Any, array: Array, floor: Any) -> Array:
     """The array, raised to the floor (a number or an array, traced or not) where it is lower; NaN stays NaN."""
+    if hasattr(xp, "clamp") and isinstance(floor, int | float):  # torch: one pass instead of two with a mask between
+        return xp.clamp(array, min=floor)
     return xp.where(array < floor, floor, array)
 
 
 def at_most(xp: Any, array: Array, ceiling: Any) -> Array:
     """The array, lowered to the ceiling where it is higher; NaN stays NaN."""
+    if hasattr(xp, "clamp") and isinstance(ceiling, int | float):
+        return xp.clamp(array, max=ceiling)
     return xp.where(array > ceiling, ceiling, array)
 
 
