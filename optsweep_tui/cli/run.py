@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from optsweep_tui.flow import Plan
     from optsweep_tui.settings import Workspace
 
+MOST_KNOBS = 7
+"""A plan in which more knobs than these vary says what each run changes, in the place of a column per knob."""
+
 
 def command(
     context: typer.Context,
@@ -180,8 +183,16 @@ def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
         output.emit_json(data)
         return
     knobs = _varying(data["runs"])
+    crowded = len(knobs) > MOST_KNOBS
+    knobs = ["lr"] if crowded else knobs
+    changes = _changes(data["runs"])
     output.print_table(
-        ["run", "optimizer", "model", "ratio", "tokens", "steps", "batch x seq", "seed", *knobs, "state"],
+        [
+            *("run", "optimizer", "model", "ratio", "tokens", "steps", "batch x seq", "seed"),
+            *knobs,
+            *(["change"] if crowded else []),
+            "state",
+        ],
         [
             (
                 run["run_id"][:8],
@@ -193,11 +204,12 @@ def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
                 f"{run['batch_size']} x {run['seq_len']}",
                 run["seed"],
                 *(output.number(run["hyperparameters"].get(knob)) for knob in knobs),
+                *([change] if crowded else []),
                 run["state"],
             )
-            for run in data["runs"]
+            for run, change in zip(data["runs"], changes, strict=True)
         ],
-        left=(0, 1, 2),
+        left=(0, 1, 2, 9) if crowded else (0, 1, 2),
     )
     totals = data["totals"]
     later = f" + {totals['fresh_seed_runs']} fresh seeds of the best" if totals["fresh_seed_runs"] else ""
@@ -220,4 +232,16 @@ def _varying(runs: list[dict[str, Any]]) -> list[str]:
         for knob, value in run["hyperparameters"].items():
             seen.setdefault((run["optimizer"], knob), set()).add(value)
     varying = sorted({knob for (_, knob), values in seen.items() if len(values) > 1 and knob != "lr"})
-    return ["lr", *varying[:6]]
+    return ["lr", *varying]
+
+
+def _changes(runs: list[dict[str, Any]]) -> list[str]:
+    """What each run changes in the first run of its cell, its incumbent."""
+    firsts: dict[tuple[Any, ...], dict[str, Any]] = {}
+    found = []
+    for run in runs:
+        values = {**run["hyperparameters"], "batch_size": run["batch_size"], "schedule": run["schedule"]}
+        first = firsts.setdefault((run["optimizer"], run["model"], run["tokens"]), values)
+        texts = [f"{key} {output.number(value, 6)}" for key, value in values.items() if first.get(key) != value]
+        found.append(", ".join(texts) or "incumbent")
+    return found
