@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 CHECK_SECONDS = 600.0
 """Limit of the whole list of properties on one optimizer."""
+LONGEST_NAME = 26
+"""Column of a knob's default; after a longer name it follows at once."""
 NARROWEST, WIDEST = 60, 140
 """Columns that text is wrapped to."""
 
@@ -209,7 +211,7 @@ def _show(data: dict[str, Any]) -> None:
     for of, title in (("rule", "knobs"), ("run", "knobs of the run, as every optimizer has them")):
         print(title)
         chosen = [knob for knob in data["knobs"] if knob["of"] == of]
-        room = max(len(knob["name"]) for knob in chosen) + 2
+        room = min(max(len(knob["name"]) for knob in chosen) + 2, LONGEST_NAME)
         for knob in chosen:
             _show_knob(knob, room)
         print()
@@ -243,7 +245,7 @@ def needs_text(needs: list[str]) -> str:
 
 def _show_knob(knob: dict[str, Any], room: int) -> None:
     """Name, default and range on the first line, then meaning, tensors and published values, wrapped."""
-    head = f"  {knob['name']:<{room}}{output.number(knob['default'], 6):<10} {_range(knob)}"
+    head = f"  {knob['name'] + '  ':<{room}}{output.number(knob['default'], 6):<10} {_range(knob)}"
     print(head.rstrip())
     notes = [knob["doc"]]
     if knob["roles"] not in ("all", ""):
