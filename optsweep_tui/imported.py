@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -161,6 +162,16 @@ class ImportedRun:
             "spec": self.spec.to_dict(),
             "outcome": {key: value for key, value in vars(self.outcome).items() if value is not None},
         }
+
+    def check(self) -> None:
+        """Make sure that it can be written and read back.
+
+        Raises:
+            ValueError: a text that is no Unicode, or a number that fits nowhere.
+        """
+        data = self.to_dict()
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode()  # UnicodeEncodeError is a ValueError
+        ImportedRun.from_dict(data)
 
     @classmethod
     def from_dict(cls, data: Any) -> ImportedRun:

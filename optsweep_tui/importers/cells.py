@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ SAME_LOSS = 1e-9
 VALIDATION_SET = "paloma c4_en"
 DATASET = "dclm-mix"
 DTYPE = "bf16"
+KNOB = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+"""What can name a knob: queries put it into JSON paths."""
 SCHEDULE = "cosine"
 """Of a configuration that names none."""
 
@@ -55,8 +58,8 @@ class CellFigures:
     optimizer: str
     model: str
     chinchilla: float
-    incumbent: Mapping[str, Any]
-    """The configuration around which the changes were made."""
+    incumbent: Mapping[str, Any] | None
+    """The configuration around which the changes were made; None where it is not known, and then no run's is."""
     entries: tuple[Entry, ...]
     min_loss: Any
     """Smallest loss of the cell as it is recorded; it may belong to no entry."""
@@ -87,11 +90,12 @@ def outcome_of(recorded: Any) -> Outcome:
     return Outcome(state="diverged" if loss >= DIVERGED_FROM else "done", loss=loss)
 
 
-def add_runs(found: Found, cell: CellFigures, where: str, importer: str, study: str) -> None:
+def add_runs(found: Found, cell: CellFigures, where: str, importer: str, study: str, *, trusted: bool = False) -> None:
     """Append the runs of a cell to `found`, and to its `skipped` what cannot be used.
 
     Args:
         where: the cell's place in the source, for what is listed as skipped.
+        trusted: the figures are shipped and tested, so the runs need no check that they can be read back.
     """
     try:
         model = models.model(cell.model)
@@ -121,14 +125,16 @@ def add_runs(found: Found, cell: CellFigures, where: str, importer: str, study: 
                     found.skip(f"{where}: {entry.label}", f"the same value as {before.label}, which is kept")
                 continue
             outcome = outcome_of(entry.recorded)
-            change = {} if entry.hyperparameter is None else {entry.hyperparameter: entry.value}
-            spec = ImportedSpec(**common, **_configuration(common["optimizer"], {**cell.incumbent, **change}))
+            spec = ImportedSpec(**common, **_configuration(common["optimizer"], cell.incumbent, entry))
+            run = _run(cell, entry.label, entry.recorded, entry.run, spec, outcome, importer, study)
+            if not trusted:
+                run.check()
         except (ValueError, OverflowError) as error:
             found.skip(f"{where}: {entry.label}", str(error))
             continue
         if outcome.loss is not None:
             losses.append(outcome.loss)
-        found.runs.append(_run(cell, entry.label, entry.recorded, entry.run, spec, outcome, importer, study))
+        found.runs.append(run)
     _add_unlisted(found, cell, where, losses, ImportedSpec(**common, hyperparameters=None), importer, study)
 
 
@@ -144,6 +150,8 @@ def _add_unlisted(
     """One further run with the cell's minimum where that belongs to no listed run: its configuration is unpublished."""
     try:
         outcome = outcome_of(cell.min_loss)
+        run = _run(cell, "min_loss", cell.min_loss, None, spec, outcome, importer, study)
+        run.check()
     except ValueError as error:
         found.skip(f"{where}: min_loss", str(error))
         return
@@ -153,7 +161,7 @@ def _add_unlisted(
         why = f"min_loss {outcome.loss:g} is above the smallest listed loss {min(losses):g}, which is used"
         found.skip(f"{where}: min_loss", why)
         return
-    found.runs.append(_run(cell, "min_loss", cell.min_loss, None, spec, outcome, importer, study))
+    found.runs.append(run)
 
 
 def _run(
@@ -176,14 +184,24 @@ def _run(
     )
 
 
-def _configuration(optimizer: str, published: Mapping[str, Any]) -> dict[str, Any]:
+def _configuration(optimizer: str, incumbent: Mapping[str, Any] | None, entry: Entry) -> dict[str, Any]:
     """The fields of a spec that one published configuration decides.
 
     Raises:
-        ValueError: a value that no knob can have.
+        ValueError: a name or a value that no knob can have.
     """
+    if incumbent is None:
+        return {"hyperparameters": None}
+    published = dict(incumbent)
+    if entry.hyperparameter is not None:
+        published[entry.hyperparameter] = entry.value
+    for key in published:
+        if not KNOB.fullmatch(key):
+            raise ValueError(f"{_text(key)} is not the name of a knob")
     names = {key: knob_name(optimizer, key) for key in published}
     values = {names[key]: _canonical(value) for key, value in published.items()}
+    if len(values) < len(names):
+        raise ValueError(f"two of its knobs are one: {', '.join(sorted(published))}")
     batch = values.pop("batch_size", None)
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise ValueError(f"batch size {_text(batch)} is not a whole number")

@@ -15,6 +15,7 @@ from optsweep_tui.imported import ImportedRun
 ENTRY_POINT_GROUP = "optsweep.importers"
 
 IN_TREE = {
+    "marin": "optsweep_tui.importers.marin:MarinImporter",
     "reference": "optsweep_tui.importers.reference:ReferenceImporter",
 }
 """Importers that ship with the program; each module is loaded when it is asked for."""
