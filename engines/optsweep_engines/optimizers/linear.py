@@ -24,10 +24,7 @@ def narrowed(xp: Any, array: Array, like: Array) -> Array:
 
 
 def averaged(xp: Any, average: Array, left: Array, right: Array, beta: float) -> Array:
-    """beta average + (1 - beta) left @ right, over the last two axes; in one operation where the library has that.
-
-    Measured on torch, 16 matrices of 128 x 128 on one core: three passes over the average less are 8 % of a SOAP step.
-    """
+    """beta average + (1 - beta) left @ right, over the last two axes; in one operation where the library has that (torch)."""
     if not hasattr(xp, "baddbmm"):
         return beta * average + (1 - beta) * (left @ right)
     flat = [xp.reshape(x, (-1, *x.shape[-2:])) for x in (average, left, right)]
