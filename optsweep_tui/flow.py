@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from optsweep_tui.charts.chart import Curve
     from optsweep_tui.dispatch.protocol import Dispatcher
+    from optsweep_tui.dispatch.tidy import Removed
     from optsweep_tui.importers.protocol import Skip
     from optsweep_tui.store.ingest import CollectReport
 
@@ -359,6 +360,26 @@ def collect(
     workspace.ensure()
     work = ingest.rebuild if rebuild else ingest.ingest
     return work(workspace.store, workspace.runs, progress=progress)
+
+
+def snapshot(workspace: Workspace, target: Path, *, overwrite: bool = False) -> Path:
+    """Copy the store to a file of its own; returns it."""
+    from optsweep_tui.store import ingest
+
+    return ingest.snapshot(workspace.store, target, overwrite=overwrite)
+
+
+def tidy_up(workspace: Workspace, *, checkpoints: bool, kept: bool, dry_run: bool) -> list[Removed]:
+    """Remove, or only count, what is not needed any more; runs, results and logs stay."""
+    from optsweep_tui.dispatch import tidy
+
+    if not workspace.root.is_dir():
+        raise OptsweepError(f"workspace {workspace.root} does not exist", "name another with --workspace DIR")
+    found = tidy.tidy(workspace, checkpoints=checkpoints, kept=kept, dry_run=dry_run)
+    if not dry_run:
+        dropped = _dispatcher(workspace).gc()
+        found.append(tidy.Removed(what="queue entries", count=dropped, bytes=0, removed=True, option=""))
+    return found
 
 
 def uncollected(workspace: Workspace) -> int:

@@ -1,0 +1,94 @@
+"""What `optsweep gc` may remove: leftovers of killed programs, and on demand checkpoints and stores that were put aside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from optsweep_tui import rundir
+from optsweep_tui.settings import Workspace
+
+LEFT_SECONDS = 3600.0
+"""A temporary file this old is nobody's any more: writing one takes milliseconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """One kind of thing."""
+
+    what: str
+    count: int
+    bytes: int
+    removed: bool
+    """False: it is still there, because of a dry run or because its option was not given."""
+    option: str
+    """What must be given to have it removed; empty for what always goes."""
+
+
+def tidy(workspace: Workspace, *, checkpoints: bool, kept: bool, dry_run: bool) -> list[Removed]:
+    """Remove, or only count, what is not needed any more. Runs that are under way are left alone."""
+    done = (
+        run_id
+        for run_id in rundir.native_ids(workspace.runs)
+        if rundir.state_of(workspace.runs / run_id).state == "done"
+    )
+    kinds: tuple[tuple[str, Iterable[Path], bool, str], ...] = (
+        ("temporary files", _temporary(workspace), True, ""),
+        (
+            "checkpoints of done runs",
+            (path for run_id in done for path in _checkpoints(workspace.runs / run_id)),
+            checkpoints,
+            "--checkpoints removes them",
+        ),
+        ("stores put aside", _kept(workspace), kept, "--kept removes them"),
+    )
+    return [_removed(what, list(paths), wanted and not dry_run, option) for what, paths, wanted, option in kinds]
+
+
+def _removed(what: str, paths: list[Path], remove: bool, option: str) -> Removed:
+    size = 0
+    for path in paths:
+        size += _size(path)
+        if remove and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif remove:
+            path.unlink(missing_ok=True)
+    return Removed(what=what, count=len(paths), bytes=size, removed=remove, option=option)
+
+
+def _size(path: Path) -> int:
+    total = 0
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            return sum(_size(entry) for entry in path.iterdir())
+        total = path.lstat().st_size
+    return total
+
+
+def _temporary(workspace: Workspace) -> Iterator[Path]:
+    """What an atomic write or an import left when it was killed."""
+    limit = time.time() - LEFT_SECONDS
+    for folder, names, files in os.walk(workspace.runs):
+        if Path(folder).name == rundir.CHECKPOINTS:
+            names.clear()
+        for name in files:
+            if (name.startswith(".") and name.endswith(".tmp")) or name.endswith(".import"):
+                path = Path(folder) / name
+                with contextlib.suppress(OSError):
+                    if path.stat().st_mtime < limit:
+                        yield path
+
+
+def _checkpoints(run_folder: Path) -> Iterator[Path]:
+    for _, attempt_folder in rundir.attempts(run_folder):
+        with contextlib.suppress(OSError):
+            yield from sorted((attempt_folder / rundir.CHECKPOINTS).iterdir())
+
+
+def _kept(workspace: Workspace) -> Iterator[Path]:
+    yield from sorted(workspace.root.glob(f"{workspace.store.name}.kept-*"))
