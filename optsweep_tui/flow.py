@@ -329,6 +329,8 @@ def import_results(
     if study is not None:
         gridfile.check_name(study, "--study")
     found = importer.read(protocol.Request(path=path, study=study, mapping=mapping))
+    for study_name in {run.study for run in found.runs}:
+        gridfile.check_name(study_name, "--study is not given, and")
     workspace.ensure()
     planted = plant.plant(workspace.runs, found.runs)
     for study_name, baseline in found.baselines.items():
@@ -346,6 +348,37 @@ def import_results(
         skipped=found.skipped,
         seconds=time.monotonic() - started,
     )
+
+
+EXPORTS = ("csv", "parquet")
+"""Formats that `optsweep export` writes."""
+
+
+def export_results(workspace: Workspace, name: str, target: Path, chosen: Filter) -> int:
+    """Every run of the filter, a row each, into a file that does not exist yet; returns the rows.
+
+    The columns are those of `analysis.columns.RESULTS` and `entry`, the run's id: `import` of the same format reads it.
+
+    Raises:
+        OptsweepError: no such format, no such study, or the file exists or cannot be written.
+    """
+    from optsweep_tui.store import queries
+
+    if name.lower() not in EXPORTS:
+        raise UnknownName("format", name, EXPORTS)
+    frame = queries.results(workspace.store, chosen)
+    frame.insert(0, "entry", frame["run_id"])
+    try:
+        with open(target, "xb") as handle:
+            if name.lower() == "csv":
+                handle.write(frame.to_csv(index=False).encode())
+            else:
+                frame.to_parquet(handle, index=False)
+    except FileExistsError:
+        raise OptsweepError(f"{target} exists already", "name another file") from None
+    except OSError as error:
+        raise OptsweepError(f"{target} cannot be written: {error.strerror}", "name another file") from None
+    return len(frame)
 
 
 # ---------------------------------------------------------------- collect and ask

@@ -15,7 +15,10 @@ from optsweep_tui.imported import ImportedRun
 ENTRY_POINT_GROUP = "optsweep.importers"
 
 IN_TREE = {
+    "csv": "optsweep_tui.importers.rows:CsvImporter",
     "marin": "optsweep_tui.importers.marin:MarinImporter",
+    "nanogpt": "optsweep_tui.importers.nanogpt:NanogptImporter",
+    "parquet": "optsweep_tui.importers.rows:ParquetImporter",
     "reference": "optsweep_tui.importers.reference:ReferenceImporter",
 }
 """Importers that ship with the program; each module is loaded when it is asked for."""

@@ -1,0 +1,143 @@
+"""CSV and Parquet files with one row per run: `optsweep import csv FILE --mapping FILE.toml`.
+
+Without a mapping every column has the name of its field (`optimizer`, `model`, `loss`, `tokens` or `chinchilla`, ...) and
+`hyperparameters` is JSON: what `optsweep export csv` writes is read back as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from optsweep_tui.errors import OptsweepError, UnknownName
+from optsweep_tui.importers import mapping as mappings
+from optsweep_tui.importers.fields import FIELDS, run_of
+from optsweep_tui.importers.protocol import Found, Request, required_path
+
+MAX_ROWS = 200_000
+"""More are no runs but points of curves."""
+_FIELD_BYTES = 1 << 20
+
+
+class _RowsImporter:
+    name = ""
+    doc = ""
+
+    def read(self, request: Request) -> Found:
+        """One run per row.
+
+        Raises:
+            OptsweepError: the file or its mapping cannot be used at all.
+        """
+        path = required_path(request, self.name)
+        said = mappings.load(request.mapping)
+        study = request.study or said.study or path.stem
+        found = Found()
+        rows = self.rows(path, found)
+        first = next(rows, None)
+        if first is None:
+            raise OptsweepError(f"{path} holds no row", "it needs a line of column names and a line per run")
+        columns = _columns(said, first, path)
+        seen: dict[str, int] = {}
+        for place, row in enumerate(itertools.chain([first], rows), start=1):
+            where = f"{path}: row {place}"
+            if place > MAX_ROWS:
+                found.skip(where, f"more than {MAX_ROWS} rows are no runs; this one and all after it are left out")
+                break
+            try:
+                values = {**said.constants, **{field: row.get(column) for field, column in columns.items()}}
+                if said.hyperparameters:
+                    knobs = {knob: row.get(column) for knob, column in said.hyperparameters.items()}
+                    values["hyperparameters"] = {
+                        knob: value for knob, value in knobs.items() if value not in (None, "")
+                    }
+                entry = str(values.get("entry") or f"row {place}")[:200]
+                if entry in seen:
+                    raise ValueError(f"its entry {entry!r} is that of row {seen[entry]}, which is kept")
+                found.runs.append(run_of(values, self.name, study, entry, {"file": path.name}))
+                seen[entry] = place
+            except (ValueError, OverflowError) as error:
+                found.skip(where, str(error))
+        return found
+
+    def rows(self, path: Path, found: Found) -> Iterator[Mapping[str, Any]]:
+        """The rows as tables."""
+        raise NotImplementedError
+
+
+class CsvImporter(_RowsImporter):
+    """Text with a line of column names; separated by comma, semicolon or tab, whichever that line holds most of."""
+
+    name = "csv"
+    doc = "a CSV or TSV file with a row per run; --mapping says which column means what"
+
+    def rows(self, path: Path, found: Found) -> Iterator[Mapping[str, Any]]:
+        csv.field_size_limit(_FIELD_BYTES)
+        try:
+            with open(path, newline="", encoding="utf-8-sig") as handle:
+                head = handle.readline(_FIELD_BYTES)
+                separator = max(",;\t", key=head.count)
+                handle.seek(0)
+                yield from csv.DictReader(handle, delimiter=separator, restkey="")
+        except UnicodeDecodeError as error:
+            raise OptsweepError(f"{path} is not UTF-8 text (byte {error.start})", "save it as UTF-8") from None
+        except csv.Error as error:
+            raise OptsweepError(f"{path} is not CSV: {error}", "mend that line") from None
+        except OSError as error:
+            raise OptsweepError(f"{path} cannot be read: {error.strerror}", "name a file") from None
+
+
+class ParquetImporter(_RowsImporter):
+    """A Parquet file."""
+
+    name = "parquet"
+    doc = "a Parquet file with a row per run; --mapping says which column means what"
+
+    def rows(self, path: Path, found: Found) -> Iterator[Mapping[str, Any]]:
+        try:
+            file = pq.ParquetFile(path)
+            for batch in file.iter_batches(batch_size=10_000):
+                yield from map(_plain, batch.to_pylist())
+        except (pa.ArrowException, ValueError, UnicodeDecodeError) as error:
+            raise OptsweepError(
+                f"{path} is not Parquet: {str(error).splitlines()[0][:200]}", "check the file"
+            ) from None
+        except OSError as error:
+            raise OptsweepError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}", "name a file") from None
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """NaN in a Parquet file is mostly a missing value, but a loss that is NaN is one."""
+    return {
+        key: None if key != "loss" and isinstance(value, float) and math.isnan(value) else value
+        for key, value in row.items()
+    }
+
+
+def _columns(said: mappings.ColumnMapping, first: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """Field -> column: what the mapping says, and the columns that have the name of a field.
+
+    Raises:
+        OptsweepError: a column that is mapped is not there, or nothing says what a run's optimizer and model are.
+    """
+    present = [str(name) for name in first]
+    for name in (*said.columns.values(), *said.hyperparameters.values()):
+        if name not in present:
+            raise UnknownName("column", name, present, where=str(path))
+    columns = {name: name for name in FIELDS if name in present} | dict(said.columns)
+    for needed in ("optimizer", "model"):
+        if needed not in columns and needed not in said.constants:
+            hint = f'write [columns] {needed} = "NAME" in a --mapping file; it has {_listed(present)}'
+            raise OptsweepError(f"{path} has no column {needed}", hint)
+    return columns
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(ascii(name)[1:-1] for name in itertools.islice(names, 12))[:300]
