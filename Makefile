@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests that only compute: side by side on every core. The others train, draw or kill, and want the machine for themselves.
+COMPUTING := tests/unit tests/numerics tests/store tests/contract
 STAMP := $(VENV)/.installed
 
 .PHONY: help quickstart install test check fast bench faults deps format
@@ -39,7 +41,8 @@ test: install deps
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile $(COMPUTING)
+	$(BIN)/python -m pytest tests $(COMPUTING:%=--ignore=%)
 
 bench: install
 	$(BIN)/python benchmarks/run_all.py
