@@ -49,6 +49,7 @@ bench: install
 
 faults: install
 	OPTSWEEP_FAULTS=20 $(BIN)/python -m pytest -q tests/e2e/test_kill.py
+	OPTSWEEP_FUZZ=20000 $(BIN)/python -m pytest -q tests/store/test_import_marin.py tests/store/test_import_files.py -k mutated
 
 format: install
 	$(BIN)/ruff format .

@@ -39,7 +39,8 @@ __all__ = [
     "CANCEL", "CHECKPOINTS", "CLAIM", "EVENTS", "EXIT", "FINISHED", "INTENT", "LEASE", "LOG", "METRICS", "ORIGIN", "RECORD",
     "SPEC",
     "STATES", "STUDIES", "RunState", "attempts", "cancel", "events", "find_run", "is_imported", "is_run_id",
-    "keep_optimizers", "last_metric", "metric_rows", "native_ids", "read_import", "read_spec", "run_ids",
+    "keep_optimizers", "last_metric", "metric_rows", "native_ids", "read_import", "read_spec", "remember_import",
+    "run_ids",
     "state_of", "still_queued", "studies_of", "uncancel", "unwritable", "whole_lines", "write",
 ]  # fmt: skip
 
@@ -100,21 +101,38 @@ def native_ids(runs_root: Path) -> list[str]:
     return [run_id for run_id in run_ids(runs_root) if not is_imported(runs_root / run_id)]
 
 
+_imports: dict[str, tuple[tuple[int, int, int], ImportedRun]] = {}
+"""Path of an origin.json -> (inode, size, time) when it was read, and what it held: a listing asks for it three times."""
+
+
 def read_import(run_folder: Path) -> ImportedRun:
-    """An imported run, without its curve.
+    """An imported run, without its curve; read again only when its file has changed.
 
     Raises:
-        OptsweepError: its files are missing, not JSON, or not what was imported.
+        OptsweepError: its file is missing, not JSON, or not what was imported.
     """
+    path = f"{run_folder}/{ORIGIN}"
     try:
+        stat = os.stat(path)
+        stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        known = _imports.get(path)
+        if known is not None and known[0] == stamp:
+            return known[1]
         run = ImportedRun.from_dict(folder.read_json(run_folder / ORIGIN))
         if run.run_id != run_folder.name:
             raise ValueError(f"it hashes to {run.run_id}, not to the name of its folder")
+        _imports[path] = (stamp, run)
         return run
     except (ValueError, TypeError, AttributeError, OSError) as error:
         raise OptsweepError(
             f"{run_folder / ORIGIN} cannot be used: {error}", "import it again, or move that run folder away"
         ) from None
+
+
+def remember_import(run_folder: str, run: ImportedRun) -> None:
+    """What was just written needs no reading."""
+    stat = os.stat(f"{run_folder}/{ORIGIN}")
+    _imports[f"{run_folder}/{ORIGIN}"] = ((stat.st_ino, stat.st_size, stat.st_mtime_ns), run)
 
 
 def write(runs_root: Path, specs: Iterable[RunSpec], study: str) -> list[Path]:

@@ -39,6 +39,7 @@ def plant(runs_root: Path, runs: Iterable[ImportedRun]) -> Planted:
             files = _files(run)
             if run.run_id not in present:
                 _write_folder(f"{runs_root}/{run.run_id}", files)
+                rundir.remember_import(f"{runs_root}/{run.run_id}", run)
                 present.add(run.run_id)
                 planted.new += 1
             elif _update(f"{runs_root}/{run.run_id}", files):

@@ -18,7 +18,8 @@ from optsweep_tui.settings import Workspace
 from tests.store.run_folders import ask
 from tests.store.test_import_marin import mutated_bytes
 
-FUZZ = int(os.environ.get("OPTSWEEP_FUZZ", "400"))
+FUZZ = -(-int(os.environ.get("OPTSWEEP_FUZZ", "800")) // 6)
+"""Mutated files of each format, as in test_import_marin."""
 ROW = "* EXCLUDE (run_id, run, study, origin, source, steps_done, tokens_done, train_loss, error, state)"
 
 
@@ -170,6 +171,7 @@ def test_logs_without_any_mapping_say_what_is_missing(tmp_path: Path, place: Wor
 # ---------------------------------------------------------------- mutated inputs
 
 
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kind", ["csv", "parquet", "nanogpt"])
 def test_mutated_files_end_in_a_listed_skip_or_one_line(kind: str, tmp_path: Path, place: Workspace) -> None:
     rng = random.Random(11)
