@@ -218,9 +218,9 @@ def mutated_document(rng: random.Random, document: Any) -> Any:
     return copy
 
 
-def mutated_bytes(rng: random.Random, data: bytes) -> bytes:
+def mutated_bytes(rng: random.Random, start: bytes) -> bytes:
     """Cut, flipped, doubled, re-encoded."""
-    data = bytearray(data)
+    data = bytearray(start)
     for _ in range(rng.randint(1, 5)):
         at = rng.randrange(len(data) + 1)
         length = rng.randint(1, 40)

@@ -19,6 +19,7 @@ def test_a_plan_of_any_published_cell_holds_its_incumbent_and_every_published_ch
     for cell in reference_cells():
         optimizer = catalogue_name(cell.optimizer)
         specs = grid.expand(grid.select(study, [optimizer], [cell.model], [cell.chinchilla]), facts)
+        assert cell.incumbent is not None
         base = {knob_name(optimizer, key): canonical_scalar(value) for key, value in cell.incumbent.items()}
         incumbent = {**specs[0].hyperparameters, "batch_size": specs[0].batch_size, "schedule": specs[0].schedule}
         assert base.items() <= incumbent.items(), cell.name
