@@ -66,6 +66,9 @@ class DatasetLookup:
                         "free some space or name another folder with --workspace DIR",
                     ) from None
             self._found[name] = DatasetFacts(
-                name=entry.name, sha256=prepared.sha256 if prepared else None, vocab_size=entry.vocab_size
+                name=entry.name,
+                sha256=prepared.sha256 if prepared else None,
+                vocab_size=entry.vocab_size,
+                held_out=prepared.validation_tokens if prepared else None,
             )
         return self._found[name]

@@ -33,7 +33,7 @@ def examine(workspace: Workspace, libraries: Mapping[str, str]) -> dict[str, Any
         present = installed(library) if library else None
         engines.append({"engine": entry.name, "library": library, "version": present, "usable": present is not None})
     if not any(entry["usable"] for entry in engines):
-        todo.append("no engine can run: pip install 'optsweep[torch]' -c constraints.txt")
+        todo.append("no engine can run: pip install 'optsweep[torch]'")
     writable = os.access(workspace.root if workspace.root.exists() else workspace.root.parent, os.W_OK)
     if not writable:
         todo.append(f"workspace {workspace.root} cannot be written: use --workspace DIR")

@@ -7,6 +7,7 @@ Each step loads its own libraries when it is called, so that a verb which needs 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -146,7 +147,7 @@ def require_engines(specs: Iterable[RunSpec]) -> None:
         library = ENGINE_LIBRARY.get(name)
         if library and importlib.util.find_spec(library) is None:
             raise OptsweepError(f"engine {name} needs the library {library}, which is not installed here",
-                                f"pip install 'optsweep[{name}]' -c constraints.txt")  # fmt: skip
+                                f"pip install 'optsweep[{name}]'")  # fmt: skip
 
 
 def rates(workspace: Workspace) -> dict[Any, float]:
@@ -173,16 +174,27 @@ def rates(workspace: Workspace) -> dict[Any, float]:
 def launch(workspace: Workspace, chosen: Plan, *, force: bool = False) -> list[str]:
     """Plant the run folders, remember the study, open and queue the attempts that are needed; returns the ids queued."""
     from optsweep_engines.optimizers import user_plan
+    from optsweep_tui import plan as planning
 
     require_engines(chosen.specs)
     workspace.ensure()
+    _require_store(workspace)
     rundir.keep_optimizers(workspace.runs, user_plan.sources(chosen.specs))
-    rundir.write(workspace.runs, chosen.specs, chosen.study.name)
-    study_files.remember(workspace.studies, chosen.study, chosen.run_ids)
+    planning.plant(workspace, chosen.study, chosen.specs)
     dispatcher = _dispatcher(workspace)
     states = dispatcher.poll(chosen.run_ids)
     again = [run_id for run_id, state in states.items() if force and state.finished]
     return [*dispatcher.submit(again, asked=True), *dispatcher.submit(chosen.run_ids)]
+
+
+def _require_store(workspace: Workspace) -> None:
+    """A store that could not take the results (garbage, a newer schema) is named before hours of training, not after."""
+    from optsweep_tui.errors import StoreLocked
+    from optsweep_tui.store import queries
+
+    if workspace.store.exists():
+        with contextlib.suppress(StoreLocked):  # held by somebody for now: collecting waits for that
+            queries.finished(workspace.store, wait_seconds=0.0)
 
 
 def _dispatcher(workspace: Workspace) -> Dispatcher:
@@ -334,7 +346,7 @@ def import_results(
     workspace.ensure()
     planted = plant.plant(workspace.runs, found.runs)
     for study_name, baseline in found.baselines.items():
-        study_files.remember(workspace.studies, Study(name=study_name, baseline=baseline), [])
+        study_files.remember(workspace.studies, study_files.rules_of(Study(name=study_name, baseline=baseline)), [])
     points = collect(workspace).points if found.runs else 0
     return ImportReport(
         importer=importer.name,

@@ -40,6 +40,8 @@ class DatasetFacts:
     sha256: str | None
     """None while unprepared."""
     vocab_size: int
+    held_out: int | None = None
+    """Tokens of the validation split; None while unprepared."""
 
 
 Datasets = Callable[[str], DatasetFacts]
@@ -402,6 +404,13 @@ def resolve(
         raise OptsweepError(
             f"{where}: {spec.tokens:,} tokens are less than one step of {spec.batch_size} x {spec.seq_len}",
             "take a larger ratio or a smaller batch",
+        )
+    windows = spec.validation_tokens // spec.seq_len
+    if windows < 1 or (dataset.held_out is not None and windows * spec.seq_len >= dataset.held_out):
+        held = "" if dataset.held_out is None else f"; dataset {dataset.name} holds out {dataset.held_out:,} tokens"
+        raise OptsweepError(
+            f"{where}: validation_tokens = {spec.validation_tokens:,} in windows of seq_len {spec.seq_len}{held}",
+            "take one window at least, and fewer than are held out",
         )
     try:
         schedules.check(spec.schedule, hyperparameters)

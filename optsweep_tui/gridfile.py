@@ -51,6 +51,8 @@ def load(name: str) -> Study:
         ) from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise OptsweepError(f"{path} is not TOML: {error}", "mend that line") from None
+    except IsADirectoryError:
+        raise OptsweepError(f"{path} is a folder, not a grid file", "name a .toml file in it") from None
     except OSError as error:
         raise OptsweepError(f"{path} cannot be read: {error.strerror}", "check its permissions") from None
     return parse(_beside(data, path.parent), str(path), default_name=path.stem)

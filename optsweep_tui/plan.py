@@ -1,16 +1,43 @@
-"""What is left to run: specs minus finished ones, and the fresh seeds that a study's results ask for."""
+"""From specs to run folders, whole or to be finished by `resume`; and the fresh seeds that a study's results ask for."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 
+from optsweep_tui import rundir, studies
 from optsweep_tui.core import Cell, FreshSeeds, RunSpec, Study
+from optsweep_tui.settings import Workspace
 
 
-def remaining(specs: Iterable[RunSpec], finished: Mapping[str, bool]) -> list[RunSpec]:
-    """The specs whose run is not finished, in plan order."""
-    return [spec for spec in specs if not finished.get(spec.run_id, False)]
+def plant(workspace: Workspace, study: Study, specs: Sequence[RunSpec]) -> None:
+    """Make the run folders of a study and remember it. The intent is on disk first: see `finish_planting`.
+
+    Raises:
+        OptsweepError: the workspace cannot be written.
+    """
+    rules = studies.rules_of(study)
+    if all(os.path.exists(f"{workspace.runs}/{spec.run_id}/{rundir.SPEC}") for spec in specs):
+        rundir.write(workspace.runs, specs, study.name)
+        studies.remember(workspace.studies, rules, (spec.run_id for spec in specs))
+        return
+    try:
+        studies.intend(workspace.studies, rules, specs)
+    except OSError as error:
+        raise rundir.unwritable(workspace.studies, error) from None
+    finish_planting(workspace)
+
+
+def finish_planting(workspace: Workspace) -> int:
+    """Plant what was begun and not ended, by whomever; returns the number of runs. Twice, or by two at once, is once."""
+    count = 0
+    for path, rules, specs in studies.intended(workspace.studies):
+        rundir.write(workspace.runs, specs, rules["name"])
+        studies.remember(workspace.studies, rules, (spec.run_id for spec in specs))
+        path.unlink(missing_ok=True)
+        count += len(specs)
+    return count
 
 
 def fresh_seed_cells(study: Study, specs: Iterable[RunSpec]) -> dict[Cell, list[RunSpec]]:

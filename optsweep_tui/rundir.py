@@ -209,9 +209,10 @@ def read_spec(run_folder: Path) -> RunSpec:
         raise OptsweepError(f"{run_folder.name} was imported, it is not trained here", "optsweep show RUN shows it")
     try:
         data = folder.read_json(run_folder / SPEC)
-        if data is None:
-            raise ValueError("the file is missing")
-        spec = RunSpec.from_dict(data)
+        if data is None and not (run_folder / SPEC).exists():
+            hint = "run the same optsweep run again: it plants what is missing"
+            raise OptsweepError(f"{run_folder / SPEC} is missing: planting was cut short, or is going on", hint)
+        spec = RunSpec.from_dict(data or {})
         if run_folder.name != spec.run_id:
             raise ValueError(f"it hashes to {spec.run_id}, not to the name of its folder")
         return spec
@@ -338,9 +339,15 @@ def last_metric(attempt_folder: Path, tail_bytes: int = 16384) -> dict[str, Any]
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            return row
+        if _is_metric(row):
+            return dict(row)
     return None
+
+
+def _is_metric(row: Any) -> bool:
+    """A metric line as the store takes it: a table with a step that could be one."""
+    step = row.get("step") if isinstance(row, dict) else None
+    return isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**53
 
 
 def events(attempt_folder: Path) -> list[dict[str, Any]]:
@@ -379,7 +386,7 @@ def metric_rows(run_folder: Path) -> list[dict[str, Any]]:
                 row = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
+            if _is_metric(row):
                 rows[row["step"]] = row
     return [rows[step] for step in sorted(rows)]
 

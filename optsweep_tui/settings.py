@@ -53,11 +53,6 @@ class Workspace:
     def queue(self) -> Path:
         return self.root / "queue"
 
-    @property
-    def view_state(self) -> Path:
-        """What the terminal app remembers between two starts."""
-        return self.root / "view.json"
-
     def ensure(self) -> Workspace:
         """Create the folders that a command is about to write into.
 

@@ -1,26 +1,49 @@
-"""studies/<name>.json: the rules of each study that was launched here and every run planned for it."""
+"""studies/<name>.json: the rules and runs of each study launched here; <name>.plan while its runs are being planted."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from optsweep_engines import folder
-from optsweep_tui.core import Study
+from optsweep_tui.core import RunSpec, Study
 
 
-def remember(folder_of_studies: Path, study: Study, run_ids: Iterable[str]) -> None:
+def rules_of(study: Study) -> dict[str, Any]:
+    """What is remembered of a study beside its runs."""
+    rule = dataclasses.asdict(study.fresh_seeds) if study.fresh_seeds else None
+    return {"name": study.name, "baseline": study.baseline, "fresh_seeds": rule}
+
+
+def remember(folder_of_studies: Path, rules: Mapping[str, Any], run_ids: Iterable[str]) -> None:
     """studies/<name>.json: the rules of a study and every run planned for it, for `resume` and the app."""
-    path = folder_of_studies / f"{study.name}.json"
+    path = folder_of_studies / f"{rules['name']}.json"
     before = _read(path)
     before = before if _sound(before) else {}
     runs = list(dict.fromkeys([*before.get("runs", []), *run_ids]))
-    rule = dataclasses.asdict(study.fresh_seeds) if study.fresh_seeds else before.get("fresh_seeds")
-    data = {"name": study.name, "baseline": study.baseline, "fresh_seeds": rule, "runs": runs}
+    data = {**rules, "fresh_seeds": rules["fresh_seeds"] or before.get("fresh_seeds"), "runs": runs}
     if data != before:
         folder.write_json(path, data)
+
+
+def intend(folder_of_studies: Path, rules: Mapping[str, Any], specs: Iterable[RunSpec]) -> None:
+    """One file with all that is about to be planted, so that whoever dies in between leaves the whole sweep behind."""
+    data = {**rules, "specs": [spec.to_dict() for spec in specs]}
+    folder.write_json(folder_of_studies / f"{rules['name']}.plan", data)
+
+
+def intended(folder_of_studies: Path) -> Iterator[tuple[Path, dict[str, Any], list[RunSpec]]]:
+    """(file, rules, specs) of each planting that has begun and not ended; a damaged file is passed over."""
+    for path in sorted(folder_of_studies.glob("*.plan")):
+        data = _read(path)
+        try:
+            specs = [RunSpec.from_dict(spec) for spec in data.pop("specs")]
+        except (KeyError, TypeError, ValueError):
+            continue
+        if _sound({**data, "runs": []}) and "baseline" in data:
+            yield path, data, specs
 
 
 def _read(path: Path) -> dict[str, Any]:

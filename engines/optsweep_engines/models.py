@@ -19,6 +19,9 @@ Role: TypeAlias = Literal[
 HIDDEN_ROLES: frozenset[str] = frozenset({"q", "k", "v", "attention_out", "mlp_gate", "mlp_up", "mlp_out"})
 """Roles of the matrices inside the layers: what Muon and the other matrix rules work on."""
 
+LARGEST_LOGITS = 1 << 26
+"""Logits that an engine holds at once, 256 MB in fp32; below it the plain loss is as good and differentiates twice."""
+
 VECTOR_ROLES: frozenset[str] = frozenset({"norm", "bias"})
 """Roles that take no weight decay."""
 
@@ -283,7 +286,8 @@ def training_bytes(shape: ModelShape, batch_size: int, seq_len: int, dtype: str,
     per_layer = 12 * shape.width + 4 * shape.mlp_width
     # Attention in blocks keeps the lower half of its weights; the fused kernels (bf16, long sequences) keep none.
     scores = shape.heads * (seq_len + 64) // 2 if dtype == "fp32" and seq_len <= 1024 else 0
-    logits = tokens * shape.vocab_size * (size + 8)  # logits, their fp32 softmax and its gradient
+    # The logits, their fp32 softmax and its gradient, of as many rows as the engine holds at once.
+    logits = min(tokens * shape.vocab_size, LARGEST_LOGITS) * (size + 8)
     activations = tokens * shape.layers * (per_layer + scores) * size
     compute_copy = shape.total_params * 2 if dtype == "bf16" else 0
     return int(shape.total_params * 8 + compute_copy + state_floats * 4 + activations + logits)

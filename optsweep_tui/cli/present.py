@@ -122,7 +122,7 @@ def _loss_cell(row: dict[str, Any] | None) -> str:
         return "·"
     if row["loss"] is None:
         return "/".join(f"{count} {state}" for state, count in (row["states"] or {}).items()) or "·"
-    mark = "*" if row["winner"] else "=" if row["rank"] == 1 else ""
+    mark = "*" if row["winner"] else "=" if row["rank"] == 1 and row["sigma"] is not None else ""
     edge = "e" if row["edges"] else ""
     return f"{row['loss']:.3f}{edge}{mark} ({row['n']})"
 

@@ -39,7 +39,7 @@ def drive(workspace: Workspace, run_ids: Iterable[str], title: str, *, quiet: bo
             assert last is not None
             return last
         except KeyboardInterrupt:
-            _ask(workspace, last)
+            _ask(workspace, [line.run_id for line in last.lines] if last else wanted)
 
 
 def drawn(looks: Iterable[Progress], title: str, quiet: bool = False) -> Iterable[Progress]:
@@ -92,16 +92,20 @@ def _picture(look: Progress, title: str) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid = Table.grid(padding=(0, 1, 0, 0))
     for justify in ("left", "left", "right", "right", "left", "right", "right", "right"):
         grid.add_column(justify=justify, no_wrap=True)
-    for line in [line for line in look.lines if line.state == "running"][:16]:
+    running = [line for line in look.lines if line.state == "running"][:16]
+    bar = max(
+        4, min(24, output.console(stderr=True).width - 51 - max((len(line.optimizer) for line in running), default=0))
+    )
+    for line in running:
         grid.add_row(
-            Text(" running", style="green"),
+            Text(" ◐", style="green"),
             line.optimizer,
             f"{line.chinchilla:g}",
             f"lr {output.number(line.lr, 3)}",
-            ProgressBar(total=line.steps, completed=line.step, width=24),
+            ProgressBar(total=line.steps, completed=line.step, width=bar),
             f"{line.step}/{line.steps}",
             output.loss_text(line.loss),
             f"{output.count_text(line.tokens_per_second)} tok/s",
@@ -111,11 +115,11 @@ def _picture(look: Progress, title: str) -> RenderableType:
     return Group(Text(title), grid, *troubles, Text(f" {summary(look)}"))
 
 
-def _ask(workspace: Workspace, last: Progress | None) -> None:
+def _ask(workspace: Workspace, driven: Iterable[str]) -> None:
     """After Ctrl-C: returns to go on, else raises Interrupted."""
     from optsweep_tui import flow
 
-    live = [line.run_id for line in last.lines if line.state not in OVER] if last else []
+    live = [line.run_id for line in flow.run_lines(workspace, driven) if line.state not in OVER]
     answer = "d"
     if sys.stdin.isatty() and sys.stderr.isatty():
         output.say(

@@ -17,7 +17,7 @@ GRID = "quickstart"
 
 
 def command(context: typer.Context, workspace: options.WorkspaceDir = None, json_: options.Json = False) -> None:
-    """Train the quickstart sweep (about two minutes on two CPU cores), collect it, and report.
+    """Train the quickstart sweep (two to three minutes on two CPU cores), collect it, and report.
 
     A second call trains nothing and prints the same report. The sweep is `optsweep grids quickstart`.
 

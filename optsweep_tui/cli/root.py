@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -120,7 +121,9 @@ def run_command(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: no complaint at interpreter exit
         return 0
     except OSError as error:
-        place = f" ({error.filename})" if error.filename else ""
+        place = f": {error.filename}" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _complain(f"the disk is full{place}. Free some space, then optsweep resume; nothing is lost", 2)
         return _complain(f"{error.strerror or error}{place}. Mend that and run the command again", 2)
 
 

@@ -51,7 +51,7 @@ def command(
     print(f"knobs      {knobs}")
     for attempt in data["attempts"]:
         ending = attempt["exit"] or {}
-        how = ending.get("reason") or "under way"
+        how = ending.get("reason") or line["state"]
         signal = f", signal {ending['signal']}" if ending.get("signal") else ""
         print(f"a{attempt['attempt']:<9} {how}{signal}   last step {attempt['last_step']}   {attempt['folder']}")
         for event in attempt["events"][-12:]:

@@ -62,6 +62,8 @@ def _owed_seeds(workspace: Workspace, study: Mapping[str, Any], settled: Mapping
         if (run_folder / rundir.SPEC).exists() and not broken(workspace, [run_id]):
             specs.append(spec_of(workspace, run_id))
             state = settled.get(run_id) or rundir.state_of(run_folder)
+            if state.state == "cancelled":
+                continue  # its cell is not ended and will not be: it owes nothing
             if state.finished or run_id in settled:
                 losses[run_id] = state.record.val_loss if state.record and state.state == "done" else None
     ruled = Study(name=study["name"], fresh_seeds=FreshSeeds(**rule | {"optimizer": tuple(rule["optimizer"])}))
@@ -75,8 +77,11 @@ def _add_fresh_seeds(
     added: list[str] = []
     for study in studies.listed(workspace.studies):
         if set(study["runs"]) & set(wanted):
-            owed = [spec for spec in _owed_seeds(workspace, study, settled) if spec.run_id not in wanted]
-            missing = [spec for spec in owed if not rundir.state_of(workspace.runs / spec.run_id).finished]
+            missing = [spec for spec in _owed_seeds(workspace, study, settled) if spec.run_id not in wanted]
+            if not set(study["runs"]) <= set(
+                wanted
+            ):  # some runs of it are tried again: its other seeds are not their affair
+                missing = [spec for spec in missing if not rundir.state_of(workspace.runs / spec.run_id).finished]
             rundir.write(workspace.runs, missing, study["name"])
             added += [spec.run_id for spec in missing]
     dispatcher.submit(added)
@@ -99,6 +104,7 @@ def broken(workspace: Workspace, run_ids: Iterable[str]) -> dict[str, str]:
 
 def unfinished(workspace: Workspace, dispatcher: Dispatcher) -> list[str]:
     """Runs that a controller should take up: neither over nor cancelled, fresh seeds still owed among them."""
+    plan.finish_planting(workspace)
     for study in studies.listed(workspace.studies):
         owed = [spec for spec in _owed_seeds(workspace, study, {}) if not (workspace.runs / spec.run_id).exists()]
         rundir.write(workspace.runs, owed, study["name"])

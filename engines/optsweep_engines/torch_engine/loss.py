@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Logits held at once: 2^26 in fp32 are 256 MB. Below it the plain form is as good and can be differentiated twice.
-LARGEST_LOGITS = 1 << 26
+from optsweep_engines.models import LARGEST_LOGITS
 
 
 def cross_entropy(hidden_NW: Tensor, head_VW: Tensor, y_N: Tensor, largest: int = LARGEST_LOGITS) -> Tensor:

@@ -190,7 +190,7 @@ def speedup_rows(speedups: Speedups, width: int, height: int) -> list[Row]:
     models = len({row.model for row in speedups.rows}) > 1
     given = [row for row in speedups.rows if row.state != "REFUSE"]
     notes = {
-        "~ not resolved: the interval contains 1": any(row.has_interval and not row.resolved for row in given),
+        "? not resolved: the interval contains 1": any(row.has_interval and not row.resolved for row in given),
         "no sigma: no interval, no winner": any(not row.has_interval for row in given),
         "EXTRAP: beyond the baseline's budgets": any(row.state == "EXTRAP" for row in given),
         "1: one seed, smallest of several runs: biased low": any(row.selected for row in given),
@@ -221,7 +221,7 @@ def _speedup(row: SpeedupRow, models: bool, width: int) -> list[Row]:
     else:
         value = f"{row.speedup:.2f}x"
         interval = _interval(row.low, row.high)
-    mark = "~" if row.state != "REFUSE" and row.has_interval and not row.resolved else ""
+    mark = "?" if row.state != "REFUSE" and row.has_interval and not row.resolved else ""
     dim = row.state == "REFUSE"
     spans = [
         Span(name, style.colour_of(row.optimizer)),

@@ -89,7 +89,7 @@ def too_small(width: int, height: int) -> list[Row]:
 def empty(root: str, width: int) -> list[Row]:
     """What to do in a workspace without runs."""
     steps = [
-        ("optsweep quickstart", "a fair comparison of three optimizers here, about two minutes"),
+        ("optsweep quickstart", "a fair comparison of three optimizers here, two to three minutes"),
         ("optsweep grids", "the studies that ship with it"),
         ("optsweep run --grid NAME --dry-run", "what a study would run, and for how long"),
         ("optsweep run -o adamw,muon -m bench-micro -c 1/4", "a comparison of your own"),
