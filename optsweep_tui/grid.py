@@ -23,6 +23,8 @@ from optsweep_tui.errors import OptsweepError, UnknownName
 DTYPES = ("fp32", "bf16")
 SETTINGS = ("batch_size", "seq_len", "schedule", "dtype", "validation_tokens", "validation_interval", "accumulation")
 """Fields of a RunSpec that a grid may set beside the knobs."""
+USUAL_SCHEDULE = "cosine"
+"""What an optimizer's entry names when any schedule serves it."""
 OPTIONS = {
     "seed": "--seeds", "seeds": "--seeds", "engine": "--engine", "dataset": "--dataset", "optimizer": "-o",
     "model": "-m", "chinchilla": "-c", "around": "--around",
@@ -229,8 +231,12 @@ def with_settings(study: Study, sets: Iterable[str], sweeps: Iterable[str]) -> S
     """
     overrides, blocks = list(study.overrides), dict(study.blocks)
     selected = sorted({name for cell in study.cells for name in cell.optimizer})
+    given: set[tuple[tuple[str, ...], str]] = set()
     for text in sets:
         scope, knob, value = _assignment(text, "--set", selected)
+        if (scope, knob) in given:
+            raise OptsweepError(f'--set "{text}": {knob} is given twice', "keep one of them")
+        given.add((scope, knob))
         overrides.append(Override(optimizer=scope, set={knob: scalar(value)}))
     for text in sweeps:
         parts = [_assignment(part, "--sweep", selected) for part in text.split("*")]
@@ -341,6 +347,8 @@ def incumbent_of(study: Study, optimizer: str, model: str, value: float) -> dict
     for item in _matching(study, optimizer, model, value):
         explicit |= {key: entry for key, entry in item.set.items() if key in own}
     defaults = {key: entry for key, entry in study.defaults.items() if key in own}
+    if "schedule" not in knobs | defaults | explicit and catalogue.optimizer(optimizer).schedule != USUAL_SCHEDULE:
+        knobs["schedule"] = catalogue.optimizer(optimizer).schedule  # its own, where nobody named another
     chosen = str((knobs | defaults | explicit).get("schedule", models.model(model).schedule))
     unread = schedules.unread(chosen) if chosen.lower() in schedules.SCHEDULES else frozenset()
     return knobs | {key: entry for key, entry in defaults.items() if key not in unread} | explicit
@@ -384,9 +392,10 @@ def resolve(
     try:
         hyperparameters = catalogue.resolve_knobs(optimizer, rest, settings["schedule"])
     except ValueError as error:
-        raise OptsweepError(
-            f"{where}: {error}", f"optsweep optimizers {reference_of(optimizer)} shows the ranges"
-        ) from None
+        hint = f"optsweep optimizers {reference_of(optimizer)} shows the ranges"
+        if "schedule" in str(error):
+            hint = f"give --set {reference_of(optimizer)}.schedule={rule.schedule}, or leave the schedule to it"
+        raise OptsweepError(f"{where}: {error}", hint) from None
     spec = RunSpec(
         engine=study.engine,
         optimizer=optimizer,

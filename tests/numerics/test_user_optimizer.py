@@ -293,6 +293,10 @@ TROUBLE: dict[str, tuple[str, str]] = {
         STEP + "    def move(self, p, lr, state): state['f'] = open\n",
         "builtin_function_or_method .*checkpoint cannot keep",
     ),
+    "holds what cannot be saved": (
+        STEP + "    def start(self): self.rows = iter([1])\n    def move(self, p, lr, state): pass\n",
+        "list_iterator .*checkpoint cannot keep",
+    ),
     "needs a closure": (STEP.replace("def step(self)", "def step(self, closure)"), "closure"),
     "refuses its knobs": (
         "class Mine(Optimizer):\n    def __init__(self, params, lr=0.1):\n        raise ValueError('lr is odd')\n",

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optsweep_engines import models
+from optsweep_engines.optimizers import catalogue
 from optsweep_tui import grid, gridfile, plan, published
 from optsweep_tui.core import Study
 from optsweep_tui.errors import OptsweepError
@@ -188,6 +190,28 @@ def test_a_default_that_the_chosen_schedule_does_not_read_is_left_out_but_an_exp
     assert all(spec.hyperparameters.get("decay") != 0.5 for spec in specs)
     with pytest.raises(OptsweepError, match="does not read decay"):
         grid.expand(written(tmp_path, text.replace("'constant' }", "'constant', decay = 0.5 }")), facts)
+
+
+def test_an_optimizer_that_needs_a_schedule_of_its_own_gets_it_unless_the_grid_names_one() -> None:
+    for model in ("bench-micro", "130m"):
+        study = grid.from_names(["adamw", "sf_adamw", "adalayer_frozen"], [model], ["1"])
+        found = {spec.optimizer: spec.schedule for spec in grid.expand(study, facts)}
+        assert found["sf_adamw"] == "constant" and found["adalayer_frozen"] == "freeze_cosine_with_warmup"
+        assert found["adamw"] == models.model(model).schedule
+    with pytest.raises(OptsweepError, match=r"sf_adamw\.schedule=constant"):
+        grid.expand(grid.with_settings(study, ["schedule=cosine"], []), facts)
+
+
+def test_every_optimizer_of_the_catalogue_can_be_planned_without_a_word_more() -> None:
+    names = list(catalogue.optimizers())
+    specs = grid.expand(grid.from_names(names, ["bench-micro"], ["0.1"]), facts)
+    assert [spec.optimizer for spec in specs] == names
+
+
+def test_a_knob_given_twice_under_two_names_is_refused() -> None:
+    study = grid.from_names(["muon"], ["bench-micro"], ["0.1"])
+    with pytest.raises(OptsweepError, match="lr is given twice"):
+        grid.with_settings(study, ["lr=0.1", "learning_rate=0.2"], [])
 
 
 def test_an_empty_selection_is_an_error() -> None:

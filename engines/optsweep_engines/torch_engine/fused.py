@@ -130,14 +130,15 @@ def iterated(x: Tensor, steps: Sequence[orthogonal.Coefficients], *, dtype: torc
     return multiplied(flat, steps).to(x.dtype).view(x.shape)
 
 
-FUSED: dict[str, Kernel] = {
-    adamw.RULE.name: Kernel(
+FUSED: dict[Rule, Kernel] = {
+    adamw.RULE: Kernel(
         takes=lambda hp: not hp["nesterov"] and hasattr(torch, "_fused_adamw_"),
         update=lambda slots, grads, step, lr, dtype: fused_adam(torch._fused_adamw_, slots, grads, step, lr),
     ),
-    adamw.COUPLED_RULE.name: Kernel(
+    adamw.COUPLED_RULE: Kernel(
         takes=lambda hp: hasattr(torch, "_fused_adam_"),
         update=lambda slots, grads, step, lr, dtype: fused_adam(torch._fused_adam_, slots, grads, step, lr),
     ),
-    muon.RULE.name: Kernel(takes=lambda hp: True, update=batched_muon),
+    muon.RULE: Kernel(takes=lambda hp: True, update=batched_muon),
 }
+"""By the rule itself, not its name: another package may well have a rule called muon that updates otherwise."""

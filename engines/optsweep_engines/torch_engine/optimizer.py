@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from array_api_compat import torch as xp
@@ -17,6 +18,8 @@ from optsweep_engines.optimizers.base import OptimizerEntry, Rule, Service, adva
 from optsweep_engines.spec import Scalar
 from optsweep_engines.torch_engine.fused import FUSED, Slot, iterated
 from optsweep_engines.torch_engine.pieces import Group, cuttable, key
+
+Knobs: TypeAlias = tuple[tuple[str, Scalar], ...]
 
 
 class Optimizer:
@@ -43,8 +46,8 @@ class Optimizer:
         """
         self.dtype = dtype
         self.slots: dict[str, Slot] = {}
-        self.batches: dict[str, list[str]] = defaultdict(list)
-        """Rule with a fused path -> names of the banks it takes."""
+        self.batches: dict[tuple[Rule, Knobs], list[str]] = defaultdict(list)
+        """Rule with a fused path, and the knobs of its group -> names of the banks it takes."""
         self.plain: dict[Rule, list[str]] = defaultdict(list)
         """Rule without one -> names of its banks."""
         iterate = functools.partial(iterated, dtype=dtype) if fused else None
@@ -53,8 +56,8 @@ class Optimizer:
             hp = dataclasses.replace(hp, iterate=iterate)
             param = params[item.name].detach()
             self.slots[item.name] = Slot(param=param, state=rule.init(xp, param, hp), rule=rule, hp=hp)
-            if fused and rule.name in FUSED and FUSED[rule.name].takes(hp):
-                self.batches[rule.name].append(item.name)
+            if fused and rule in FUSED and FUSED[rule].takes(hp):
+                self.batches[rule, tuple(sorted(hp.knobs.items()))].append(item.name)
             else:
                 self.plain[rule].append(item.name)
         alike: dict[Hashable, list[str]] = defaultdict(list)
@@ -84,9 +87,9 @@ class Optimizer:
             for rule, names in self.plain.items()
             for name, slot in ((name, self.slots[name]) for name in names)
         }
-        for rule_name, names in self.batches.items():
+        for (rule, _), names in self.batches.items():
             slots = [self.slots[name] for name in names]
-            FUSED[rule_name].update(slots, [grads[name] for name in names], step, lr, self.dtype)
+            FUSED[rule].update(slots, [grads[name] for name in names], step, lr, self.dtype)
         for names, group in self.groups:
             group.update([grads[name] for name in names], step, [hps[name] for name in names])
         for rule, names in self.whole.items():

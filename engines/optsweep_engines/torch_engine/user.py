@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -170,10 +171,9 @@ class ClassOptimizer:
             for index, group in enumerate(optimizer.param_groups)
         ]
         for name in self.own_attributes:
-            with contextlib.suppress(OwnOptimizerError):  # a function, a module: nothing that a step changes
-                found: dict[str, Tensor] = {}
-                notes["attributes"][name] = packed(vars(optimizer)[name], f"self/{name}", found, names)
-                tensors |= found
+            value = vars(optimizer)[name]
+            if not callable(value) and not inspect.ismodule(value):  # those are nothing that a step changes
+                notes["attributes"][name] = packed(value, f"self/{name}", tensors, names)
         return notes, tensors
 
     def tensors(self) -> dict[str, Tensor]:
