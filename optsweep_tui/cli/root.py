@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from optsweep_tui.cli import (
-    cancel,
-    collect,
-    datasets,
-    doctor,
-    export,
-    fit,
-    gc,
-    grids,
-    import_,
-    logs,
-    ls,
-    models,
-    optimizers,
-    plot,
-    quickstart,
-    resume,
-    retry,
-    run,
-    show,
-    snapshot,
-    speedup,
-    sql,
-    table,
-    tui,
-    watch,
-)
 from optsweep_tui.errors import Interrupted, OptsweepError
 
 INTERRUPTED = "interrupted. optsweep resume takes up whatever was launched"
@@ -44,8 +21,46 @@ INTERRUPTED = "interrupted. optsweep resume takes up whatever was launched"
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's own, or the copy of it that newer Typer carries
 ClickError: type[Exception] = UsageError.__bases__[0]
 
+VERBS = (
+    "quickstart", "optimizers", "models", "datasets", "grids", "run", "watch", "ls", "show", "logs", "cancel", "retry",
+    "resume", "collect", "import", "export", "sql", "snapshot", "gc", "table", "fit", "speedup", "plot", "doctor", "tui",
+)  # fmt: skip
+"""In the order of `--help`; each is the function `command` of the module of its name."""
+
+
+def function_of(verb: str) -> Callable[..., None]:
+    """What a verb calls; its module is imported here, so that the other verbs cost nothing."""
+    module = f"{verb}_" if verb == "import" else verb
+    function: Callable[..., None] = importlib.import_module(f"optsweep_tui.cli.{module}").command
+    return function
+
+
+class Verbs(TyperGroup):
+    """The verbs, each turned into a command only when it is called: building all of them takes longer than a `--help` may."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes | {"commands": dict.fromkeys(VERBS)})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in VERBS:
+            return None
+        single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        single.command(cmd_name)(function_of(cmd_name))
+        return typer.main.get_command(single)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        limit = formatter.width - 6 - max(map(len, VERBS))
+        rows = []
+        for verb in VERBS:
+            text = inspect.cleandoc(function_of(verb).__doc__ or "")
+            rows.append((verb, TyperCommand(name=verb, help=text).get_short_help_str(limit)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 app = typer.Typer(
     name="optsweep",
+    cls=Verbs,
     help="The lab bench for pretraining optimizers, in a terminal.",
     epilog="Start with: optsweep quickstart. Every verb has --help with examples, and --json.",
     rich_markup_mode=None,
@@ -69,36 +84,6 @@ def _root(
 
         typer.echo(f"optsweep {__version__}")
         raise typer.Exit
-
-
-for _verb, _module in (
-    ("quickstart", quickstart),
-    ("optimizers", optimizers),
-    ("models", models),
-    ("datasets", datasets),
-    ("grids", grids),
-    ("run", run),
-    ("watch", watch),
-    ("ls", ls),
-    ("show", show),
-    ("logs", logs),
-    ("cancel", cancel),
-    ("retry", retry),
-    ("resume", resume),
-    ("collect", collect),
-    ("import", import_),
-    ("export", export),
-    ("sql", sql),
-    ("snapshot", snapshot),
-    ("gc", gc),
-    ("table", table),
-    ("fit", fit),
-    ("speedup", speedup),
-    ("plot", plot),
-    ("doctor", doctor),
-    ("tui", tui),
-):
-    app.command(_verb)(_module.command)
 
 
 def run_command(arguments: list[str]) -> int:
