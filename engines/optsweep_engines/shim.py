@@ -108,6 +108,9 @@ class Shim:
             folder.reserve(attempt_folder)
             ending = self._train(attempt_folder, lock)
         except OSError as error:
+            if self._engine is not None:  # it may be training still: what is said to have ended must have ended
+                self._engine.close()
+                self._engine = None
             ending = {"returncode": None, "signal": None, "reason": "failed", "error": f"shim: {error}"}
         ending |= {"ended_at": time.time(), "seconds": round(time.monotonic() - started, 3)}
         try:
