@@ -18,11 +18,9 @@ def require(workspace: Workspace, specs: Iterable[RunSpec]) -> None:
         OptsweepError: one cannot be prepared here, or what is prepared here today is not what the specs name.
     """
     for name, sha256 in sorted({(spec.dataset, str(spec.dataset_hash)) for spec in specs}):
-        try:
-            data.open_dataset(workspace.data, name, sha256)
-            continue
-        except ValueError:
-            facts = DatasetLookup(workspace, prepare=True)(name)
+        if data.is_there(workspace.data, name, sha256):
+            continue  # damaged or not: a run that cannot use it says so, and the others go on
+        facts = DatasetLookup(workspace, prepare=True)(name)
         if facts.sha256 != sha256:
             raise OptsweepError(
                 f"dataset {name} {sha256[:12]}, which runs here need, is gone from {workspace.data}, and what can be "

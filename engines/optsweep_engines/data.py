@@ -164,7 +164,7 @@ def write(entry: DatasetEntry, root: Path) -> PreparedDataset:
         raise ValueError(f"dataset {entry.name}: token {largest} is outside its vocabulary of {entry.vocab_size}")
     sha256 = _content_hash(entry.vocab_size, splits["train"], splits["validation"])
     root.mkdir(parents=True, exist_ok=True)
-    final = root / f"{entry.name}-{sha256[:12]}"
+    final = _folder_of(root, entry.name, sha256)
     temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=root))
     try:
         for split, tokens in splits.items():
@@ -215,14 +215,23 @@ def find(name: str, root: Path) -> PreparedDataset | None:
     return _read(max(matches)[1]) if matches else None
 
 
+def _folder_of(root: Path, name: str, sha256: str) -> Path:
+    return root / f"{name}-{sha256[:12]}"
+
+
+def is_there(root: Path, name: str, sha256: str) -> bool:
+    """Whether the shards that a spec names lie under `root`, whatever state they are in."""
+    return (_folder_of(root, name, sha256) / "manifest.json").is_file()
+
+
 def open_dataset(root: Path, name: str, sha256: str) -> PreparedDataset:
     """The shards that a spec names, wherever they were prepared; sizes are checked, `verify` checks every token.
 
     Raises:
         ValueError: they are not under `root`, or are not the ones that the spec names.
     """
-    folder = root / f"{name}-{sha256[:12]}"
-    if not (folder / "manifest.json").is_file():
+    folder = _folder_of(root, name, sha256)
+    if not is_there(root, name, sha256):
         raise ValueError(f"{folder}: dataset {name} with hash {sha256[:12]} is not prepared there")
     found = _read(folder)
     if found.sha256 != sha256:
