@@ -355,6 +355,9 @@ async def test_cancel_asks_with_the_count_and_does_nothing_on_n(empty_workspace:
 async def test_retry_queues_a_new_attempt_and_leaves_a_controller(empty_workspace: Workspace, monkeypatch: Any) -> None:
     spec = made.spec(ratio=0.05)
     made.plant(empty_workspace, spec, "failed")
+    shards = empty_workspace.data / f"{spec.dataset}-{str(spec.dataset_hash)[:12]}"
+    shards.mkdir(parents=True)
+    (shards / "manifest.json").write_text("{}")  # the data is there: nothing has to be prepared for another attempt
     detached: list[Workspace] = []
     monkeypatch.setattr(flow, "detach", detached.append)
     async with driven(empty_workspace, (120, 40), "runs") as driver:
