@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from optsweep_engines import models
+from optsweep_tui import grid
 from optsweep_tui.imported import IMPORTED_STATES, ImportedRun, ImportedSpec, Outcome
 from optsweep_tui.importers.cells import KNOB, catalogue_name, knob_name
 
@@ -141,15 +142,7 @@ def scalar(value: Any) -> Any:
     if _empty(value):
         return None
     if isinstance(value, str):
-        lowered = value.strip().lower()
-        if lowered in ("true", "false"):
-            return lowered == "true"
-        for kind in (int, float):
-            try:
-                return kind(lowered)
-            except ValueError:
-                continue
-        return value.strip()
+        return grid.scalar(value)
     if not isinstance(value, bool | int | float):
         raise ValueError(f"{str(value)[:40]!r} is not a value of a knob")
     return value
