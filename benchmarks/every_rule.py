@@ -31,16 +31,16 @@ def trained(workspace: Any) -> None:
 
 def rows(workspace: Any) -> list[dict[str, Any]]:
     """One row per rule at the shared budget, best first."""
-    from optsweep_tui import flow
+    from optsweep_tui import ask
     from optsweep_tui.cli import output
     from optsweep_tui.core import Filter
 
-    frame = flow.results(workspace, Filter(study=GRID))
+    frame = ask.results(workspace, Filter(study=GRID))
     budgets = frame[frame["optimizer"] != "adamw"]["tokens"].unique()
     (tokens,) = budgets
-    cells = output.records(flow.table(frame, baseline="adamw"))
-    speeds = {row["optimizer"]: row for row in output.records(flow.speedup(frame, baseline="adamw", unit="tokens"))}
-    timed = output.records(flow.speedup(frame, baseline="adamw", unit="time"))
+    cells = output.records(ask.table(frame, baseline="adamw"))
+    speeds = {row["optimizer"]: row for row in output.records(ask.speedup(frame, baseline="adamw", unit="tokens"))}
+    timed = output.records(ask.speedup(frame, baseline="adamw", unit="time"))
     loaded = {row["optimizer"] for row in timed if "LOADED" in row["flags"] or row["speedup"] is None}
     best = {row["run_id"]: row for row in output.records(frame)}
     found = []
@@ -130,12 +130,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a Markdown file, beside the printed table")
     options = parser.parse_args()
     sys.path[:0] = [str(ROOT / "engines"), str(ROOT)]
-    from optsweep_tui import flow, settings
+    from optsweep_tui import ask, settings
     from optsweep_tui.core import Filter
 
     workspace = settings.workspace(options.workspace)
     trained(workspace)
-    devices = sorted(set(flow.results(workspace, Filter(study=GRID))["device"].dropna()))
+    devices = sorted(set(ask.results(workspace, Filter(study=GRID))["device"].dropna()))
     text = report(rows(workspace), ", ".join(devices))
     print(text)
     if options.out:

@@ -1,6 +1,6 @@
-"""The program in order: plan, launch, drive, collect, ask. The command line and the app call this and nothing below.
+"""The program in order: plan, launch, drive, collect. With `ask`, all that the command line and the app call.
 
-    grids/*.toml -> specs -> run folders -> dispatch -> metrics -> results.duckdb -> dataframes -> answers
+    grids/*.toml -> specs -> run folders -> dispatch -> metrics -> results.duckdb -> (ask) dataframes -> answers
 
 Each step loads its own libraries when it is called, so that a verb which needs none starts at once.
 """
@@ -393,7 +393,7 @@ def export_results(workspace: Workspace, name: str, target: Path, chosen: Filter
     return len(frame)
 
 
-# ---------------------------------------------------------------- collect and ask
+# ---------------------------------------------------------------- collect
 
 
 def collect(
@@ -457,57 +457,6 @@ def sql_dictionary() -> list[dict[str, str]]:
     return queries.dictionary()
 
 
-def results(workspace: Workspace, chosen: Filter) -> pd.DataFrame:
-    """One row per run of the filter, with the columns of `analysis.columns.RESULTS`."""
-    from optsweep_tui.store import queries
-
-    study = chosen.study or queries.default_study(workspace.store)
-    return queries.results(workspace.store, dataclasses.replace(chosen, study=study))
-
-
-def baseline_of(workspace: Workspace, study: str | None) -> str:
-    """The baseline optimizer that a study declares; adamw without one."""
-    for entry in studies(workspace):
-        if entry["name"] == study:
-            return str(entry.get("baseline", "adamw"))
-    return "adamw"
-
-
-def knob_info() -> dict[str, Any]:
-    """Declared range and scale of every knob, which the edge audit needs."""
-    from optsweep_engines.optimizers import catalogue
-
-    return {knob.name: knob for entry in catalogue.known().values() for knob in catalogue.all_knobs(entry)}
-
-
-def table(frame: pd.DataFrame, *, baseline: str = "adamw", sigma: float | None = None) -> pd.DataFrame:
-    """Final losses per cell with n, gap, rank and tie group."""
-    from optsweep_tui import analysis
-
-    return analysis.table(frame, baseline=baseline, sigma=sigma, knob_info=knob_info())
-
-
-def fit(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
-    """Baseline curves."""
-    from optsweep_tui import analysis
-
-    return analysis.fit(frame, **options)
-
-
-def speedup(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
-    """Speedups over the baseline, with intervals and states."""
-    from optsweep_tui import analysis
-
-    return analysis.speedup(frame, knob_info=knob_info(), **options)
-
-
-def noise(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Where the run-to-run sigma comes from."""
-    from optsweep_tui import analysis
-
-    return analysis.noise_ledger(frame, baseline)
-
-
 # ---------------------------------------------------------------- draw
 
 
@@ -518,13 +467,6 @@ def loss_curves(workspace: Workspace, run_ids: Iterable[str]) -> list[Curve]:
     chosen = list(run_ids)
     specs = [spec_of(workspace, run_id) for run_id in chosen]
     return figures.loss_curves(specs, [rundir.metric_rows(workspace.runs / run_id) for run_id in chosen])
-
-
-def ratio_curves(frame: pd.DataFrame, baseline: str) -> list[Curve]:
-    """Final loss per cell against the ratio, and the baseline's fitted curve between its own budgets."""
-    from optsweep_tui.charts import figures
-
-    return figures.ratio_curves(table(frame, baseline=baseline), fit(frame, baseline=baseline), baseline)
 
 
 # ---------------------------------------------------------------- this machine

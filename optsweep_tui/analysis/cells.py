@@ -51,6 +51,10 @@ class CellLoss:
     """Seconds per token of every run of the cell that was timed as the best one was: device, batch, compute type."""
     run_ids: tuple[str, ...] = field(default=(), repr=False)
     """The runs that the loss is made of."""
+    runs: tuple[Run, ...] = field(default=(), repr=False)
+    """Every run of the cell, in any state."""
+    swept: tuple[Run, ...] = field(default=(), repr=False)
+    """The base-seed runs that the selection was over, FAR, diverged, stopped and never published ones included."""
 
     @property
     def has_loss(self) -> bool:
@@ -154,7 +158,8 @@ def cell_loss(
     if near and not any(run.seed == seed for run in near):
         seed = base_seed(near)
         marks.add(F.OTHER_SEED)
-    tuning = {run.config for run in runs if run.seed == seed and run.state in TUNING and run.knobs is not None}
+    swept = tuple(run for run in runs if run.seed == seed and (run.state in TUNING or run.state == "missing"))
+    tuning = {run.config for run in swept if run.state in TUNING and run.knobs is not None}
     cell = CellLoss(
         optimizer=optimizer,
         tokens=tokens,
@@ -168,6 +173,8 @@ def cell_loss(
         tuning_runs=len(tuning),
         states=dict(Counter(run.state for run in runs)),
         flags=tuple(F.ordered({*marks, F.NO_LOSS})),
+        runs=tuple(runs),
+        swept=swept,
     )
     return _with_best(cell, runs, near, seed, marks, ranges) if near else cell
 
@@ -193,8 +200,7 @@ def _with_best(
     others = sorted((other for other in seeds if other != seed), key=lambda other: (other is None, other or 0))
     base = fmean(run.loss for run in seeds[seed])
     fresh = [fmean(run.loss for run in seeds[other]) for other in others]
-    swept = [run for run in runs if run.seed == seed and (run.state in TUNING or run.state == "missing")]
-    ends = tuple(edges(best, swept, ranges))
+    ends = tuple(edges(best, cell.swept, ranges))
     started = {run.seed for run in runs if run.config == chosen and run.state in TUNING}
     found = {
         F.DUPLICATE: any(len(members) > 1 for members in seeds.values()),

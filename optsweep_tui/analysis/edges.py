@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
+from optsweep_tui.analysis.lines import Line, lines
 from optsweep_tui.analysis.runs import Run
 
 
@@ -55,42 +56,30 @@ def declared_ranges(knob_info: KnobInfo | None, optimizer: str) -> Ranges:
     return flat | own
 
 
-def edges(best: Run, runs: Iterable[Run], ranges: Ranges) -> list[Edge]:
-    """Edges of one cell, by knob name.
+def edges(best: Run, runs: Sequence[Run], ranges: Ranges) -> list[Edge]:
+    """Edges of one cell, by knob name: the best value of a knob's line (`lines`) is the first or last that was tried.
 
     The swept list of a knob is every value that a run of the cell reports on, diverged ones included: when the next
     larger lr diverged, the best one is interior. Booleans and texts have no order and no edges.
 
     Args:
-        best: the run of the best configuration.
+        best: the run of the best configuration; unpublished, nothing is known of its edges.
         runs: the runs of the cell that were part of the selection.
         ranges: declared range per knob.
     """
     if best.knobs is None:
         return []
-    swept: dict[str, set[float]] = {}
-    for run in runs:
-        for knob, value in _values(run).items():
-            swept.setdefault(knob, set()).add(value)
+    return [edge for line in lines(runs).values() for edge in edges_of(line, ranges.get(line.knob, (None, None)))]
+
+
+def edges_of(line: Line, bounds: tuple[float | None, float | None]) -> list[Edge]:
+    """The ends of one knob's list at which its best value lies, declared and natural bounds left out."""
+    if not line.numeric or not isinstance(line.best, float):
+        return []
+    low, high = bounds
     found = []
-    for knob, value in sorted(_values(best).items()):
-        values = swept.get(knob, set())
-        if len(values) < 2:
-            continue
-        low, high = ranges.get(knob, (None, None))
-        if value == min(values) and value > (FLOOR if low is None else low):
-            found.append(Edge(knob=knob, value=value, side="low"))
-        if value == max(values) and value < (CEILINGS.get(knob, math.inf) if high is None else high):
-            found.append(Edge(knob=knob, value=value, side="high"))
+    if line.best == line.tried[0] and line.best > (FLOOR if low is None else low):
+        found.append(Edge(knob=line.knob, value=line.best, side="low"))
+    if line.best == line.tried[-1] and line.best < (CEILINGS.get(line.knob, math.inf) if high is None else high):
+        found.append(Edge(knob=line.knob, value=line.best, side="high"))
     return found
-
-
-def _values(run: Run) -> dict[str, float]:
-    """The run's ordered knobs, batch size included (it is tuned like one)."""
-    values: dict[str, Any] = {} if math.isnan(run.batch_size) else {"batch_size": run.batch_size}
-    values.update(run.knobs or {})
-    return {
-        knob: float(value)
-        for knob, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }

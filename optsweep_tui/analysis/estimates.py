@@ -11,9 +11,9 @@ import numpy as np
 
 from optsweep_tui.analysis.baselines import Baseline, Baselines
 from optsweep_tui.analysis.cells import CellLoss
+from optsweep_tui.analysis.gradient import BudgetGradient, budget_gradient
 from optsweep_tui.analysis.intervals import bootstrap_budgets, budget_limits
 from optsweep_tui.analysis.noise import LEVEL, Floats, quantile_squared
-from optsweep_tui.analysis.sensitivity import BudgetGradient, budget_gradient
 from optsweep_tui.analysis.ties import Standing, budgets, standings
 
 Ci: TypeAlias = Literal["profile", "bootstrap"]

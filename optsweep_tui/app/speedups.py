@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from optsweep_tui import flow
+from optsweep_tui import ask
 from optsweep_tui.app.views.compare import SpeedupRow, Speedups
 from optsweep_tui.core import Filter
 from optsweep_tui.settings import Workspace
@@ -25,11 +25,11 @@ def load(workspace: Workspace, study: str | None) -> Speedups:
     Raises:
         OptsweepError: the store is locked, newer than this program, or garbage.
     """
-    baseline = flow.baseline_of(workspace, study)
+    baseline = ask.baseline_of(workspace, study)
     if stamp(workspace) is None:
         return Speedups(baseline=baseline, study=study, message="no results collected yet: optsweep collect first")
-    frame = flow.results(workspace, Filter(study=study))
-    found = flow.speedup(frame, baseline=baseline)
+    frame = ask.results(workspace, Filter(study=study))
+    found = ask.speedup(frame, baseline=baseline)
     rows = [_row(record, found.to_dict("records")) for record in found.to_dict("records")]
     message = "" if rows else f"no cell of another optimizer than {baseline} has a final loss in the store"
     collected = int((frame["state"] == "done").sum())

@@ -48,11 +48,11 @@ def loss_curves(workspace: Workspace, runs: list[str] | None, chosen: Filter) ->
 
 def ratio_curves(workspace: Workspace, chosen: Filter) -> list[Curve]:
     """Final losses of every optimizer against the Chinchilla ratio, and the baseline's fitted curve."""
-    from optsweep_tui import flow
+    from optsweep_tui import ask
     from optsweep_tui.cli import present
 
     frame = present.answers(workspace, chosen)
-    return flow.ratio_curves(frame, present.baseline_name(workspace, frame, None))
+    return ask.ratio_curves(frame, present.baseline_name(workspace, frame, None))
 
 
 def draw(curves: Sequence[Curve], kind: str, *, width: int | None, height: int, log_x: bool) -> str:

@@ -26,14 +26,14 @@ def command(
 
     Examples: optsweep fit | optsweep fit --baseline muon --json
     """
-    from optsweep_tui import flow
+    from optsweep_tui import ask
     from optsweep_tui.cli import present
 
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
     frame = present.answers(place, chosen)
     reference = present.baseline_name(place, frame, baseline)
-    curves = flow.fit(frame, baseline=reference, sigma=options.checked_sigma(sigma), max_chinchilla=max_chinchilla)
+    curves = ask.fit(frame, baseline=reference, sigma=options.checked_sigma(sigma), max_chinchilla=max_chinchilla)
     if json_:
         output.emit_json(output.records(curves))
     else:

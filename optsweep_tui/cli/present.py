@@ -21,9 +21,9 @@ def answers(workspace: Workspace, chosen: Filter) -> pd.DataFrame:
     Raises:
         OptsweepError: the selection is empty.
     """
-    from optsweep_tui import flow
+    from optsweep_tui import ask, flow
 
-    frame = flow.results(workspace, chosen)
+    frame = ask.results(workspace, chosen)
     if len(frame) == 0:
         raise OptsweepError("no collected run matches: the selection is empty", "optsweep collect, or widen the filter")
     waiting = flow.uncollected(workspace)
@@ -36,7 +36,7 @@ def answers(workspace: Workspace, chosen: Filter) -> pd.DataFrame:
 
 def baseline_name(workspace: Workspace, frame: pd.DataFrame, asked: str | None) -> str:
     """The baseline of a question: the one asked for, else the one the study declares."""
-    from optsweep_tui import flow, grid
+    from optsweep_tui import ask, grid
 
     if asked is not None:
         name = grid.result_name(asked)
@@ -46,18 +46,18 @@ def baseline_name(workspace: Workspace, frame: pd.DataFrame, asked: str | None) 
         if len(found) > 1:
             raise OptsweepError(f"baseline {name} is {len(found)} optimizers here: {', '.join(found)}", "name one")
         return str(found[0])
-    return flow.baseline_of(workspace, str(frame["study"].iloc[0]))
+    return ask.baseline_of(workspace, str(frame["study"].iloc[0]))
 
 
 def final_losses(workspace: Workspace, study: str) -> None:
     """The matrix of a study's final losses, after a run."""
-    from optsweep_tui import flow
+    from optsweep_tui import ask
     from optsweep_tui.core import Filter
 
-    frame = flow.results(workspace, Filter(study=study))
+    frame = ask.results(workspace, Filter(study=study))
     if len(frame):
-        reference = flow.baseline_of(workspace, study)
-        print_matrix(flow.table(frame, baseline=reference))
+        reference = ask.baseline_of(workspace, study)
+        print_matrix(ask.table(frame, baseline=reference))
 
 
 def kept(rows: pd.DataFrame, chosen: Filter) -> pd.DataFrame:

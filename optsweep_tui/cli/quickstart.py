@@ -64,15 +64,15 @@ def estimate(workspace: Workspace, chosen: Plan) -> str:
 
 def report(workspace: Workspace, chosen: Plan, seconds: float, trained: int, json_: bool) -> None:
     """Final losses, the noise, the baseline's curve, the speedups, a chart, and what to try next."""
-    from optsweep_tui import flow
+    from optsweep_tui import ask, flow
     from optsweep_tui.cli import charts, present
     from optsweep_tui.core import Filter
 
     study = chosen.study
-    frame = flow.results(workspace, Filter(study=study.name))
-    cells = flow.table(frame, baseline=study.baseline)
-    curves = flow.fit(frame, baseline=study.baseline)
-    rows = flow.speedup(frame, baseline=study.baseline)
+    frame = ask.results(workspace, Filter(study=study.name))
+    cells = ask.table(frame, baseline=study.baseline)
+    curves = ask.fit(frame, baseline=study.baseline)
+    rows = ask.speedup(frame, baseline=study.baseline)
     if json_:
         document: dict[str, Any] = {
             "runs": flow.run_lines(workspace, chosen.run_ids),
@@ -85,7 +85,7 @@ def report(workspace: Workspace, chosen: Plan, seconds: float, trained: int, jso
         output.emit_json(document)
         return
     present.print_matrix(cells)
-    present.print_noise(flow.noise(frame, study.baseline))
+    present.print_noise(ask.noise(frame, study.baseline))
     print()
     present.print_curves(curves, study.baseline)
     print()

@@ -34,7 +34,7 @@ def command(
     """
     import dataclasses
 
-    from optsweep_tui import flow
+    from optsweep_tui import ask
     from optsweep_tui.cli import present
     from optsweep_tui.errors import UnknownName
 
@@ -46,7 +46,7 @@ def command(
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
     frame = present.answers(place, dataclasses.replace(chosen, optimizers=(), chinchillas=()))
     reference = present.baseline_name(place, frame, baseline)
-    rows = flow.speedup(
+    rows = ask.speedup(
         frame, baseline=reference, unit=unit, ci=ci, sigma=options.checked_sigma(sigma), max_chinchilla=max_chinchilla
     )
     rows = present.kept(rows, chosen)

@@ -25,14 +25,14 @@ def command(
 
     Examples: optsweep table | optsweep table --model 130m --json
     """
-    from optsweep_tui import flow
+    from optsweep_tui import ask
     from optsweep_tui.cli import present
 
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
     frame = present.answers(place, chosen)
     reference = present.baseline_name(place, frame, baseline)
-    cells = flow.table(frame, baseline=reference, sigma=options.checked_sigma(sigma))
+    cells = ask.table(frame, baseline=reference, sigma=options.checked_sigma(sigma))
     if json_:
         output.emit_json(output.records(cells))
     else:

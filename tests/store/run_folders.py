@@ -111,7 +111,7 @@ def points(store: Path, key: str = "train_loss", run_id: str | None = None) -> d
     return dict(rows)
 
 
-def ask(store: Path, query: str) -> list[tuple[Any, ...]]:
+def sql_rows(store: Path, query: str) -> list[tuple[Any, ...]]:
     """Rows of a query."""
     with open_store(store) as connection:
         return connection.execute(query).fetchall()

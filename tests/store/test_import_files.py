@@ -15,7 +15,7 @@ from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.importers import plant, protocol
 from optsweep_tui.settings import Workspace
-from tests.store.run_folders import ask
+from tests.store.run_folders import sql_rows
 from tests.store.test_import_marin import mutated_bytes
 
 FUZZ = -(-int(os.environ.get("OPTSWEEP_FUZZ", "800")) // 6)
@@ -42,10 +42,10 @@ def test_what_is_exported_is_read_back_as_it_was(kind: str, tmp_path: Path, plac
     report = flow.import_results(place, kind, path=target, study="again")
     assert report.skipped == []
     there = "study = 'reference' AND model = '300m'"
-    rows = [ask(place.store, f"SELECT {ROW} FROM v_run WHERE {what}") for what in (there, "study = 'again'")]
+    rows = [sql_rows(place.store, f"SELECT {ROW} FROM v_run WHERE {what}") for what in (there, "study = 'again'")]
     assert len(rows[0]) == report.runs and sorted(rows[0], key=repr) == sorted(rows[1], key=repr)
     states = "SELECT state, count(*) FROM v_run WHERE {} GROUP BY state ORDER BY state"
-    assert ask(place.store, states.format(there)) == ask(place.store, states.format("study = 'again'"))
+    assert sql_rows(place.store, states.format(there)) == sql_rows(place.store, states.format("study = 'again'"))
     with pytest.raises(OptsweepError, match="exists"):
         flow.export_results(place, kind, target, Filter())
 
@@ -64,7 +64,7 @@ def test_a_mapping_says_which_column_means_what(tmp_path: Path, place: Workspace
     )  # fmt: skip
     report = flow.import_results(place, "csv", path=table, mapping=mapping)
     assert report.studies == {"mine": 3} and report.states == {"done": 2, "nan": 1} and report.skipped == []
-    rows = ask(
+    rows = sql_rows(
         place.store,
         "SELECT optimizer, model, chinchilla, loss, lr, batch_size, steps, dataset, hyperparameters FROM v_run"
         " ORDER BY source->>'entry'",
@@ -145,13 +145,13 @@ def test_a_speedrun_log_is_a_run_with_its_curve_and_its_code_is_never_executed(
     assert (
         sorted(entry.why.partition(":")[0] for entry in report.skipped) == ["nothing says which optimizer it is of"] * 2
     )
-    rows = ask(
+    rows = sql_rows(
         place.store, "SELECT source->>'entry', state, loss, steps_done, train_seconds, lr, tokens FROM v_run ORDER BY 1"
     )
     assert rows[0][:3] == ("muon/a.txt", "done", 4.5)
     assert rows[0][3:] == (250, pytest.approx(250 * 0.14 + 0.3), 0.02, 250 * 512 * 1024)
     assert rows[1][1:3] == ("nan", None) and rows[2][1:3] == ("failed", None)
-    curve = ask(
+    curve = sql_rows(
         place.store,
         "SELECT step, value, v_metric.tokens FROM v_metric JOIN v_run USING (run_id) WHERE key = 'val_loss' AND state = 'done'"
         " ORDER BY step",
@@ -211,4 +211,4 @@ def test_mutated_files_end_in_a_listed_skip_or_one_line(kind: str, tmp_path: Pat
     for run_id in rundir.run_ids(place.runs):
         assert flow.run_line(place, run_id).state
     for view in ("v_run", "v_cell", "v_best", "v_gap", "v_knob", "v_metric"):
-        ask(place.store, f"SELECT count(*) FROM (SELECT * FROM {view})")
+        sql_rows(place.store, f"SELECT count(*) FROM (SELECT * FROM {view})")

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from optsweep_tui import flow, settings
+from optsweep_tui import ask, flow, settings
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.importers.marin import MarinImporter
 from optsweep_tui.importers.protocol import Found, Request
 from optsweep_tui.settings import Workspace
 from tests.store.marin_tree import chosen, result_of, write_tree
-from tests.store.run_folders import ask
+from tests.store.run_folders import sql_rows
 
 FUZZ = int(os.environ.get("OPTSWEEP_FUZZ", "800")) // 2
 """Mutated trees; the full campaign over all importers is OPTSWEEP_FUZZ=20000."""
@@ -45,11 +45,12 @@ def test_the_tree_gives_the_rows_of_the_shipped_figures(tree: Path, tmp_path: Pa
     cells = "(optimizer, model, chinchilla) IN (SELECT (optimizer, model, chinchilla) FROM v_run WHERE study = 'marin')"
     there = f"study = 'reference' AND {cells}"
     rows = {
-        name: ask(place.store, f"SELECT {ROW} FROM v_run WHERE {what}") for name, what in (("a", here), ("b", there))
+        name: sql_rows(place.store, f"SELECT {ROW} FROM v_run WHERE {what}")
+        for name, what in (("a", here), ("b", there))
     }
     assert len(rows["a"]) == report.runs > 150
     assert sorted(rows["a"], key=repr) == sorted(rows["b"], key=repr)
-    tables = [flow.table(flow.results(place, Filter(study=study))) for study in ("marin", "reference")]
+    tables = [ask.table(ask.results(place, Filter(study=study))) for study in ("marin", "reference")]
     losses = [
         {(row["optimizer"], row["model"], row["chinchilla"]): row["loss"] for row in table.to_dict("records")}
         for table in tables
@@ -72,7 +73,9 @@ def test_twice_is_once_and_a_changed_loss_is_a_change(tree: Path, tmp_path: Path
     file.write_text(json.dumps(data))
     changed = flow.import_results(place, "marin", path=copy)
     assert (changed.new, changed.changed) == (0, 1)
-    assert ask(place.store, "SELECT min(loss) FROM v_run WHERE optimizer = 'adamw' AND model = '130m'") == [(3.25,)]
+    assert sql_rows(place.store, "SELECT min(loss) FROM v_run WHERE optimizer = 'adamw' AND model = '130m'") == [
+        (3.25,)
+    ]
 
 
 def mended(cell: str, change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
@@ -298,6 +301,6 @@ def _collected_cleanly(place: Workspace, runs: list[Any]) -> None:
     report = flow.collect(place)
     assert report.skipped == [] and report.runs == len(runs) > 0
     for view in ("v_run", "v_cell", "v_best", "v_gap", "v_knob", "v_provenance", "v_final"):
-        assert ask(place.store, f"SELECT count(*) FROM (SELECT * FROM {view})")
-    flow.table(flow.results(place, Filter(study="marin")))
-    flow.speedup(flow.results(place, Filter(study="marin")))
+        assert sql_rows(place.store, f"SELECT count(*) FROM (SELECT * FROM {view})")
+    ask.table(ask.results(place, Filter(study="marin")))
+    ask.speedup(ask.results(place, Filter(study="marin")))

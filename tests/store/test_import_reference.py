@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from optsweep_engines.spec import canonical_scalar
-from optsweep_tui import flow, rundir, settings
+from optsweep_tui import ask, flow, rundir, settings
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.importers.cells import catalogue_name, knob_name
 from optsweep_tui.importers.reference import reference_cells
 from optsweep_tui.resources import shipped
 from optsweep_tui.settings import Workspace
-from tests.store.run_folders import ask, contents
+from tests.store.run_folders import contents, sql_rows
 
 SIGMA_UNITS = 0.0005
 
@@ -39,21 +39,21 @@ def cells() -> list[dict[str, str]]:
 
 
 def test_every_cell_every_ablation_and_every_unlisted_minimum_is_a_run_with_its_state(place: Workspace) -> None:
-    counted = dict(ask(place.store, "SELECT state, count(*) FROM v_run WHERE study = 'reference' GROUP BY state"))
+    counted = dict(sql_rows(place.store, "SELECT state, count(*) FROM v_run WHERE study = 'reference' GROUP BY state"))
     # 1715 ablations: 1432 below 5, 182 from 5 up, 96 null, 5 "NaN"; 150 baselines, 3 of them null; 18 unlisted minima.
     assert counted == {"done": 1432 + 147 + 18, "diverged": 182, "missing": 96 + 3, "nan": 5}
-    assert ask(place.store, "SELECT count(*) FROM v_cell WHERE study = 'reference'") == [(150,)]
-    assert ask(place.store, "SELECT count(*) FROM v_run WHERE study = 'speedrun-2024-10'") == [(4,)]
+    assert sql_rows(place.store, "SELECT count(*) FROM v_cell WHERE study = 'reference'") == [(150,)]
+    assert sql_rows(place.store, "SELECT count(*) FROM v_run WHERE study = 'speedrun-2024-10'") == [(4,)]
     unpublished = "engine IS NULL AND seed IS NULL AND dataset_hash IS NULL AND seconds_per_token IS NULL"
-    assert ask(place.store, f"SELECT count(*) FROM v_run WHERE study = 'reference' AND {unpublished}") == [(1883,)]
+    assert sql_rows(place.store, f"SELECT count(*) FROM v_run WHERE study = 'reference' AND {unpublished}") == [(1883,)]
     hollow = "hyperparameters IS NULL AND batch_size IS NULL AND steps IS NULL AND state = 'done'"
-    assert ask(place.store, f"SELECT count(*) FROM v_run WHERE {hollow}") == [(18,)]
-    large = ask(place.store, "SELECT max(loss), arg_max(state, loss) FROM v_run")
+    assert sql_rows(place.store, f"SELECT count(*) FROM v_run WHERE {hollow}") == [(18,)]
+    large = sql_rows(place.store, "SELECT max(loss), arg_max(state, loss) FROM v_run")
     assert large == [(138172780511232.0, "diverged")]
 
 
 def test_the_loss_of_every_cell_is_its_published_minimum(place: Workspace) -> None:
-    table = flow.table(flow.results(place, Filter(study="reference")))
+    table = ask.table(ask.results(place, Filter(study="reference")))
     losses = {
         (str(row["optimizer"]), str(row["model"]), float(row["chinchilla"])): float(row["loss"])
         for row in table.to_dict("records")
@@ -71,7 +71,7 @@ def test_the_loss_of_every_cell_is_its_published_minimum(place: Workspace) -> No
 
 
 def test_run_counts_per_cell_are_the_published_ones(place: Workspace) -> None:
-    rows = ask(
+    rows = sql_rows(
         place.store,
         "SELECT optimizer, model, chinchilla, state, source->>'recorded' FROM v_run WHERE study = 'reference'",
     )
@@ -89,7 +89,7 @@ def test_run_counts_per_cell_are_the_published_ones(place: Workspace) -> None:
 
 
 def test_each_run_is_the_incumbent_with_one_change_under_our_names(place: Workspace) -> None:
-    rows = ask(
+    rows = sql_rows(
         place.store,
         "SELECT source->>'entry', hyperparameters, batch_size, schedule, steps, tokens FROM v_run WHERE study = 'reference'",
     )
@@ -110,7 +110,7 @@ def test_each_run_is_the_incumbent_with_one_change_under_our_names(place: Worksp
 
 
 def test_the_baseline_curves_are_those_of_the_design_note(place: Workspace) -> None:
-    fits = flow.fit(flow.results(place, Filter(study="reference")))
+    fits = ask.fit(ask.results(place, Filter(study="reference")))
     found = {row["model"]: row for row in fits.to_dict("records")}
     assert list(found) == ["130m", "300m", "520m", "1.2b"]
     assert found["300m"]["alpha"] == pytest.approx(0.3707, abs=5e-4)
@@ -122,9 +122,9 @@ def test_the_baseline_curves_are_those_of_the_design_note(place: Workspace) -> N
 
 
 def test_more_budgets_move_the_130m_speedup_at_8x_from_1_41_to_1_30(place: Workspace) -> None:
-    frame = flow.results(place, Filter(study="reference"))
+    frame = ask.results(place, Filter(study="reference"))
     for most, expected in ((8.0, 1.41), (None, 1.30)):
-        rows = flow.speedup(frame, max_chinchilla=most)
+        rows = ask.speedup(frame, max_chinchilla=most)
         here = rows[(rows.model == "130m") & (rows.chinchilla == 8)].sort_values("loss")
         assert float(here.iloc[0].speedup) == pytest.approx(expected, abs=0.006)
     assert len(rows) == 132
@@ -132,11 +132,11 @@ def test_more_budgets_move_the_130m_speedup_at_8x_from_1_41_to_1_30(place: Works
 
 
 def test_time_is_refused_and_flops_are_counted(place: Workspace) -> None:
-    frame = flow.results(place, Filter(study="reference"))
-    timed = flow.speedup(frame, unit="time")
+    frame = ask.results(place, Filter(study="reference"))
+    timed = ask.speedup(frame, unit="time")
     assert set(timed.state) == {"REFUSE"} and timed.reason.str.contains("seconds per token").any()
-    counted = flow.speedup(frame, unit="flops")
-    tokens = flow.speedup(frame)
+    counted = ask.speedup(frame, unit="flops")
+    tokens = ask.speedup(frame)
     listed = counted.state != "REFUSE"
     assert listed.sum() > 80
     muon = listed & (counted.optimizer == "muon")
@@ -147,7 +147,7 @@ def test_time_is_refused_and_flops_are_counted(place: Workspace) -> None:
 def test_the_speedrun_curves_are_metrics_and_its_baseline_is_adam(place: Workspace) -> None:
     with open(shipped("grids") / "reference" / "speedrun-2024-10.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
-    stored = ask(
+    stored = sql_rows(
         place.store,
         "SELECT r.optimizer, m.step, m.value, m.tokens FROM v_metric m JOIN v_run r USING (run_id) WHERE key = 'val_loss'",
     )
@@ -156,12 +156,12 @@ def test_the_speedrun_curves_are_metrics_and_its_baseline_is_adam(place: Workspa
     assert len(stored) == len(rows) == 168
     assert {(optimizer, step, value) for optimizer, step, value, _ in stored} == wanted
     assert all(tokens == step * 512 * 1024 for _, step, _, tokens in stored)
-    assert flow.baseline_of(place, "speedrun-2024-10") == "adam"
-    table = flow.table(flow.results(place, Filter(study="speedrun-2024-10")), baseline="adam")
+    assert ask.baseline_of(place, "speedrun-2024-10") == "adam"
+    table = ask.table(ask.results(place, Filter(study="speedrun-2024-10")), baseline="adam")
     assert dict(zip(table.optimizer, table.loss, strict=True)) == {
         "soap": 3.2752, "muon": 3.276, "shampoo": 3.2858, "adam": 3.3406,
     }  # fmt: skip
-    speedups = flow.speedup(flow.results(place, Filter(study="speedrun-2024-10")), baseline="adam")
+    speedups = ask.speedup(ask.results(place, Filter(study="speedrun-2024-10")), baseline="adam")
     assert set(speedups.state) == {"REFUSE"} and speedups.reason.str.contains("1 budget").all()
 
 
@@ -188,7 +188,7 @@ def test_a_torn_import_is_listed_by_collect_and_mended_by_the_next(tmp_path: Pat
     assert flow.broken(workspace).keys() >= {victims[0], victims[1]}
     report = flow.import_results(workspace, "reference")
     assert (report.new, report.changed) == (0, 3)
-    assert ask(workspace.store, "SELECT count(*) FROM run") == [(1887,)]
+    assert sql_rows(workspace.store, "SELECT count(*) FROM run") == [(1887,)]
 
 
 def test_nothing_touches_an_imported_run(place: Workspace) -> None:

@@ -17,7 +17,18 @@ from optsweep_tui import rundir
 from optsweep_tui.store import collector, streams
 from optsweep_tui.store.batch import Batch
 from optsweep_tui.store.ingest import ingest
-from tests.store.run_folders import append, ask, attempt_folder, contents, finish, line, lines, make_spec, plant, points
+from tests.store.run_folders import (
+    append,
+    attempt_folder,
+    contents,
+    finish,
+    line,
+    lines,
+    make_spec,
+    plant,
+    points,
+    sql_rows,
+)
 
 
 @pytest.fixture
@@ -43,15 +54,17 @@ def test_a_finished_run_is_in_the_store_with_its_spec_its_record_and_its_curve(s
     finish(folder)
     report = ingest(store, runs)
     assert (report.runs, report.finished, report.points, report.skipped_lines) == (1, 1, 193 * 2 + 1, 0)
-    row = ask(store, "SELECT run_id, study, origin, optimizer, params, tokens, steps, loss, state, device FROM v_run")
+    row = sql_rows(
+        store, "SELECT run_id, study, origin, optimizer, params, tokens, steps, loss, state, device FROM v_run"
+    )
     assert row == [(spec.run_id, "quick", "native", "adamw", 106496, 98304, 192, 2.5, "done", "cpu")]
-    assert ask(store, "SELECT seconds_per_token, state_bytes, train_seconds, lr FROM v_run") == [
+    assert sql_rows(store, "SELECT seconds_per_token, state_bytes, train_seconds, lr FROM v_run") == [
         (1 / 40000, 1116672, 3.5, 0.003)
     ]
     curve = points(store)
     assert curve[4] == 2.5 and len(curve) == 193
     assert points(store, "val_loss") == {193: 2.5}
-    assert ask(store, "SELECT DISTINCT tokens / step FROM v_metric") == [(512.0,)]
+    assert sql_rows(store, "SELECT DISTINCT tokens / step FROM v_metric") == [(512.0,)]
 
 
 def test_collecting_twice_changes_nothing(store: Path, runs: Path, first: Path) -> None:
@@ -94,7 +107,7 @@ def test_garbage_lines_are_counted_located_and_poison_nothing(store: Path, runs:
     append(first, "more garbage\n")
     again = ingest(store, runs)
     assert [skip.where for skip in again.skipped] == [f"{path}:11"], "line numbers go on where the last collect stopped"
-    assert ask(store, "SELECT skipped, lines FROM src_offset WHERE path LIKE '%metrics%'") == [(7, 11)]
+    assert sql_rows(store, "SELECT skipped, lines FROM src_offset WHERE path LIKE '%metrics%'") == [(7, 11)]
 
 
 NOT_FINITE = [
@@ -135,7 +148,7 @@ def test_large_integers_are_numbers_and_what_is_no_number_is_left_out(store: Pat
     }
     append(first, json.dumps(row) + "\n" + f'{{"step": 2, "endless": {"9" * 5000}}}\n')
     assert ingest(store, runs).skipped_lines == 0
-    found = dict(ask(store, "SELECT key, value FROM v_metric"))
+    found = dict(sql_rows(store, "SELECT key, value FROM v_metric"))
     assert found == {"big": 1e14, "huge": 1e40, "endless": None}
 
 
@@ -157,8 +170,8 @@ def test_names_that_no_utf8_holds_do_not_stop_the_collector(store: Path, runs: P
         first, '{"seq": 1, "kind": "\\udfff", "note": "\\ud800", "n": 1e999, "i": ' + "7" * 300 + "}\n", rundir.EVENTS
     )
     ingest(store, runs)
-    assert ask(store, "SELECT value FROM v_metric WHERE key = 'fine'") == [(5.0,)]
-    assert len(ask(store, "SELECT * FROM v_event")) == 1
+    assert sql_rows(store, "SELECT value FROM v_metric WHERE key = 'fine'") == [(5.0,)]
+    assert len(sql_rows(store, "SELECT * FROM v_event")) == 1
 
 
 def test_a_line_longer_than_the_limit_is_a_listed_skip(
@@ -184,14 +197,14 @@ def test_a_line_longer_than_a_block_is_read_whole(store: Path, runs: Path, first
 def test_the_highest_attempt_wins_per_step(store: Path, runs: Path, first: Path) -> None:
     append(first, lines(range(1, 101)))
     ingest(store, runs)
-    assert ask(store, "SELECT repeats FROM run") == [(False,)]
+    assert sql_rows(store, "SELECT repeats FROM run") == [(False,)]
     append(attempt_folder(first.parent, 2), lines(range(61, 91), train_loss=7.0))
     ingest(store, runs)
     curve = points(store)
     assert sorted(curve) == list(range(1, 101))
     assert {step for step, value in curve.items() if value == 7.0} == set(range(61, 91))
-    assert ask(store, "SELECT repeats FROM run") == [(True,)]
-    assert ask(
+    assert sql_rows(store, "SELECT repeats FROM run") == [(True,)]
+    assert sql_rows(
         store, "SELECT count(*) FROM metric WHERE key = (SELECT key FROM metric_key WHERE name = 'train_loss')"
     ) == [(130,)]
 
@@ -201,7 +214,7 @@ def test_an_attempt_that_goes_on_without_overlap_needs_no_choice(store: Path, ru
     append(attempt_folder(first.parent, 2), lines(range(51, 101)))
     ingest(store, runs)
     assert sorted(points(store)) == list(range(1, 101))
-    assert ask(store, "SELECT repeats FROM run") == [(False,)]
+    assert sql_rows(store, "SELECT repeats FROM run") == [(False,)]
 
 
 def test_within_an_attempt_the_last_line_of_a_step_wins(store: Path, runs: Path, first: Path) -> None:
@@ -227,7 +240,7 @@ def test_a_file_that_shrank_replaces_what_it_held(store: Path, runs: Path, first
     assert path.stat().st_ino == inode
     ingest(store, runs)
     assert points(store) == {1: 5.0, 2: 5.0}
-    assert ask(store, "SELECT generation FROM src_offset WHERE path LIKE '%metrics%'") == [(2,)]
+    assert sql_rows(store, "SELECT generation FROM src_offset WHERE path LIKE '%metrics%'") == [(2,)]
 
 
 def test_a_file_that_was_replaced_is_read_anew(store: Path, runs: Path, first: Path) -> None:
@@ -243,7 +256,7 @@ def test_a_file_that_was_replaced_is_read_anew(store: Path, runs: Path, first: P
         os.replace(fresh, first / name)
     ingest(store, runs)
     assert set(points(store).values()) == {4.0} and len(points(store)) == 30
-    assert ask(store, "SELECT kind FROM v_event") == [("new",), ("new",)]
+    assert sql_rows(store, "SELECT kind FROM v_event") == [("new",), ("new",)]
 
 
 def test_a_file_rewritten_in_place_and_longer_is_noticed_by_its_tail(store: Path, runs: Path, first: Path) -> None:
@@ -319,15 +332,15 @@ def test_a_corrupt_record_is_listed_and_the_run_is_failed(store: Path, runs: Pat
         (folder / "a1" / rundir.RECORD).write_text(text)
     report = ingest(store, runs)
     assert {Path(skip.where).parents[1].name for skip in report.skipped} == {folder.name for folder in folders}
-    assert ask(store, "SELECT DISTINCT state, loss FROM v_run") == [("failed", None)]
-    assert ask(store, "SELECT count(*) FROM v_metric WHERE key = 'train_loss'") == [(2 * len(folders),)]
-    assert ask(store, "SELECT count(*) FROM run_final WHERE error IS NULL") == [(0,)]
+    assert sql_rows(store, "SELECT DISTINCT state, loss FROM v_run") == [("failed", None)]
+    assert sql_rows(store, "SELECT count(*) FROM v_metric WHERE key = 'train_loss'") == [(2 * len(folders),)]
+    assert sql_rows(store, "SELECT count(*) FROM run_final WHERE error IS NULL") == [(0,)]
 
 
 def test_a_record_with_nan_has_no_loss(store: Path, runs: Path, first: Path) -> None:
     finish(first.parent, status="diverged", val_loss=math.nan, train_loss=math.inf)
     ingest(store, runs)
-    assert ask(store, "SELECT state, loss, train_loss FROM v_run") == [("diverged", None, None)]
+    assert sql_rows(store, "SELECT state, loss, train_loss FROM v_run") == [("diverged", None, None)]
 
 
 def test_states_follow_the_files(store: Path, runs: Path) -> None:
@@ -335,7 +348,7 @@ def test_states_follow_the_files(store: Path, runs: Path) -> None:
 
     def state() -> list[tuple[object, ...]]:
         ingest(store, runs)
-        return ask(store, "SELECT state, attempts, loss FROM v_run")
+        return sql_rows(store, "SELECT state, attempts, loss FROM v_run")
 
     assert state() == [("planned", 0, None)]
     attempt_folder(folder)
@@ -344,13 +357,13 @@ def test_states_follow_the_files(store: Path, runs: Path) -> None:
     assert state() == [("orphan", 1, None)]
     (folder / "a1" / rundir.EXIT).write_text('{"returncode": null, "signal": 9, "reason": "died", "ended_at": 1.7e9}')
     assert state() == [("lost", 1, None)]
-    assert ask(store, "SELECT reason, signal FROM v_attempt") == [("died", 9)]
+    assert sql_rows(store, "SELECT reason, signal FROM v_attempt") == [("died", 9)]
     finish(folder, 2)
     assert state() == [("done", 2, 2.5)]
-    assert ask(store, "SELECT attempt, state FROM run_final") == [(2, "done")]
+    assert sql_rows(store, "SELECT attempt, state FROM run_final") == [(2, "done")]
     attempt_folder(folder, 3)  # a forced new attempt: the run is no longer over
     assert state() == [("queued", 3, None)]
-    assert ask(store, "SELECT count(*) FROM run_final") == [(0,)]
+    assert sql_rows(store, "SELECT count(*) FROM run_final") == [(0,)]
 
 
 def test_a_run_of_two_studies_has_two_rows(store: Path, runs: Path) -> None:
@@ -358,8 +371,8 @@ def test_a_run_of_two_studies_has_two_rows(store: Path, runs: Path) -> None:
     ingest(store, runs)
     plant(runs, make_spec(), study="two")
     ingest(store, runs)
-    assert ask(store, "SELECT study FROM v_run ORDER BY study") == [("one",), ("two",)]
-    assert ask(store, "SELECT count(*) FROM run") == [(1,)]
+    assert sql_rows(store, "SELECT study FROM v_run ORDER BY study") == [("one",), ("two",)]
+    assert sql_rows(store, "SELECT count(*) FROM run") == [(1,)]
 
 
 LOOKS = ("optsweep_tui.store.collector.scan", "optsweep_tui.rundir.state_of", "optsweep_tui.store.streams.blocks")
@@ -404,10 +417,10 @@ def test_folders_where_files_should_be_and_odd_names_do_no_harm(store: Path, run
     report = ingest(store, runs)
     assert sorted(points(store)) == [1, 2]
     assert {folder.name for folder in (first.parent, odd)} <= {
-        run_id for (run_id,) in ask(store, "SELECT run_id FROM run")
+        run_id for (run_id,) in sql_rows(store, "SELECT run_id FROM run")
     }
     assert any(str(odd) in skip.where for skip in report.skipped)
-    assert ask(store, f"SELECT attempts, state FROM v_run WHERE run_id = '{first.parent.name}'") == [(1, "done")]
+    assert sql_rows(store, f"SELECT attempts, state FROM v_run WHERE run_id = '{first.parent.name}'") == [(1, "done")]
 
 
 def test_a_run_folder_that_may_not_be_read_is_listed(store: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -422,7 +435,7 @@ def test_a_run_folder_that_may_not_be_read_is_listed(store: Path, runs: Path, mo
     monkeypatch.setattr(os, "scandir", refusing)
     report = ingest(store, runs)
     assert report.runs == 1 and [skip.where for skip in report.skipped] == [str(bad)]
-    assert ask(store, "SELECT run_id FROM run") == [(good.name,)]
+    assert sql_rows(store, "SELECT run_id FROM run") == [(good.name,)]
 
 
 def test_a_vanished_folder_keeps_its_rows_until_a_rebuild(store: Path, runs: Path) -> None:
@@ -472,5 +485,5 @@ def test_ten_thousand_different_keys_do_not_explode(
     monkeypatch.setattr(collector, "MAX_KEYS", 50)
     append(first, "".join(json.dumps({"step": step, f"key{step}": 1.0}) + "\n" for step in range(1, 10_001)))
     report = ingest(store, runs)
-    assert ask(store, "SELECT count(*) FROM metric_key") == [(50,)]
+    assert sql_rows(store, "SELECT count(*) FROM metric_key") == [(50,)]
     assert any("metric names" in skip.why for skip in report.skipped)

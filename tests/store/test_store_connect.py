@@ -17,7 +17,7 @@ from optsweep_tui.errors import OptsweepError, StoreLocked
 from optsweep_tui.store import migrate, queries
 from optsweep_tui.store.connect import create, lock_holder, open_store
 from optsweep_tui.store.ingest import collector_lock, ingest, rebuild
-from tests.store.run_folders import append, ask, attempt_folder, finish, lines, make_spec, plant, points
+from tests.store.run_folders import append, attempt_folder, finish, lines, make_spec, plant, points, sql_rows
 
 HOLD = """
 import sys, time, duckdb
@@ -67,7 +67,7 @@ def test_a_store_held_by_a_writer_names_its_pid_after_the_wait(store: Path, held
 def test_a_reader_elsewhere_stops_the_collector_but_not_other_readers(
     store: Path, runs: Path, held: subprocess.Popen[str]
 ) -> None:
-    assert ask(store, "SELECT count(*) FROM run") == [(1,)]
+    assert sql_rows(store, "SELECT count(*) FROM run") == [(1,)]
     append(runs / make_spec().run_id / "a1", lines([21]))
     with pytest.raises(StoreLocked, match=rf"pid {held.pid}\b"):
         ingest(store, runs, wait_seconds=0.5)
@@ -113,7 +113,7 @@ def test_threads_of_one_process_wait_for_each_other(store: Path) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    assert ask(store, "SELECT attempts FROM run") == [(1 + 8,)]
+    assert sql_rows(store, "SELECT attempts FROM run") == [(1 + 8,)]
 
 
 def test_a_second_collector_waits_and_names_the_first(store: Path, runs: Path) -> None:

@@ -18,7 +18,7 @@ from optsweep_tui import rundir
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.store import queries
 from optsweep_tui.store.ingest import ingest, rebuild
-from tests.store.run_folders import append, ask, attempt_folder, contents, finish, lines, make_spec, plant, points
+from tests.store.run_folders import append, attempt_folder, contents, finish, lines, make_spec, plant, points, sql_rows
 
 KILLS = int(os.environ.get("OPTSWEEP_STORE_KILLS", "15"))
 
@@ -59,9 +59,11 @@ def test_killed_collectors_lose_nothing_and_double_nothing(tmp_path: Path) -> No
             interrupted += "pass" not in process.stdout.read()
         if store.exists() and kill % 3 == 0:
             # Whatever was committed is whole lines from the start of each file, both keys of them.
-            held = ask(store, "SELECT run, key, count(*), count(DISTINCT step), max(step) FROM metric GROUP BY ALL")
+            held = sql_rows(
+                store, "SELECT run, key, count(*), count(DISTINCT step), max(step) FROM metric GROUP BY ALL"
+            )
             assert all(count == distinct == last for _, _, count, distinct, last in held)
-            told = ask(store, "SELECT count(*), count(DISTINCT seq), max(seq) FROM event GROUP BY run")
+            told = sql_rows(store, "SELECT count(*), count(DISTINCT seq), max(seq) FROM event GROUP BY run")
             assert all(count == distinct == last for count, distinct, last in told)
     assert interrupted >= KILLS // 3, "the kills came too late to say anything"
     for folder in folders:
@@ -71,10 +73,10 @@ def test_killed_collectors_lose_nothing_and_double_nothing(tmp_path: Path) -> No
     for folder in folders:
         curve = points(store, run_id=folder.name)
         assert curve == {step: pytest.approx(10 / step) for step in range(1, steps + 1)}
-    assert ask(store, "SELECT count(*) FROM metric") == [(4 * steps * 2,)]
-    assert ask(store, "SELECT count(*), count(DISTINCT (run, seq)) FROM event") == [(steps, steps)]
-    assert ask(store, "SELECT count(*), count(DISTINCT path) FROM src_offset") == [(12, 12)]
-    assert ask(store, "SELECT count(*) FROM run") == [(4,)]
+    assert sql_rows(store, "SELECT count(*) FROM metric") == [(4 * steps * 2,)]
+    assert sql_rows(store, "SELECT count(*), count(DISTINCT (run, seq)) FROM event") == [(steps, steps)]
+    assert sql_rows(store, "SELECT count(*), count(DISTINCT path) FROM src_offset") == [(12, 12)]
+    assert sql_rows(store, "SELECT count(*) FROM run") == [(4,)]
     straight = tmp_path / "straight.duckdb"
     ingest(straight, runs)
     assert contents(straight) == contents(store)
@@ -99,10 +101,12 @@ def test_ctrl_c_during_a_collect_is_a_keyboard_interrupt_and_loses_nothing(tmp_p
             _, errors = process.communicate(timeout=60)
         assert errors.strip().splitlines()[-1] == "KeyboardInterrupt", errors
         if store.exists():
-            held = ask(store, "SELECT run, key, count(*), count(DISTINCT step), max(step) FROM metric GROUP BY ALL")
+            held = sql_rows(
+                store, "SELECT run, key, count(*), count(DISTINCT step), max(step) FROM metric GROUP BY ALL"
+            )
             assert all(count == distinct == last for _, _, count, distinct, last in held)
     ingest(store, runs)
-    assert ask(store, "SELECT count(*) FROM metric") == [(4 * 30_000 * 2,)]
+    assert sql_rows(store, "SELECT count(*) FROM metric") == [(4 * 30_000 * 2,)]
 
 
 @pytest.mark.slow
@@ -158,7 +162,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(small_disk: Path, tmp_path:
             ingest(store, runs)
         assert "\n" not in str(caught.value)
     assert points(store) == before, "what was committed is still there"
-    held = ask(store, "SELECT run, key, count(*), count(DISTINCT step), max(step) FROM metric GROUP BY ALL")
+    held = sql_rows(store, "SELECT run, key, count(*), count(DISTINCT step), max(step) FROM metric GROUP BY ALL")
     assert all(count == distinct == last for _, _, count, distinct, last in held)
     with pytest.raises(OptsweepError, match="the disk is full"):
         rebuild(store, runs)

@@ -12,7 +12,7 @@ from typing import Any
 from optsweep_tui import rundir
 from optsweep_tui.store.ingest import ingest
 from optsweep_tui.store.lines import MetricParser, Points
-from tests.store.run_folders import append, ask, attempt_folder, contents, finish, lines, make_spec, plant, points
+from tests.store.run_folders import append, attempt_folder, contents, finish, lines, make_spec, plant, points, sql_rows
 
 MUTATIONS = int(os.environ.get("OPTSWEEP_STORE_MUTATIONS", "300"))
 
@@ -158,7 +158,7 @@ def test_no_mutated_file_stops_the_collector_or_touches_another_run(tmp_path: Pa
     report = ingest(store, runs)
     assert report.skipped and all(skip.why and "\n" not in str(skip) for skip in report.skipped)
     assert points(store, run_id=good.name) == {step: 10 / step for step in range(1, 41)}
-    assert ask(store, f"SELECT state, loss FROM v_run WHERE run_id = '{good.name}'") == [("done", 2.5)]
+    assert sql_rows(store, f"SELECT state, loss FROM v_run WHERE run_id = '{good.name}'") == [("done", 2.5)]
     again = ingest(store, runs)
     assert (again.points, again.events) == (0, 0)
     straight = tmp_path / "straight.duckdb"

@@ -17,7 +17,7 @@ from optsweep_tui.errors import OptsweepError
 from optsweep_tui.store import queries
 from optsweep_tui.store.connect import open_store
 from optsweep_tui.store.ingest import ingest, rebuild, snapshot
-from tests.store.run_folders import append, ask, attempt_folder, contents, finish, lines, make_spec, plant, points
+from tests.store.run_folders import append, attempt_folder, contents, finish, lines, make_spec, plant, points, sql_rows
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_rebuild_keeps_an_old_store_that_knows_more(workspace: Path) -> None:
     report = rebuild(store, runs)
     assert report.kept is not None
     assert len(points(Path(report.kept), run_id=gone)) == 30
-    assert ask(store, f"SELECT count(*) FROM run WHERE run_id = '{gone}'") == [(0,)]
+    assert sql_rows(store, f"SELECT count(*) FROM run WHERE run_id = '{gone}'") == [(0,)]
 
 
 def test_a_rebuild_under_the_eyes_of_a_reader_waits_for_him(workspace: Path) -> None:
