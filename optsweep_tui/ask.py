@@ -71,6 +71,45 @@ def noise(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return analysis.noise_ledger(frame, baseline)
 
 
+def report(
+    workspace: Workspace, frame: pd.DataFrame, *, baseline: str, sigma: float | None, kind: str, command: str
+) -> str:
+    """The report of one study as one text: the answers of the other verbs, in words, tables and figures.
+
+    Args:
+        frame: `results` of one study.
+        baseline: optimizer that speedups refer to.
+        sigma: run-to-run standard deviation given by the user, nats.
+        kind: "html" or "md".
+        command: how to make it again, printed at its end.
+    """
+    import datetime
+
+    from optsweep_tui import __version__, report
+    from optsweep_tui.analysis import flags
+    from optsweep_tui.store import queries
+
+    study = str(frame["study"].iloc[0])
+    cells = table(frame, baseline=baseline, sigma=sigma)
+    speedups = {unit: speedup(frame, baseline=baseline, sigma=sigma, unit=unit) for unit in ("tokens", "flops", "time")}
+    occurring = {flag for rows in (cells, *speedups.values()) for marks in rows["flags"] for flag in marks}
+    parts = report.Parts(
+        study=study,
+        baseline=baseline,
+        version=__version__,
+        date=datetime.date.today().isoformat(),
+        command=command,
+        runs=frame,
+        cells=cells,
+        curves=fit(frame, baseline=baseline, sigma=sigma),
+        speedups=speedups,
+        noise=noise(frame, baseline),
+        provenance=queries.provenance(workspace.store, study),
+        flags={flag: flags.MEANINGS[flag] for flag in flags.ordered(occurring)},
+    )
+    return report.rendered(parts, kind)
+
+
 def ratio_curves(frame: pd.DataFrame, baseline: str) -> list[Curve]:
     """Final loss per cell against the ratio, and the baseline's fitted curve between its own budgets."""
     from optsweep_tui.charts import figures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 
 import pytest
 
@@ -18,3 +19,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if os.environ.get("CI"):
                 pytest.fail(line)
             pytest.skip(line)
+
+
+def pytest_sessionstart() -> None:
+    """A shell starts its background jobs with Ctrl-C ignored, and children inherit that: the tests of Ctrl-C need it back."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,6 +59,33 @@ def _plain(value: Any) -> Any:
         return None if value is None or bool(value != value) else clean(value)
     except (TypeError, ValueError):  # a list or an array has no truth value; pandas' NA has none either
         return clean(value) if isinstance(value, list | tuple | Mapping) or hasattr(value, "tolist") else None
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OptsweepError: it cannot be written.
+    """
+    import os
+    import tempfile
+
+    from optsweep_tui.errors import OptsweepError
+
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(name, 0o666 & ~mask)
+            os.replace(name, target)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise OptsweepError(f"{target} cannot be written: {error.strerror}", "name another file") from None
 
 
 def say(text: str = "") -> None:

@@ -22,8 +22,12 @@ UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's own, or
 ClickError: type[Exception] = UsageError.__bases__[0]
 
 VERBS = (
-    "quickstart", "optimizers", "models", "datasets", "grids", "run", "watch", "ls", "show", "logs", "cancel", "retry",
-    "resume", "collect", "import", "export", "sql", "snapshot", "gc", "table", "fit", "speedup", "plot", "doctor", "tui",
+    "quickstart", "optimizers", "models", "datasets", "grids",
+    "run", "watch", "ls", "show", "logs", "cancel", "retry", "resume",
+    "collect", "import", "export", "sql", "snapshot", "gc",
+    "table", "fit", "speedup",
+    "plot", "report",
+    "doctor", "tui",
 )  # fmt: skip
 """In the order of `--help`; each is the function `command` of the module of its name."""
 

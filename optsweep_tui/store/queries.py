@@ -99,6 +99,20 @@ def curves(
         return connection.execute(query, {"key": key, "wanted": wanted}).fetchdf()
 
 
+def provenance(store: Path, study: str, *, wait_seconds: float = WAIT_SECONDS) -> pd.DataFrame:
+    """What the runs of a study rest on: a row per combination of origin, source, code, data and device, with its runs."""
+    query = """
+        SELECT p.origin, json_extract_string(p.source, '$.published') AS published, json_extract_string(p.source, '$.url') AS url,
+               p.dataset, left(p.dataset_hash, 16) AS data_hash, p.validation_set, p.numerics_version,
+               left(p.optimizer_file_hash, 16) AS optimizer_file, p.device, p.versions, count(*) AS runs,
+               min(p.ended_at)::DATE::VARCHAR AS first_ended, max(p.ended_at)::DATE::VARCHAR AS last_ended
+        FROM v_provenance p WHERE p.run_id IN (SELECT run_id FROM v_run WHERE study = ?)
+        GROUP BY ALL ORDER BY runs DESC, p.origin, p.dataset, p.device, p.versions, first_ended
+    """
+    with open_store(store, wait_seconds=wait_seconds) as connection:
+        return connection.execute(query, [study]).fetchdf()
+
+
 def studies(store: Path, *, wait_seconds: float = WAIT_SECONDS) -> pd.DataFrame:
     """study, origin, runs, finished, newest (last planned, UTC): one row per study and origin, newest first."""
     query = f"""
