@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from optsweep_tui.analysis.lines import Line, lines
+from optsweep_tui.analysis.lines import BATCH, Line, lines
 from optsweep_tui.analysis.runs import Run
 
 
@@ -29,6 +29,7 @@ Ranges: TypeAlias = Mapping[str, tuple[float | None, float | None]]
 # Bounds that cannot be crossed whatever the rule declares: no knob goes below 0 (0 switches weight decay, clipping or
 # warmup off), and a decay phase is at most the whole run.
 FLOOR = 0.0
+FLOORS = {BATCH: 1.0}
 CEILINGS = {"decay": 1.0, "min_lr_ratio": 1.0}
 
 
@@ -76,10 +77,21 @@ def edges_of(line: Line, bounds: tuple[float | None, float | None]) -> list[Edge
     """The ends of one knob's list at which its best value lies, declared and natural bounds left out."""
     if not line.numeric or not isinstance(line.best, float):
         return []
-    low, high = bounds
+    low, high = natural_bounds(line.knob, [value for value in line.tried if isinstance(value, float)], bounds)
     found = []
-    if line.best == line.tried[0] and line.best > (FLOOR if low is None else low):
+    if line.best == line.tried[0] and line.best > low:
         found.append(Edge(knob=line.knob, value=line.best, side="low"))
-    if line.best == line.tried[-1] and line.best < (CEILINGS.get(line.knob, math.inf) if high is None else high):
+    if line.best == line.tried[-1] and line.best < high:
         found.append(Edge(knob=line.knob, value=line.best, side="high"))
     return found
+
+
+def natural_bounds(
+    knob: str, tried: Sequence[float], bounds: tuple[float | None, float | None]
+) -> tuple[float, float]:
+    """The declared range, its open sides closed by what no value can cross: FLOOR unless negative values were tried."""
+    low, high = bounds
+    if low is None or math.isinf(low):
+        floor = FLOORS.get(knob, FLOOR)
+        low = floor if all(value >= floor for value in tried) else -math.inf
+    return low, CEILINGS.get(knob, math.inf) if high is None else high

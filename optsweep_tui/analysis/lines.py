@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from optsweep_tui.analysis.runs import Run
+from optsweep_tui.analysis.runs import LOST, Run
 
 Value: TypeAlias = float | bool | str
 """A knob's value: numbers as floats, booleans and texts as they are."""
@@ -35,7 +35,10 @@ class Line:
     run_ids: Mapping[Value, str]
     """The run behind each loss."""
     best: Value | None
-    """The value of the smallest loss; None when no line of this knob has two values with a loss."""
+    """The value of the smallest loss; None when no line of this knob has two values, one of them with a loss."""
+    states: Mapping[Value, str] = field(default_factory=dict)
+    """How the values ended that have no loss on the line that counts: "diverged", "missing", ...; one that was only
+    tried on other lines is left out."""
 
     @property
     def numeric(self) -> bool:
@@ -46,6 +49,12 @@ class Line:
     def swept(self) -> bool:
         """More than one value was tried."""
         return len(self.tried) > 1
+
+    def neighbours(self, value: Value) -> tuple[Value | None, Value | None]:
+        """The values tried next below and next above one of the list; None beyond its ends."""
+        place = self.tried.index(value)
+        below = self.tried[place - 1] if place > 0 else None
+        return below, self.tried[place + 1] if place + 1 < len(self.tried) else None
 
 
 def lines(runs: Sequence[Run]) -> dict[str, Line]:
@@ -75,6 +84,7 @@ def lines(runs: Sequence[Run]) -> dict[str, Line]:
 def _line(knob: str, tried: Iterable[Value], candidates: Iterable[list[tuple[Value, Run]]]) -> Line:
     """The candidate that reaches the smallest loss with two values or more; of equal ones that with more values."""
     chosen: dict[Value, tuple[float, str]] = {}
+    counted: list[tuple[Value, Run]] = []
     rank: tuple[float, int, str] | None = None
     for members in candidates:
         best: dict[Value, tuple[float, str]] = {}
@@ -86,7 +96,7 @@ def _line(knob: str, tried: Iterable[Value], candidates: Iterable[list[tuple[Val
         top = min(best.values())
         mine = (top[0], -len(best), top[1])
         if rank is None or mine < rank:
-            chosen, rank = best, mine
+            chosen, counted, rank = best, members, mine
     ordered = tuple(sorted(tried, key=value_order))
     return Line(
         knob=knob,
@@ -94,7 +104,17 @@ def _line(knob: str, tried: Iterable[Value], candidates: Iterable[list[tuple[Val
         losses={value: chosen[value][0] for value in ordered if value in chosen},
         run_ids={value: chosen[value][1] for value in ordered if value in chosen},
         best=_argmin({value: loss for value, (loss, _) in chosen.items()}, ordered),
+        states=_states(counted, chosen),
     )
+
+
+def _states(members: Iterable[tuple[Value, Run]], known: Mapping[Value, object]) -> dict[Value, str]:
+    """State of each value without a loss; of several runs a diverged one speaks."""
+    found: dict[Value, list[str]] = {}
+    for value, run in members:
+        if value not in known:
+            found.setdefault(value, []).append(run.state)
+    return {value: min(states, key=lambda state: (state not in LOST, state)) for value, states in found.items()}
 
 
 def _argmin(losses: Mapping[Value, float], ordered: Sequence[Value]) -> Value | None:
