@@ -298,7 +298,7 @@ def _count(study: Study) -> int:
     """Configurations times seeds of all cells, those met twice counted twice; nothing is resolved for it."""
     count = 0
     for cell in cells_of(study):
-        swept = sum(len(values) for values in _sweep_of(study, *cell).values())
+        swept = sum(len(values) for values in sweep_of(study, *cell).values())
         blocks = sum(math.prod(len(values) for values in block.values()) for block in study.blocks.get(cell[0], ()))
         count += 1 + swept + blocks
     return count * len(study.seeds)
@@ -322,7 +322,7 @@ def _configurations(study: Study, optimizer: str, model: str, value: float) -> I
     """The knobs and settings of each configuration of one cell: incumbent, one-at-a-time changes, blocks."""
     incumbent = incumbent_of(study, optimizer, model, value)
     yield incumbent
-    for knob, values in _sweep_of(study, optimizer, model, value).items():
+    for knob, values in sweep_of(study, optimizer, model, value).items():
         for entry in values:
             yield incumbent | {knob: entry}
     for block in study.blocks.get(optimizer, ()):
@@ -354,7 +354,8 @@ def incumbent_of(study: Study, optimizer: str, model: str, value: float) -> dict
     return knobs | {key: entry for key, entry in defaults.items() if key not in unread} | explicit
 
 
-def _sweep_of(study: Study, optimizer: str, model: str, value: float) -> dict[str, tuple[Scalar, ...]]:
+def sweep_of(study: Study, optimizer: str, model: str, value: float) -> dict[str, tuple[Scalar, ...]]:
+    """Values per knob of a cell, one at a time around its incumbent: published, then the grid's, then its overrides'."""
     sweep: dict[str, tuple[Scalar, ...]] = {}
     if study.published:
         cell = published.nearest(optimizer, model, value)
