@@ -15,6 +15,7 @@ __all__ = [
     "Filter",
     "FreshSeeds",
     "Host",
+    "ListedRun",
     "Override",
     "RunRecord",
     "RunSpec",
@@ -97,6 +98,24 @@ class Override:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ListedRun:
+    """One configuration of one cell that a grid lists by itself: nothing is added around it."""
+
+    optimizer: str
+    model: str
+    chinchilla: float
+    set: Mapping[str, Scalar] = field(default_factory=dict)
+    """Knobs and settings, over those of the grid."""
+    seed: int | None = None
+    """None: each seed of the grid."""
+
+    @property
+    def cell(self) -> tuple[str, str, float]:
+        """(optimizer, model, ratio)."""
+        return self.optimizer, self.model, self.chinchilla
+
+
+@dataclass(frozen=True, kw_only=True)
 class FreshSeeds:
     """New seeds for the best configuration of some cells, decided when their sweeps have ended."""
 
@@ -125,6 +144,8 @@ class Study:
     blocks: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
     """Per optimizer: Cartesian blocks."""
     overrides: tuple[Override, ...] = ()
+    runs: tuple[ListedRun, ...] = ()
+    """Configurations that are listed one by one, after the cells."""
     seeds: tuple[int, ...] = (0,)
     fresh_seeds: FreshSeeds | None = None
     published: str | None = None

@@ -210,12 +210,19 @@ def select(study: Study, optimizers: Iterable[str], model_names: Iterable[str], 
         )
         if kept.optimizer and kept.model and kept.chinchilla:
             cells.append(kept)
-    if not cells:
+    runs = tuple(
+        run
+        for run in study.runs
+        if (not wanted_optimizers or run.optimizer in wanted_optimizers)
+        and (not wanted_models or run.model in wanted_models)
+        and (not wanted_ratios or any(same_ratio(run.chinchilla, want) for want in wanted_ratios))
+    )
+    if not cells and not runs:
         raise OptsweepError(
             f"grid {study.name} has no such cell: the selection is empty",
             f"optsweep grids {study.name} lists its cells",
         )
-    return dataclasses.replace(study, cells=tuple(cells))
+    return dataclasses.replace(study, cells=tuple(cells), runs=runs)
 
 
 def same_ratio(first: float, second: float) -> bool:
@@ -230,7 +237,11 @@ def with_settings(study: Study, sets: Iterable[str], sweeps: Iterable[str]) -> S
         OptsweepError: a malformed or unknown assignment.
     """
     overrides, blocks = list(study.overrides), dict(study.blocks)
-    selected = sorted({name for cell in study.cells for name in cell.optimizer})
+    selected = sorted({optimizer for optimizer, _, _ in all_cells(study)})
+    if sweeps and not study.cells:
+        raise OptsweepError(
+            f"grid {study.name} lists its runs one by one: there is nothing to sweep around", "leave --sweep out"
+        )
     given: set[tuple[tuple[str, ...], str]] = set()
     for text in sets:
         scope, knob, value = _assignment(text, "--set", selected)
@@ -284,7 +295,20 @@ def expand(study: Study, datasets: Datasets, limit: int | None = None) -> list[R
                 specs.setdefault(spec.run_id, spec)
                 if len(specs) == limit:
                     return list(specs.values())
+    for run in study.runs:
+        knobs = incumbent_of(study, *run.cell, listed=run.set)
+        for seed in study.seeds if run.seed is None else (run.seed,):
+            spec = resolve(study, *run.cell, knobs, seed, datasets)
+            specs.setdefault(spec.run_id, spec)
+            if len(specs) == limit:
+                return list(specs.values())
     return list(specs.values())
+
+
+def all_cells(study: Study) -> Iterator[tuple[str, str, float]]:
+    """`cells_of`, and the cells of the runs that are listed one by one."""
+    yield from cells_of(study)
+    yield from (run.cell for run in study.runs)
 
 
 def cells_of(study: Study) -> Iterator[tuple[str, str, float]]:
@@ -301,7 +325,7 @@ def _count(study: Study) -> int:
         swept = sum(len(values) for values in sweep_of(study, *cell).values())
         blocks = sum(math.prod(len(values) for values in block.values()) for block in study.blocks.get(cell[0], ()))
         count += 1 + swept + blocks
-    return count * len(study.seeds)
+    return (count + len(study.runs)) * len(study.seeds)
 
 
 def overrides(item: Override, cell: tuple[str, str, float]) -> bool:
@@ -334,8 +358,14 @@ def _product(block: Block) -> Iterator[dict[str, Scalar]]:
         yield dict(zip(block, values, strict=True))
 
 
-def incumbent_of(study: Study, optimizer: str, model: str, value: float) -> dict[str, Scalar]:
-    """What a cell's sweep goes around: published (or catalogue) values, then the grid's, then its overrides'."""
+def incumbent_of(
+    study: Study, optimizer: str, model: str, value: float, listed: Mapping[str, Scalar] | None = None
+) -> dict[str, Scalar]:
+    """What a cell's sweep goes around: published (or catalogue) values, then the grid's, then its overrides'.
+
+    Args:
+        listed: of a run that is listed by itself: they come before the overrides, so that `--set` has the last word.
+    """
     knobs: dict[str, Scalar] = {}
     cell = published.nearest(optimizer, model, value)
     if cell is not None:
@@ -343,7 +373,7 @@ def incumbent_of(study: Study, optimizer: str, model: str, value: float) -> dict
         where = f"published {optimizer} {model} {cell.chinchilla:g}"
         knobs = {knob_name(key, [optimizer], where): entry for key, entry in figures.items()}
     own = own_knobs(optimizer)
-    explicit = dict(study.start.get(optimizer, {}))
+    explicit = dict(study.start.get(optimizer, {})) | dict(listed or {})
     for item in _matching(study, optimizer, model, value):
         explicit |= {key: entry for key, entry in item.set.items() if key in own}
     defaults = {key: entry for key, entry in study.defaults.items() if key in own}

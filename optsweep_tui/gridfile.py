@@ -10,15 +10,15 @@ from typing import Any
 
 from optsweep_engines.optimizers import catalogue, user
 from optsweep_tui import published
-from optsweep_tui.core import CellSelection, FreshSeeds, Override, Scalar, Study, listed
+from optsweep_tui.core import CellSelection, FreshSeeds, ListedRun, Override, Scalar, Study, listed
 from optsweep_tui.errors import OptsweepError, UnknownName
-from optsweep_tui.grid import cells_of, knob_name, model_name, optimizer_name, overrides, ratio
+from optsweep_tui.grid import all_cells, knob_name, model_name, optimizer_name, overrides, ratio
 from optsweep_tui.resources import shipped
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TOP_KEYS = (
     "name", "description", "baseline", "engine", "dataset", "seeds", "around", "published",
-    "defaults", "cells", "optimizer", "override", "fresh_seeds",
+    "defaults", "cells", "optimizer", "override", "run", "fresh_seeds",
 )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def _beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         return {**table, "optimizer": [placed(name) for name in names] if isinstance(names, list) else placed(names)}
 
     result = dict(data)
-    for key in ("cells", "override"):
+    for key in ("cells", "override", "run"):
         if isinstance(data.get(key), list):
             result[key] = [inside(item) for item in data[key]]
     if "fresh_seeds" in data:
@@ -122,7 +122,7 @@ def parse(data: Mapping[str, Any], where: str, default_name: str) -> Study:
         baseline=optimizer_name(str(data.get("baseline", "adamw")), f"{where}: baseline"),
         engine=str(data.get("engine", "torch")),
         dataset=data.get("dataset"),
-        cells=_cells(data.get("cells"), where) if source is None or "cells" in data else _published_cells(),
+        cells=_cells_or_published(data, source, where),
         defaults=_knobs(data.get("defaults", {}), f"{where}: defaults", None),
         start=start,
         sweep=sweep,
@@ -130,6 +130,7 @@ def parse(data: Mapping[str, Any], where: str, default_name: str) -> Study:
         overrides=tuple(
             _override(item, f"{where}: override[{index}]") for index, item in enumerate(data.get("override", []))
         ),
+        runs=_runs(data.get("run", []), where),
         seeds=_seeds(data.get("seeds", [0]), where),
         fresh_seeds=_fresh(data.get("fresh_seeds"), where),
         published=source,
@@ -142,12 +143,12 @@ def parse(data: Mapping[str, Any], where: str, default_name: str) -> Study:
 def _reaches_a_cell(study: Study, where: str) -> None:
     """An override or a rule that no cell of the file can ever meet is a mistake in it."""
     for index, item in enumerate(study.overrides):
-        if not any(overrides(item, cell) for cell in cells_of(study)):
+        if not any(overrides(item, cell) for cell in all_cells(study)):
             raise OptsweepError(
                 f"{where}: override[{index}] meets no cell", "compare its names and ratios with [[cells]]"
             )
     fresh = study.fresh_seeds.optimizer if study.fresh_seeds else ()
-    listed_here = {name for cell in study.cells for name in cell.optimizer}
+    listed_here = {optimizer for optimizer, _, _ in all_cells(study)}
     for name in fresh:
         if name not in listed_here:
             raise OptsweepError(f"{where}: fresh_seeds: {name} has no cell", "name an optimizer of [[cells]]")
@@ -192,6 +193,37 @@ def _cells(value: Any, where: str) -> tuple[CellSelection, ...]:
             )
         )
     return tuple(cells)
+
+
+def _cells_or_published(data: Mapping[str, Any], source: str | None, where: str) -> tuple[CellSelection, ...]:
+    if "cells" in data:
+        return _cells(data["cells"], where)
+    if source is not None:
+        return _published_cells()
+    return () if data.get("run") else _cells(None, where)
+
+
+def _runs(value: Any, where: str) -> tuple[ListedRun, ...]:
+    if not isinstance(value, list):
+        raise OptsweepError(f"{where}: run = {value!r} is not a list of tables", "write [[run]]")
+    runs = []
+    for index, item in enumerate(value):
+        place = f"{where}: run[{index}]"
+        _known(_table(item, place), ("optimizer", "model", "chinchilla", "set", "seed"), place)
+        for key in ("optimizer", "model", "chinchilla"):
+            if key not in item or isinstance(item[key], list | Mapping):
+                raise OptsweepError(f"{place}: {key} is missing or no single value", "a run is of one cell")
+        optimizer = optimizer_name(str(item["optimizer"]), place)
+        runs.append(
+            ListedRun(
+                optimizer=optimizer,
+                model=model_name(str(item["model"]), place),
+                chinchilla=ratio(item["chinchilla"], place),
+                set=_knobs(item.get("set", {}), f"{place}.set", [optimizer]),
+                seed=_seeds([item["seed"]], place)[0] if "seed" in item else None,
+            )
+        )
+    return tuple(runs)
 
 
 def _published_cells() -> tuple[CellSelection, ...]:

@@ -1,4 +1,4 @@
-"""JSON files of strangers: whatever they hold ends in a document or in one ValueError; keys that occur twice are listed."""
+"""JSON and YAML files of strangers: whatever they hold ends in a document or in one ValueError; doubled keys are listed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 MAX_BYTES = 64 << 20
 """A larger file of this kind is a mistake, and would take gigabytes of memory as Python objects."""
@@ -29,19 +31,71 @@ def read_document(file: Path, skip: Callable[[str, str], None]) -> Any:
             table.setdefault(key, value)
         return table
 
+    text = _text(file, MAX_BYTES)
     try:
-        size = file.stat().st_size
-        if size > MAX_BYTES:
-            raise ValueError(f"{size / 2**20:.0f} MiB is more than such a file can have")
-        text = file.read_bytes().decode("utf-8-sig")
         return json.loads(text, object_pairs_hook=pairs)
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8 text (byte {error.start})") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}") from None
     except ValueError as error:  # an integer of thousands of digits
         raise ValueError(str(error)) from None
+
+
+def _text(file: Path, limit: int) -> str:
+    try:
+        size = file.stat().st_size
+        if size > limit:
+            raise ValueError(f"{size / 2**20:.0f} MiB is more than such a file can have")
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 text (byte {error.start})") from None
+
+
+MAX_YAML_BYTES = 4 << 20
+"""Configurations have some kilobytes; the reader takes a second for each MiB."""
+
+
+def read_yaml(file: Path, skip: Callable[[str, str], None]) -> Any:
+    """The document, made of plain tables, lists, texts and numbers only: no tag of a file makes an object or runs code.
+
+    Args:
+        skip: called with (where, why) for a key that occurs twice: the first one counts.
+
+    Raises:
+        ValueError: the file cannot be read, is too large, is not YAML, or uses aliases (a few lines of them can stand for
+            more than any memory holds).
+    """
+
+    class Loader(yaml.SafeLoader):
+        """Safe loading, without aliases, with doubled keys listed."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("it uses aliases (*name), which are not taken")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            table: dict[Any, Any] = {}
+            for key_node, value_node in node.value:
+                key = self.construct_object(key_node, deep=True)
+                if not isinstance(key, str | int | float | bool | None):
+                    raise ValueError(f"line {key_node.start_mark.line + 1}: a key is neither text nor number")
+                if key in table:
+                    where = f"{file}: {ascii(key)[:80]}"
+                    skip(where, "the key occurs twice in one table; the first one counts")
+                else:
+                    table[key] = self.construct_object(value_node, deep=True)
+            return table
+
+    text = _text(file, MAX_YAML_BYTES)
+    try:
+        return yaml.load(text, Loader=Loader)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}: " if mark is not None else ""
+        raise ValueError(f"it is not YAML: {place}{getattr(error, 'problem', None) or error}") from None

@@ -18,6 +18,8 @@ NUMBERS = ("loss", "train_loss", "train_seconds", "tokens_per_second", "seconds_
 FIELDS = (*TEXTS, *INTEGERS, *NUMBERS, "state", "entry", "hyperparameters")
 """Everything that a file can say of a run."""
 
+MAX_TEXT = 200
+"""Characters of a name or a metric's key."""
 _NOTHING = ("", "null", "none", "na", "n/a", "<na>")
 _OF_SPEC = (
     *("engine", "dataset", "dataset_hash", "validation_set", "batch_size", "seq_len", "schedule", "dtype", "seed"),
@@ -155,7 +157,7 @@ def text(value: Any) -> str | None:
     if not isinstance(value, str | int | float):
         raise ValueError(f"{str(value)[:40]!r} is not a text")
     found = str(value).strip()
-    if len(found) > 200 or not found.isprintable():
+    if len(found) > MAX_TEXT or not found.isprintable():
         raise ValueError(f"{ascii(found)[:60]} is not a name")
     return found
 

@@ -8,7 +8,9 @@ loss = "final/val_loss"
 lr = "learning_rate"
 [constants]                 # field -> value, for every run
 dataset = "c4"
-[[runs]]                    # only for logs: which files are meant, and what holds for them
+[metrics]                   # only for logs with curves (wandb, tensorboard): our name -> the log's
+val_loss = "eval/c4_en/loss"
+[[runs]]                    # only for logs: which runs are meant, by file or name, and what holds for them
 match = "*muon*"
 optimizer = "muon"
 hyperparameters = { lr = 0.02 }
@@ -25,7 +27,7 @@ from typing import Any
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.importers.fields import FIELDS
 
-_TABLES = ("study", "columns", "hyperparameters", "constants", "runs")
+_TABLES = ("study", "columns", "hyperparameters", "constants", "metrics", "runs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,7 @@ class ColumnMapping:
     columns: Mapping[str, str] = field(default_factory=dict)
     hyperparameters: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, str] = field(default_factory=dict)
     runs: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -56,7 +59,7 @@ def load(path: Path | None) -> ColumnMapping:
     for key in data:
         if key not in _TABLES:
             raise UnknownName("key", key, _TABLES, where=str(path))
-    texts = {name: _table(data, name, path) for name in ("columns", "hyperparameters")}
+    texts = {name: _table(data, name, path) for name in ("columns", "hyperparameters", "metrics")}
     for name, table in texts.items():
         for key, value in table.items():
             if not isinstance(value, str):

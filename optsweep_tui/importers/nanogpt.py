@@ -43,8 +43,8 @@ class NanogptImporter:
         """
         path = required_path(request, self.name)
         said = mappings.load(request.mapping)
-        if said.columns or said.hyperparameters:
-            raise OptsweepError(f"{request.mapping}: a log has no columns", "use [constants] and [[runs]]")
+        if said.columns or said.hyperparameters or said.metrics:
+            raise OptsweepError(f"{request.mapping}: such a log has no columns", "use [constants] and [[runs]]")
         study = request.study or said.study or self.name
         files = [path] if path.is_file() else sorted(file for end in SUFFIXES for file in path.rglob(f"*{end}"))
         if not files:

@@ -20,6 +20,8 @@ IN_TREE = {
     "nanogpt": "optsweep_tui.importers.nanogpt:NanogptImporter",
     "parquet": "optsweep_tui.importers.rows:ParquetImporter",
     "reference": "optsweep_tui.importers.reference:ReferenceImporter",
+    "tensorboard": "optsweep_tui.importers.tensorboard:TensorboardImporter",
+    "wandb": "optsweep_tui.importers.wandb:WandbImporter",
 }
 """Importers that ship with the program; each module is loaded when it is asked for."""
 

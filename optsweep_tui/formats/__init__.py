@@ -1,0 +1,1 @@
+"""File formats of other tools, read and written without them: TensorBoard's event files, Weights & Biases' run logs."""
