@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
 from optsweep_tui.analysis.cells import CellLoss, Group
+from optsweep_tui.analysis.columns import GROUP
+from optsweep_tui.analysis.families import Families
+from optsweep_tui.analysis.gradient import exponent_gradient
 from optsweep_tui.analysis.law import Curves, Points, fitted
-from optsweep_tui.analysis.noise import Floats, Noise, noise_of
+from optsweep_tui.analysis.noise import Floats, Noise, Rows, noise_of
 
 MIN_BUDGETS = 3
 # analysis.md: below this probability the curve does not describe the points.
 MISFIT_P = 0.01
+# Degrees of freedom below this are rounding: a curve through 3 points that decides its exponent alone.
+LEAST_FREEDOM = 1e-3
 # chinchilla ratios are kept to five digits, so "up to 8" has to let 8.0001 pass.
 RATIO_SLACK = 1e-4
 
@@ -38,7 +45,9 @@ class Baseline:
     row: int
     """Place in the stacked curves; -1 without a curve."""
     chi2: float
-    chi2_dof: int
+    """Sum of squared residuals over the variances of the raw noise."""
+    chi2_dof: float
+    """Points minus 2, minus the share of the exponent that this curve decides: 1 for an exponent of its own."""
     chi2_p: float
     misfit: bool
 
@@ -75,12 +84,23 @@ class Baselines:
     points: Points
     """Weights at the sigma that intervals use, MISFIT included."""
     curves: Curves
+    families: Families
+    """Which curves share an exponent: none, unless that was asked for."""
+    shared: bool
+    """One exponent for all models of a family was asked for."""
 
-    def row(self, item: Baseline) -> npt.NDArray[np.intp]:
+    def row(self, item: Baseline) -> Rows:
         return np.array([item.row], dtype=np.intp)
 
+    @cached_property
+    def fitted_items(self) -> list[Baseline]:
+        """The baselines with a row, in the order of their rows."""
+        return sorted((item for item in self.items if item.row >= 0), key=lambda item: item.row)
 
-def baselines(found: list[Group], baseline: str, sigma: float | None, max_chinchilla: float | None) -> Baselines:
+
+def baselines(
+    found: list[Group], baseline: str, sigma: float | None, max_chinchilla: float | None, shared: bool = False
+) -> Baselines:
     """Fit the baseline of every group at once.
 
     Args:
@@ -88,62 +108,79 @@ def baselines(found: list[Group], baseline: str, sigma: float | None, max_chinch
         baseline: optimizer name.
         sigma: given by the user, nats.
         max_chinchilla: largest ratio that enters the fits; competitors are not cut.
+        shared: one exponent for all models of a family (`family_of`) in place of one per model.
     """
-    chosen = []
+    items: list[Baseline] = []
+    rows = itertools.count()
     for group in found:
         cells = [cell for cell in group.of(baseline) if cell.has_loss and cell.tokens > 0]
         if max_chinchilla is not None:
             cells = [cell for cell in cells if cell.chinchilla <= max_chinchilla * (1 + RATIO_SLACK)]
-        chosen.append((group, cells, noise_of(group, baseline, sigma)))
-    fittable = [place for place, (_, cells, _) in enumerate(chosen) if len(cells) >= MIN_BUDGETS]
-    raw = stacked([(chosen[place][1], chosen[place][2]) for place in fittable])
-    curves = fitted(raw) if fittable else _no_curves()
-    rows = {place: row for row, place in enumerate(fittable)}
-
-    items, noises = [], []
-    for place, (group, cells, noise) in enumerate(chosen):
-        row = rows.get(place, -1)
-        refusal = _refusal(group, cells, baseline, max_chinchilla)
-        chi2, dof, p = math.nan, max(0, len(cells) - 3), math.nan
-        scaled = noise
-        if row >= 0:
-            if not curves.falling[row]:
-                refusal = f"the loss of the baseline {baseline} does not fall with tokens"
-            if noise.known:
-                chi2 = float(curves.chi2[row])
-                p = _probability(chi2, dof, noise.dof)
-                if p < MISFIT_P and noise.source != "given":
-                    scaled = noise.scaled(math.sqrt(chi2 / dof))
-            noises.append(scaled)
+        noise = noise_of(group, baseline, sigma)
         items.append(
             Baseline(
                 group=group,
                 baseline=baseline,
                 points=tuple(cells),
-                noise=scaled,
+                noise=noise,
                 raw_noise=noise,
-                refusal=refusal,
-                row=row,
-                chi2=chi2,
-                chi2_dof=dof,
-                chi2_p=p,
-                misfit=p < MISFIT_P,
+                refusal=_refusal(group, cells, baseline, max_chinchilla),
+                row=next(rows) if len(cells) >= MIN_BUDGETS else -1,
+                chi2=math.nan,
+                chi2_dof=max(0, len(cells) - 3),
+                chi2_p=math.nan,
+                misfit=False,
             )
         )
-    # A MISFIT multiplies all variances of a curve alike: the curve stays, its chi-square shrinks.
-    factors = np.array([noise.scale**2 for noise in noises])
-    points = Points(u=raw.u, y=raw.y, w=raw.w / factors[:, None]) if fittable else raw
-    curves = Curves(
-        b=curves.b,
-        amplitude=curves.amplitude,
-        beta=curves.beta,
-        chi2=curves.chi2 / factors if fittable else curves.chi2,
-        at_bound=curves.at_bound,
+    curved = [item for item in items if item.row >= 0]
+    # Models without a sigma cannot be weighed against models with one: they share an exponent among themselves.
+    families = Families.labelled(
+        [(family_of(item.group), item.raw_noise.known) if shared else item.row for item in curved]
     )
-    return Baselines(items=tuple(items), points=points, curves=curves)
+    raw = stacked([(item.points, item.raw_noise) for item in curved])
+    curves = fitted(raw, families) if curved else _no_curves()
+    shares = exponent_gradient(raw, curves, families).shares if shared and curved else np.ones(len(curved))
+    judged = iter([_judged(item, curves, float(shares[item.row])) for item in curved])
+    items = [next(judged) if item.row >= 0 else item for item in items]
+    factors = np.array([item.noise.scale**2 for item in items if item.row >= 0])
+    points = Points(u=raw.u, y=raw.y, w=raw.w / factors[:, None]) if curved else raw
+    if families.single and curved:
+        # A MISFIT multiplies all variances of a curve alike: the curve stays, its chi-square shrinks.
+        curves = replace(curves, chi2=curves.chi2 / factors)
+    elif (factors != 1).any():
+        # One of several curves that share an exponent counts less now.
+        curves = fitted(points, families)
+    return Baselines(items=tuple(items), points=points, curves=curves, families=families, shared=shared)
 
 
-def stacked(sets: list[tuple[list[CellLoss], Noise]]) -> Points:
+def family_of(group: Group) -> Hashable:
+    """What groups have in common that differ in the model alone."""
+    place = GROUP.index("model")
+    return group.key[:place] + group.key[place + 1 :]
+
+
+def _judged(item: Baseline, curves: Curves, share: float) -> Baseline:
+    """The baseline with its chi-square, and its sigma widened where the curve does not describe the points.
+
+    Args:
+        item: a baseline with a row.
+        curves: fitted with the raw noise.
+        share: the part of the exponent that this curve decides; 1 where it has one of its own.
+    """
+    dof = len(item.points) - 2 - share
+    falling = bool(curves.falling[item.row])
+    refusal = item.refusal if falling else f"the loss of the baseline {item.baseline} does not fall with tokens"
+    if not item.raw_noise.known:
+        return replace(item, refusal=refusal, chi2_dof=dof)
+    chi2 = float(curves.chi2[item.row])
+    p = _probability(chi2, dof, item.raw_noise.dof)
+    noise = item.raw_noise
+    if p < MISFIT_P and noise.source != "given":
+        noise = noise.scaled(math.sqrt(chi2 / dof))
+    return replace(item, refusal=refusal, noise=noise, chi2=chi2, chi2_dof=dof, chi2_p=p, misfit=p < MISFIT_P)
+
+
+def stacked(sets: Sequence[tuple[Sequence[CellLoss], Noise]]) -> Points:
     """Points of several curves in arrays of one width; without sigma the weights are the numbers of seeds."""
     width = max((len(cells) for cells, _ in sets), default=0)
     u, y, w = (np.zeros((len(sets), width)) for _ in range(3))
@@ -157,9 +194,9 @@ def stacked(sets: list[tuple[list[CellLoss], Noise]]) -> Points:
     return Points(u=u, y=y, w=w)
 
 
-def _probability(chi2: float, dof: int, sigma_dof: float) -> float:
+def _probability(chi2: float, dof: float, sigma_dof: float) -> float:
     """Chance of a larger chi-square; F(dof, sigma_dof) where sigma itself was measured; NaN without freedom."""
-    if dof < 1:
+    if dof < LEAST_FREEDOM:
         return math.nan
     return float(stats.chi2.sf(chi2, dof) if math.isinf(sigma_dof) else stats.f.sf(chi2 / dof, dof, sigma_dof))
 

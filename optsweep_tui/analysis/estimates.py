@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-import zlib
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from optsweep_tui.analysis.baselines import Baseline, Baselines
+from optsweep_tui.analysis.bootstrap import drawn
+from optsweep_tui.analysis.budget_limits import budget_limits
 from optsweep_tui.analysis.cells import CellLoss
-from optsweep_tui.analysis.gradient import BudgetGradient, budget_gradient
-from optsweep_tui.analysis.intervals import bootstrap_budgets, budget_limits
-from optsweep_tui.analysis.noise import LEVEL, Floats, quantile_squared
+from optsweep_tui.analysis.freedom import freedom
+from optsweep_tui.analysis.gradient import budget_gradient, exponent_gradient
+from optsweep_tui.analysis.noise import LEVEL, Floats, Rows, quantile_squared
 from optsweep_tui.analysis.ties import Standing, budgets, standings
 
 Ci: TypeAlias = Literal["profile", "bootstrap"]
@@ -100,55 +101,69 @@ def _profile(found: Baselines, cases: list[Case], u: Floats) -> _Limits:
     )
     if not len(some):
         return _Limits(low=low, high=high, dof=dof)
-    rows = np.array([cases[place].item.row for place in some], dtype=np.intp)
-    points, curves = found.points.take(rows), found.curves.take(rows)
-    loss = np.array([cases[place].cell.loss for place in some])
-    variance = np.array([_variance(cases[place]) for place in some])
-    dof[some] = _effective_dof([cases[place] for place in some], budget_gradient(points, curves, loss))
-    ends = budget_limits(found.points, found.curves, rows, loss, variance, quantile_squared(dof[some]))
+    chosen = [cases[place] for place in some]
+    rows = np.array([case.item.row for case in chosen], dtype=np.intp)
+    loss = np.array([case.cell.loss for case in chosen])
+    variance = np.array([_variance(case) for case in chosen])
+    dof[some] = _effective_dof(found, chosen, rows, loss)
+    ends = budget_limits(found.points, found.curves, rows, loss, variance, quantile_squared(dof[some]), found.families)
     low[some], high[some] = ends.low, ends.high
     return _Limits(low=low, high=high, dof=dof)
 
 
-def _effective_dof(cases: list[Case], gradient: BudgetGradient) -> Floats:
+def _effective_dof(found: Baselines, cases: list[Case], rows: Rows, loss: Floats) -> Floats:
     """Degrees of freedom of each log D_eff's variance, from the ends' sigmas that it is made of."""
     dof = np.full(len(cases), math.inf)
-    for row, case in enumerate(cases):
-        noise, item, cell = case.item.noise, case.item, case.cell
-        if not math.isinf(noise.dof):
-            k = len(item.points)
-            tokens = np.append(item.tokens, cell.tokens)
-            shares = np.append(gradient.points[row, :k] ** 2 / item.counts, gradient.loss[row] ** 2 / cell.n)
-            dof[row] = float(noise.effective_dof(tokens, shares))
+    if all(math.isinf(item.noise.dof) for item in found.fitted_items):
+        return dof
+    measured = (
+        list(range(len(cases)))
+        if found.shared
+        else [place for place, case in enumerate(cases) if not math.isinf(case.item.noise.dof)]
+    )
+    if not measured:
+        return dof
+    exponent = exponent_gradient(found.points, found.curves, found.families)
+    gradient = budget_gradient(found.points, found.curves, exponent, rows[measured], loss[measured])
+    for row, place in enumerate(measured):
+        case = cases[place]
+        dof[place] = freedom(
+            found,
+            exponent,
+            case.item,
+            gradient.points[row],
+            float(gradient.exponent[row]),
+            (case.cell, float(gradient.loss[row])),
+        )
     return dof
 
 
 def _bootstrap(found: Baselines, cases: list[Case], u: Floats, draws: int, rng_seed: int) -> _Limits:
+    """Percentiles of D_eff over draws that renew the baseline's points, the competitors' losses and a measured sigma.
+
+    "lower" and "higher" pick drawn values: interpolating between infinite ones gives NaN.
+    """
     low, high, dof = (np.full(len(cases), np.nan) for _ in range(3))
     by_row: dict[int, list[int]] = {}
     for place, case in enumerate(cases):
         if np.isfinite(u[place]) and case.item.noise.known:
             by_row.setdefault(case.item.row, []).append(place)
-    tail = (1 - LEVEL) / 2
-    for places in by_row.values():
-        item = cases[places[0]].item
-        # Seeded by the group's name and not by its place, so that neither row order nor other groups matter.
-        rng = np.random.default_rng([rng_seed, zlib.crc32(item.group.name.encode())])
-        index = found.row(item)
-        drawn = bootstrap_budgets(
-            found.points.take(index),
-            found.curves.take(index),
-            np.array([cases[place].cell.loss for place in places]),
-            np.sqrt([_variance(cases[place]) for place in places]),
-            item.noise.dof,
-            draws,
-            rng,
-        )
-        # "lower" and "higher" pick drawn values: interpolating between infinite ones gives NaN.
-        filled = np.where(np.isnan(drawn), np.inf, drawn)
-        low[places] = np.quantile(filled, tail, axis=1, method="lower")
-        high[places] = np.quantile(filled, 1 - tail, axis=1, method="higher")
-        dof[places] = item.noise.dof
+    tail, items = (1 - LEVEL) / 2, found.fitted_items
+    wanted = np.unique(found.families.of[sorted(by_row)]) if by_row else np.empty(0, dtype=np.intp)
+    for family in wanted:
+        rows = found.families.members(np.array([family]))[0]
+        curves = drawn(found, [items[row] for row in rows], draws, rng_seed)
+        for row, curve in zip(rows.tolist(), curves, strict=True):
+            places = by_row.get(row, [])
+            if not places:
+                continue
+            loss = np.array([cases[place].cell.loss for place in places])
+            sd = np.sqrt([_variance(cases[place]) for place in places])
+            renewed = curve.budgets(loss, sd)
+            filled = np.where(np.isnan(renewed), np.inf, renewed)
+            low[places] = np.quantile(filled, tail, axis=1, method="lower")
+            high[places] = np.quantile(filled, 1 - tail, axis=1, method="higher")
+            dof[places] = items[row].noise.dof
     return _Limits(low=low, high=high, dof=dof)
 
 

@@ -28,6 +28,9 @@ OPEN = "OPEN"
 SUPPORT = "SUPPORT"
 SOLVERS = "SOLVERS"
 AT_BOUND = "AT-BOUND"
+EXPONENTS = "EXPONENTS"
+IN_RUN = "in-run, biased low"
+RECROSSED = "RECROSSED"
 TIMED_ONCE = "TIMED-ONCE"
 LOADED = "LOADED"
 
@@ -58,6 +61,7 @@ MEANINGS = {
     TIMED_ONCE: "no repeated timing here or of the baseline: the interval holds no timing noise",
     LOADED: "equal runs differ by more than 10 % in seconds per token: they were timed on a busy machine",
     AT_BOUND: "the exponent stopped at the end of its search range",
+    EXPONENTS: "one exponent for all models was asked for, and separate ones fit better at p < .01",
 }
 
 _ORDER = {flag: place for place, flag in enumerate(MEANINGS)}

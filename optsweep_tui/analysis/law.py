@@ -1,5 +1,7 @@
 """The curve f(c) = alpha c^-B + beta by variable projection: exact in alpha and beta for each B, many curves at once.
 
+Curves of one family (`families.Families`) share B; by default each curve is a family of its own.
+
 Shapes: R curves (or cells, or bootstrap draws), K points (padded with weight 0), G values of B. Points are held as
 u = log(c / c_min) >= 0, so x = exp(-B u) lies in (0, 1] and nothing overflows; then f = amplitude x + beta and
 alpha = amplitude c_min^B. Tokens in place of ratios move u by a constant and change nothing.
@@ -8,7 +10,7 @@ Source: Golub & Pereyra 1973 (variable projection); the form of the law: Hoffman
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import elementwise
 
-from optsweep_tui.analysis.noise import Floats
+from optsweep_tui.analysis.families import Families
+from optsweep_tui.analysis.noise import Floats, Rows
 
-Rows: TypeAlias = npt.NDArray[np.intp]
 RowFunction: TypeAlias = Callable[[Floats, Rows], Floats]
 """(t, row) -> values, all of one shape; `row` says which curves the entries of t belong to."""
 
@@ -26,8 +28,10 @@ RowFunction: TypeAlias = Callable[[Floats, Rows], Floats]
 # above 10 a step at the smallest budget: neither can be told from the bound by its points.
 B_MIN, B_MAX = 1e-3, 10.0
 B_GRID: Floats = np.geomspace(B_MIN, B_MAX, 241)
-# Rows worked on together: 241 exponents x 8 points x 1000 rows of float64 is 15 MB per temporary.
-CHUNK = 1000
+# Numbers worked on together: 16 MB of float64 per temporary, which stays in a large cache.
+CHUNK = 2_000_000
+# The bottom of a parabola is flat: nearer than this, in log B, chi-square no longer changes in its last digit.
+FOUND = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,10 @@ class Projection:
     """Of the constant, amplitude = 0."""
     mean: Floats
     """That constant."""
+
+    def take(self, rows: Rows) -> Projection:
+        """Some of the rows, in that order."""
+        return Projection(**{name: value[rows] for name, value in vars(self).items()})
 
     @property
     def on_floor(self) -> npt.NDArray[np.bool_]:
@@ -168,31 +176,55 @@ class Curves:
         )
 
 
-def fitted(points: Points) -> Curves:
+def chunks(count: int, numbers: int) -> Iterator[Rows]:
+    """0 .. count - 1 in parts that hold about `CHUNK` numbers at `numbers` each."""
+    size = max(1, CHUNK // max(1, numbers))
+    for start in range(0, count, size):
+        yield np.arange(start, min(start + size, count))
+
+
+def family_chi2(points: Points, families: Families, b: Floats, which: Rows) -> Floats:
+    """Chi-square of whole families at given exponents, amplitude and beta of each curve at their best.
+
+    Args:
+        points: R curves.
+        families: which of them share an exponent.
+        b: exponents, shape (M,) or (M, G).
+        which: families, shape (M,).
+    """
+    rows, starts = families.members(which)
+    if families.single:
+        return project(points.take(rows), b).admissible_chi2
+    b = np.repeat(b, families.counts[which], axis=0)
+    return np.add.reduceat(project(points.take(rows), b).admissible_chi2, starts, axis=0)
+
+
+def fitted(points: Points, families: Families | None = None) -> Curves:
     """Weighted least squares over B in [B_MIN, B_MAX], amplitude >= 0, beta >= 0.
 
     A grid over log B finds the basin, scipy's elementwise minimiser (Chandrupatla 1998) the bottom.
 
     Args:
         points: R curves of at least 3 points each.
+        families: which of them share an exponent; None = none.
     """
-    rows = len(points)
-    best = np.zeros(rows, dtype=np.intp)
-    for start in range(0, rows, CHUNK):
-        part = np.arange(start, min(start + CHUNK, rows))
-        chi2 = project(points.take(part), np.broadcast_to(B_GRID, (len(part), len(B_GRID)))).admissible_chi2
+    families = families or Families.apart(len(points))
+    best = np.zeros(len(families), dtype=np.intp)
+    widest = int(families.counts.max(initial=1)) * points.u.shape[1]
+    for part in chunks(len(families), widest * len(B_GRID)):
+        chi2 = family_chi2(points, families, np.broadcast_to(B_GRID, (len(part), len(B_GRID))), part)
         best[part] = np.argmin(np.where(np.isnan(chi2), np.inf, chi2), axis=1)
     log_b = np.log(B_GRID[best])
     inner = np.flatnonzero((best > 0) & (best < len(B_GRID) - 1))
     if len(inner):
         log_b[inner] = minimised(
-            lambda t, row: project(points.take(row), np.exp(t)).admissible_chi2,
+            lambda t, which: family_chi2(points, families, np.exp(t), which),
             np.log(B_GRID[best[inner] - 1]),
             log_b[inner],
             np.log(B_GRID[best[inner] + 1]),
             inner,
         )
-    b = np.exp(log_b)
+    b = np.exp(log_b)[families.of]
     line = project(points, b)
     amplitude, beta = line.admissible
     return Curves(
@@ -200,7 +232,7 @@ def fitted(points: Points) -> Curves:
         amplitude=amplitude,
         beta=beta,
         chi2=line.admissible_chi2,
-        at_bound=(best == 0) | (best == len(B_GRID) - 1),
+        at_bound=((best == 0) | (best == len(B_GRID) - 1))[families.of],
     )
 
 
@@ -220,5 +252,5 @@ def minimised(function: RowFunction, low: Floats, middle: Floats, high: Floats, 
     def on_rows(t: Floats, row: Floats) -> Floats:
         return function(t, row.astype(np.intp))
 
-    result = find(on_rows, (low, middle, high), args=(rows.astype(float),))
+    result = find(on_rows, (low, middle, high), args=(rows.astype(float),), tolerances={"xatol": FOUND})
     return np.where(np.isfinite(result.x) & (result.x >= low) & (result.x <= high), result.x, middle)

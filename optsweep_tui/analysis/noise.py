@@ -16,6 +16,8 @@ from optsweep_tui.analysis.cells import CellLoss, Group
 from optsweep_tui.errors import OptsweepError
 
 Floats: TypeAlias = npt.NDArray[np.float64]
+Rows: TypeAlias = npt.NDArray[np.intp]
+"""Places in an array of rows."""
 Source: TypeAlias = Literal["measured", "prior", "given", "none"]
 
 # Median over 722 public replicate logs of a 124M-parameter speedrun, nats; their 10-90 % range is 0.0008-0.0020.

@@ -9,15 +9,16 @@ import numpy as np
 import pandas as pd
 
 from optsweep_tui.analysis import flags as F
-from optsweep_tui.analysis.baselines import Baseline, Baselines, baselines
+from optsweep_tui.analysis.baselines import Baseline, Baselines, baselines, family_of
 from optsweep_tui.analysis.cells import CellLoss, groups
 from optsweep_tui.analysis.columns import SPEEDUP
 from optsweep_tui.analysis.costs import Costs, Timing, costs
-from optsweep_tui.analysis.curve import in_family, uneven_supports
 from optsweep_tui.analysis.edges import KnobInfo
 from optsweep_tui.analysis.estimates import Case, Ci, Estimate, cases_of, estimated
 from optsweep_tui.analysis.fairness import comparison_flags
 from optsweep_tui.analysis.noise import checked_sigma, quantile_squared
+from optsweep_tui.analysis.number_ids import addressed
+from optsweep_tui.analysis.shared import SHARED_P, shared_exponents, uneven_supports
 from optsweep_tui.errors import OptsweepError
 
 Unit: TypeAlias = Literal["tokens", "flops", "time"]
@@ -39,6 +40,7 @@ def speedup(
     ci: Ci = "profile",
     sigma: float | None = None,
     max_chinchilla: float | None = None,
+    shared_exponent: bool = False,
     draws: int = 2000,
     rng_seed: int = 0,
     knob_info: KnobInfo | None = None,
@@ -56,6 +58,7 @@ def speedup(
         ci: "profile" (profile likelihood) or "bootstrap" (parametric, both sides resampled).
         sigma: run-to-run standard deviation, nats; used exactly as given. Default: measured, else the prior, else none.
         max_chinchilla: largest ratio of the baseline's fit points; competitors are not cut.
+        shared_exponent: the baseline's curves of all models share one exponent in place of one each.
         draws: bootstrap draws.
         rng_seed: seed of the bootstrap; the same rows give the same numbers in any order.
         knob_info: declared knobs with their ranges (`edges.KnobInfo`); a best value at a declared bound is no edge.
@@ -72,15 +75,23 @@ def speedup(
         raise OptsweepError(f'--ci "{ci}" is not known', "Use profile or bootstrap.")
     if draws < MIN_DRAWS:
         raise OptsweepError(f"{draws} bootstrap draws have no 2.5 % tail", f"Use {MIN_DRAWS} or more.")
-    found = baselines(groups(results, knob_info), baseline, checked_sigma(sigma), max_chinchilla)
+    found = baselines(groups(results, knob_info), baseline, checked_sigma(sigma), max_chinchilla, shared_exponent)
     cases = cases_of(found, baseline)
     uneven = uneven_supports(found)
+    shared = shared_exponents(found) if shared_exponent else {}
     rows = []
     for case, estimate in zip(cases, estimated(found, cases, ci, draws, rng_seed), strict=True):
-        marks = {F.SUPPORT} if in_family(case.item, uneven) else set()
-        head = {**case.item.group.columns, "unit": unit, "baseline": baseline}
+        family = family_of(case.item.group)
+        marks = {F.SUPPORT} if family in uneven else set()
+        head = {**case.item.group.columns, "unit": unit, "baseline": baseline, "exponent": "own"}
+        if shared_exponent:
+            p = shared[family].p if family in shared else math.nan
+            head |= {"exponent": "shared", "shared_b_p": p}
+            marks |= {F.EXPONENTS} if p < SHARED_P else set()
         rows.append(head | _row(case, found, unit, estimate, marks))
-    frame = pd.DataFrame(rows, columns=list(SPEEDUP))
+    options = {"baseline": baseline, "unit": unit, "ci": ci, "sigma": sigma, "max_chinchilla": max_chinchilla}
+    options |= {"shared_exponent": shared_exponent, "draws": draws, "rng_seed": rng_seed}
+    frame = addressed(pd.DataFrame(rows, columns=list(SPEEDUP)), "speedup", **options)
     return frame.astype({"tie_group": "Int64"})
 
 

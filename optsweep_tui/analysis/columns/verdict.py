@@ -35,6 +35,7 @@ TABLE = {
     "dataset_hash": "sha256 of the shards",
     "validation_set": "name:tokens of the held-out set",
     "seq_len": "tokens",
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
     "run_ids": "list: the runs that the loss is made of",
 }
 
@@ -50,6 +51,7 @@ FIT = {
     "baseline": "optimizer whose cells were fitted",
     "state": "FIT or REFUSE",
     "reason": "why a fit was refused; empty otherwise",
+    "exponent": "own: each model has its own B; shared: one B for all models of the study",
     "alpha": "nats per token at c = 1 above the floor",
     "b": "exponent B, no unit",
     "beta": "floor, nats per token",
@@ -64,7 +66,7 @@ FIT = {
     "sigma_large": "sigma at the baseline's largest budget, nats",
     "sigma_scale": "sqrt(chi2/dof) that a MISFIT multiplied the automatic sigma by; 1 otherwise",
     "chi2": "sum of squared residuals over their variances",
-    "chi2_dof": "points minus 3",
+    "chi2_dof": "points minus 2, minus the share of B that they decide: 1 for a B of their own",
     "chi2_p": "probability of a larger chi2 (F where sigma is measured); null with 3 points or without sigma",
     "b_low": "lower 95 % profile limit of B",
     "b_high": "upper 95 % profile limit of B",
@@ -72,11 +74,15 @@ FIT = {
     "beta_high": "upper 95 % profile limit of beta, nats",
     "identified": "false where beta's interval reaches 0 or B's spans more than 3x; null without sigma",
     "shared_b": "one exponent fitted to all models of the study",
-    "shared_b_p": "probability that exponents differ as much by noise alone; null with one model or without sigma",
+    "shared_b_p": "probability that separate exponents fit as much better by noise alone; null with one model or "
+    "without sigma",
     "solvers": "dict solver -> {alpha, b, beta, ...}: varpro, huber_log, multistart; max_difference in nats",
-    "leave_one_out": "list of {chinchilla, predicted, loss, error}: the curve without that point, nats; empty below 4",
+    "leave_one_out": "list of {chinchilla, predicted, loss, error, interpolated}: the curve without that point and the "
+    "line between its neighbours, nats; empty below 4 points with a B of their own",
+    "between": "list of {chinchilla, curve, interpolated}: halfway between neighbouring budgets, nats",
     "points": "list of {chinchilla, loss, n, residual, sigma}",
     "flags": "list of `analysis.flags`",
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
     "run_ids": "list: the runs behind the points",
 }
 
@@ -90,6 +96,8 @@ SPEEDUP = {
     "study": "name",
     "unit": "tokens, flops or time",
     "baseline": "optimizer compared with",
+    "exponent": "own: each model has its own B; shared: one B for all models of the study",
+    "shared_b_p": "as in the fit",
     "loss": "nats per token",
     "d_eff": "tokens after which the baseline's curve has this loss; null where refused",
     "speedup": "what the baseline needs over what this cell used, in the unit; null where refused",
@@ -115,6 +123,7 @@ SPEEDUP = {
     "dataset_hash": "sha256 of the shards",
     "validation_set": "name:tokens of the held-out set",
     "seq_len": "tokens",
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
     "run_ids": "list: the runs behind the loss; those behind the curve are in `fit`",
 }
 
@@ -136,7 +145,10 @@ NOISE = {
     "sigma_high": "upper 95 % limit of sigma, nats",
     "dof": "degrees of freedom; infinite when it counts as known",
     "n_seeds": "seeds, base seed included",
-    "source": "measured, prior or none",
+    "source": "measured, prior, given or none",
     "used": "the intervals of this group rest on it",
     "reason": "why it is used or not",
+    "interval_sigma_small": "what the group's intervals use at the baseline's smallest budget, nats, MISFIT included",
+    "interval_sigma_large": "the same at its largest budget",
+    "misfit_scale": "sqrt(chi2/dof) that a MISFIT multiplied sigma by; 1 otherwise",
 }
