@@ -7,20 +7,39 @@ import math
 import pandas as pd
 from scipy import stats
 
+from optsweep_tui.analysis.baselines import Baseline, baselines
 from optsweep_tui.analysis.cells import CellLoss, Group, groups
 from optsweep_tui.analysis.columns import GROUP, NOISE
-from optsweep_tui.analysis.noise import FRESH_SEEDS_NEEDED, LEVEL, end_cells, noise_of, spread
+from optsweep_tui.analysis.noise import FRESH_SEEDS_NEEDED, LEVEL, checked_sigma, end_cells, spread
 
 
-def noise_ledger(results: pd.DataFrame, baseline: str = "adamw") -> pd.DataFrame:
+def noise_ledger(
+    results: pd.DataFrame,
+    baseline: str = "adamw",
+    *,
+    sigma: float | None = None,
+    max_chinchilla: float | None = None,
+) -> pd.DataFrame:
     """Every replicate group with its sigma, and which of them the intervals use.
 
-    One row per cell whose best configuration ended under two seeds or more, and one row for the prior where it is
-    what the group uses; columns of `columns.NOISE`. A group with neither has one row of source "none".
+    One row per cell whose best configuration ended under two seeds or more, and one row for the prior or a given sigma
+    where that is what the group uses; a group with nothing has one row of source "none".
+
+    Args:
+        results: one row per run, columns of `columns.RESULTS`.
+        baseline: optimizer whose seeds count, and whose curve decides about a MISFIT.
+        sigma: given by the user, nats; used exactly as given.
+        max_chinchilla: largest ratio of the baseline's fit points.
+
+    Returns:
+        Columns of `columns.NOISE`.
+
+    Raises:
+        OptsweepError: for a sigma that is no positive finite number.
     """
-    rows = []
-    for group in groups(results):
-        noise = noise_of(group, baseline)
+    rows: list[dict[str, object]] = []
+    for item in baselines(groups(results), baseline, checked_sigma(sigma), max_chinchilla).items:
+        group, noise, first = item.group, item.raw_noise, len(rows)
         ends = {
             cell.tokens: end for cell, end in zip(end_cells(group, baseline), ("smallest", "largest"), strict=False)
         }
@@ -38,13 +57,30 @@ def noise_ledger(results: pd.DataFrame, baseline: str = "adamw") -> pd.DataFrame
                     "dof": noise.dof if noise.known else 0.0,
                     "source": noise.source,
                     "used": noise.known,
-                    "reason": _PRIOR_REASON if noise.known else _no_sigma_reason(group, baseline),
+                    "reason": _reason_of(noise.source, group, baseline),
                 }
             )
+        for row in rows[first:]:
+            row |= _in_intervals(item)
     frame = pd.DataFrame(rows, columns=list(NOISE))
     return frame.astype({"used": bool}) if len(frame) else frame
 
 
+def _in_intervals(item: Baseline) -> dict[str, object]:
+    """The sigma of a group's intervals at both ends of its baseline; NaN without sigma or baseline."""
+    small, large = item.noise.at(item.tokens[[0, -1]]).tolist() if item.points else (math.nan, math.nan)
+    return {
+        "interval_sigma_small": small,
+        "interval_sigma_large": large,
+        "misfit_scale": item.noise.scale if item.noise.known else math.nan,
+    }
+
+
+def _reason_of(source: str, group: Group, baseline: str) -> str:
+    return {"prior": _PRIOR_REASON, "given": _GIVEN_REASON}.get(source) or _no_sigma_reason(group, baseline)
+
+
+_GIVEN_REASON = "given with --sigma; counts as known"
 _PRIOR_REASON = "prior: median of 722 public replicates of a 124M model; counts as known"
 
 

@@ -13,6 +13,7 @@ from optsweep_tui.analysis.columns import TABLE
 from optsweep_tui.analysis.edges import KnobInfo
 from optsweep_tui.analysis.fairness import comparison_flags
 from optsweep_tui.analysis.noise import Noise, checked_sigma, noise_of
+from optsweep_tui.analysis.number_ids import addressed
 from optsweep_tui.analysis.ties import Standing, budgets, gap_half_width, standings
 
 
@@ -46,7 +47,7 @@ def table(
             reference = next((cell for cell in cells if cell.optimizer == baseline and cell.has_loss), None)
             cells = sorted(cells, key=lambda cell: (not cell.has_loss, cell.loss, cell.optimizer))
             rows += [{**group.columns, **_row(cell, reference, noise, places.get(cell.optimizer))} for cell in cells]
-    frame = pd.DataFrame(rows, columns=list(TABLE))
+    frame = addressed(pd.DataFrame(rows, columns=list(TABLE)), "table", baseline=baseline, sigma=sigma)
     return frame.astype({"rank": "Int64", "tie_group": "Int64", "winner": bool})
 
 
