@@ -225,10 +225,10 @@ def retry(workspace: Workspace, run_ids: Iterable[str]) -> list[str]:
     return dispatcher.submit(chosen, asked=True)
 
 
-def detach(workspace: Workspace) -> int:
-    """Leave a controller in the background that drives everything unfinished; returns its pid."""
+def detach(workspace: Workspace, *verb: str) -> int:
+    """Leave a controller in the background that drives everything unfinished, or another command; returns its pid."""
     log = os.open(workspace.ensure().root / "controller.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    command = [sys.executable, "-m", "optsweep_tui", "resume", "--workspace", str(workspace.root)]
+    command = [sys.executable, "-m", "optsweep_tui", *(verb or ("resume",)), "--workspace", str(workspace.root)]
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optsweep_tui.cli import output
@@ -31,19 +31,36 @@ def drive(workspace: Workspace, run_ids: Iterable[str], title: str, *, quiet: bo
     from optsweep_tui import flow
 
     wanted = list(run_ids)
+    last = followed(workspace, lambda: drawn(flow.drive(workspace, wanted), title, quiet), wanted)
+    assert last is not None
+    return last
+
+
+def followed(
+    workspace: Workspace, looks: Callable[[], Iterable[Progress]], driven: Iterable[str], *again: str
+) -> Progress | None:
+    """Drive by looking, until there is no further look; returns the last one, None without any.
+
+    Args:
+        looks: begins to drive, at first and after a Ctrl-C that was to go on.
+        driven: runs that a Ctrl-C before the first look is about.
+        again: the command that goes on where this one was left; `resume` unless given.
+
+    Raises:
+        Interrupted: the user pressed Ctrl-C and did not choose to go on.
+    """
     last: Progress | None = None
     while True:
         try:
-            for seen in drawn(flow.drive(workspace, wanted), title, quiet):
+            for seen in looks():
                 last = seen
-            assert last is not None
             return last
         except KeyboardInterrupt:
-            _ask(workspace, [line.run_id for line in last.lines] if last else wanted)
+            _ask(workspace, [line.run_id for line in last.lines] if last else driven, again or ("resume",))
 
 
-def drawn(looks: Iterable[Progress], title: str, quiet: bool = False) -> Iterable[Progress]:
-    """Pass the looks on, drawing each on stderr."""
+def drawn(looks: Iterable[Progress], title: str | Callable[[], str], quiet: bool = False) -> Iterable[Progress]:
+    """Pass the looks on, drawing each on stderr; a title that changes is a function."""
     if quiet:
         yield from looks
     elif sys.stderr.isatty():
@@ -52,17 +69,17 @@ def drawn(looks: Iterable[Progress], title: str, quiet: bool = False) -> Iterabl
         yield from _plain(looks, title)
 
 
-def _live(looks: Iterable[Progress], title: str) -> Iterable[Progress]:
+def _live(looks: Iterable[Progress], title: str | Callable[[], str]) -> Iterable[Progress]:
     from rich.live import Live
 
     with Live(console=output.console(stderr=True), auto_refresh=False, transient=False) as live:
         for look in looks:
-            live.update(_picture(look, title), refresh=True)
+            live.update(_picture(look, title if isinstance(title, str) else title()), refresh=True)
             yield look
 
 
-def _plain(looks: Iterable[Progress], title: str) -> Iterable[Progress]:
-    output.say(title)
+def _plain(looks: Iterable[Progress], title: str | Callable[[], str]) -> Iterable[Progress]:
+    output.say(title if isinstance(title, str) else title())
     due = time.monotonic()
     for look in looks:
         if look.complete or time.monotonic() >= due:
@@ -115,8 +132,8 @@ def _picture(look: Progress, title: str) -> RenderableType:
     return Group(Text(title), grid, *troubles, Text(f" {summary(look)}"))
 
 
-def _ask(workspace: Workspace, driven: Iterable[str]) -> None:
-    """After Ctrl-C: returns to go on, else raises Interrupted."""
+def _ask(workspace: Workspace, driven: Iterable[str], again: Sequence[str]) -> None:
+    """After Ctrl-C: returns to go on, else raises Interrupted; `again` is the command that takes up what was left."""
     from optsweep_tui import flow
 
     live = [line.run_id for line in flow.run_lines(workspace, driven) if line.state not in OVER]
@@ -134,14 +151,14 @@ def _ask(workspace: Workspace, driven: Iterable[str]) -> None:
     if answer == "s":
         flow.cancel(workspace, live)
         output.say(f"{output.runs_text(len(live))} being stopped; optsweep retry RUN takes one up again where it was")
-    elif sys.stdin.isatty() and live:
-        pid = flow.detach(workspace)
+    elif sys.stdin.isatty() and (live or len(again) > 1):
+        pid = flow.detach(workspace, *again)
         output.say(
             f"detached: {output.runs_text(len(live))} under way (controller {pid}); optsweep watch | optsweep cancel --all"
         )
     else:
         output.say(
-            f"detached: {output.runs_text(len(live))} under way; optsweep watch | optsweep resume | optsweep cancel --all"
+            f"detached: {output.runs_text(len(live))} under way; optsweep watch | optsweep {' '.join(again)} | optsweep cancel --all"
         )
     raise Interrupted
 

@@ -23,7 +23,7 @@ ClickError: type[Exception] = UsageError.__bases__[0]
 
 VERBS = (
     "quickstart", "optimizers", "models", "datasets", "grids",
-    "run", "watch", "ls", "show", "logs", "cancel", "retry", "resume",
+    "run", "tune", "watch", "ls", "show", "logs", "cancel", "retry", "resume",
     "collect", "import", "export", "sql", "snapshot", "gc",
     "table", "fit", "speedup",
     "plot", "report",
