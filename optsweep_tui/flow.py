@@ -414,6 +414,13 @@ def snapshot(workspace: Workspace, target: Path, *, overwrite: bool = False) -> 
     return ingest.snapshot(workspace.store, target, overwrite=overwrite)
 
 
+def archive(workspace: Workspace, *, dry_run: bool = False) -> int:
+    """Move, or only count, the points of finished runs that are not in Parquet files beside the store yet."""
+    from optsweep_tui.store import ingest
+
+    return ingest.archive_finished(workspace.store, dry_run=dry_run)
+
+
 def tidy_up(workspace: Workspace, *, checkpoints: bool, kept: bool, dry_run: bool) -> list[Removed]:
     """Remove, or only count, what is not needed any more; runs, results and logs stay."""
     from optsweep_tui.dispatch import tidy
@@ -445,16 +452,23 @@ def sql(workspace: Workspace, query: str) -> pd.DataFrame:
 
 def sql_examples() -> list[dict[str, str]]:
     """Queries that run, with what each answers."""
-    from optsweep_tui.store import queries
+    from optsweep_tui.store.examples import EXAMPLES
 
-    return [{"title": title, "query": query} for title, query in queries.EXAMPLES]
+    return [{"title": title, "query": query} for title, query in EXAMPLES]
 
 
-def sql_dictionary() -> list[dict[str, str]]:
-    """Tables, views and columns with their meaning."""
-    from optsweep_tui.store import queries
+def sql_dictionary(name: str | None = None) -> list[dict[str, str]]:
+    """Columns of all tables and views, or of the one named, with type, unit and meaning."""
+    from optsweep_tui.store import dictionary
 
-    return queries.dictionary()
+    return dictionary.dictionary(name)
+
+
+def sql_descriptions() -> dict[str, str]:
+    """What each table and view holds."""
+    from optsweep_tui.store import dictionary
+
+    return dictionary.descriptions()
 
 
 # ---------------------------------------------------------------- draw

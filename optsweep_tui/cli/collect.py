@@ -28,6 +28,8 @@ def command(
     print(
         f"{report.runs} runs, {report.finished} finished, {report.points} new points, {report.skipped_lines} lines skipped"
     )
+    if report.archived:
+        output.say(f"{report.archived:,} points of finished runs moved to Parquet files (results.duckdb.archive)")
     if report.vanished:
         output.say(f"{report.vanished} runs are in the store but no longer in the workspace; --rebuild drops them")
     if report.kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 import typer
@@ -17,20 +18,31 @@ def command(
     kept: Annotated[
         bool, typer.Option("--kept", help="Old stores that a rebuild put aside, too (results.duckdb.kept-...).")
     ] = False,
+    archive: Annotated[
+        bool,
+        typer.Option(
+            "--archive",
+            help="Move the points of finished runs from results.duckdb to Parquet files; queries find them.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, remove nothing.")] = False,
     workspace: options.WorkspaceDir = None,
     json_: options.Json = False,
 ) -> None:
     """Tidy up: leftovers of killed programs and stale queue entries; with options also what takes up the space.
 
-    Examples: optsweep gc --dry-run | optsweep gc --checkpoints
+    Examples: optsweep gc --dry-run | optsweep gc --checkpoints | optsweep gc --archive
     """
     from optsweep_tui import flow
 
     place = options.open_workspace(context, workspace)
     rows = flow.tidy_up(place, checkpoints=checkpoints, kept=kept, dry_run=dry_run)
+    moved = flow.archive(place, dry_run=dry_run) if archive else 0
     if json_:
-        output.emit_json(rows)
+        documents = [dataclasses.asdict(row) for row in rows]
+        if archive:
+            documents.append({"what": "points moved to the archive", "count": moved, "removed": not dry_run})
+        output.emit_json(documents)
         return
     verb = "would be removed" if dry_run else "removed"
     output.print_table(
@@ -41,3 +53,5 @@ def command(
         ],
         left=(0, 3),
     )
+    if archive:
+        print(f"{moved:,} points of finished runs {'would move' if dry_run else 'moved'} to {place.store.name}.archive")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -16,32 +17,28 @@ def command(
     query: Annotated[str | None, typer.Argument(help="A SELECT; - reads it from standard input.")] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     parquet: Annotated[Path | None, typer.Option("--parquet", help="Write the rows to this Parquet file.")] = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the data dictionary.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the data dictionary, or the part of one table or view.")
+    ] = False,
     examples: Annotated[bool, typer.Option("--examples", help="Print queries that run.")] = False,
     workspace: options.WorkspaceDir = None,
     json_: options.Json = False,
 ) -> None:
     """Ask the results in SQL. The store is opened read-only, for one statement.
 
-    Example: optsweep sql "select optimizer, min(loss) from v_run group by 1 order by 2"
+    Examples: optsweep sql "select optimizer, min(loss) from v_run group by 1 order by 2"
+    | optsweep sql --schema v_metric
     """
     from optsweep_tui import flow
     from optsweep_tui.errors import OptsweepError
 
-    if examples or schema:
-        rows = flow.sql_examples() if examples else flow.sql_dictionary()
-        if json_:
-            output.emit_json(rows)
-        elif examples:
-            for row in rows:
-                print(f"-- {row['title']}\n{row['query']}\n")
-        else:
-            table = ""
-            for row in rows:
-                if row["table"] != table:
-                    table = row["table"]
-                    print(f"\n{table}")
-                print(f"  {row['column']:28}{row['type']:12}{row['meaning']}")
+    if schema:
+        rows = flow.sql_dictionary(query)
+        output.emit_json(rows) if json_ else _print_schema(rows, flow.sql_descriptions(), whole=query is None)
+        return
+    if examples:
+        rows = flow.sql_examples()
+        output.emit_json(rows) if json_ else _print_examples(rows)
         return
     if query == "-":
         query = sys.stdin.read()
@@ -67,3 +64,27 @@ def command(
             [[output.number(value, 6) for value in row.values()] for row in output.records(frame)],
             left=[index for index, kind in enumerate(frame.dtypes) if kind.kind not in "fiub"],
         )
+
+
+def _print_schema(rows: list[dict[str, str]], about: dict[str, str], *, whole: bool) -> None:
+    """One table after the other: what it holds, then a line per column with type, unit and meaning."""
+    width = max(output.console().width, 60)
+    names = list(dict.fromkeys(row["table"] for row in rows))
+    if whole:
+        print("Views (v_...) are for people, tables for joins. optsweep sql --schema NAME prints one of them.")
+        names.sort(key=lambda name: not name.startswith("v_"))
+    for name in names:
+        own = [row for row in rows if row["table"] == name]
+        print(f"\n{textwrap.fill(f'{name}: {about[name]}', width, subsequent_indent='  ')}" if whole else about[name])
+        heads = [f"{row['type'].lower()}{', ' + row['unit'] if row['unit'] else ''}" for row in own]
+        first, second = max(len(row["column"]) for row in own), max(map(len, heads))
+        for row, head in zip(own, heads, strict=True):
+            start = f"  {row['column']:{first}}  {head:{second}}  "
+            room = max(width - len(start), 24)
+            lines = textwrap.wrap(row["meaning"], room) or [""]
+            print(start + f"\n{' ' * len(start)}".join(lines))
+
+
+def _print_examples(rows: list[dict[str, str]]) -> None:
+    for row in rows:
+        print(f"-- {row['title']}\n{row['query']}\n")

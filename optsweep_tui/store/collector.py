@@ -1,4 +1,4 @@
-"""One pass of the collector: look at every run folder, read what is new, write it in short transactions."""
+"""The second half of a pass of the collector: read what is new in run folders, write it in short transactions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import BinaryIO
 from optsweep_tui import rundir
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.rundir import RunState
-from optsweep_tui.store import rows, streams
+from optsweep_tui.store import knobs, moving, rows, streams
 from optsweep_tui.store.batch import MAX_ROWS, Batch
-from optsweep_tui.store.connect import WAIT_SECONDS, create, open_store
+from optsweep_tui.store.connect import open_store
 from optsweep_tui.store.events import event_rows
-from optsweep_tui.store.ledger import Ledger, Offset, Steps, signature_row
+from optsweep_tui.store.ledger import Offset, Steps, signature_row
 from optsweep_tui.store.lines import MetricParser, Series
-from optsweep_tui.store.report import CollectReport
-from optsweep_tui.store.scan import RunFiles, Source, age_seconds, scan
+from optsweep_tui.store.look import Look
+from optsweep_tui.store.scan import RunFiles, Source, age_seconds
 
 YOUNG_SECONDS = 60.0
 """A run folder without a spec this young is still being written."""
@@ -37,74 +37,52 @@ UNITS = {
 }
 """Units of the metrics that every engine writes."""
 
-_WATCHED = frozenset({"running", "orphan"})
-"""States that can change without a file of the run changing: a process dies."""
+ARCHIVE_ABOVE = 50_000_000
+"""Points in the table `metric`, about half a gigabyte: more, and those of finished runs move to Parquet files."""
 
 
 class Collector:
-    """Brings one store up to date with one folder of runs. Make a new one for each pass, under the collector's lock."""
+    """Takes in what a look has found. Make a new one for each pass, under the collector's lock."""
 
-    def __init__(
-        self,
-        store: Path,
-        runs_root: Path,
-        *,
-        progress: Callable[[int, int], None] | None = None,
-        wait_seconds: float = WAIT_SECONDS,
-    ) -> None:
-        self._store, self._root, self._wait = store, runs_root, wait_seconds
+    def __init__(self, seen: Look, *, progress: Callable[[int, int], None] | None = None) -> None:
+        self._look = seen
+        self._root, self._ledger, self._report = seen.root, seen.ledger, seen.report
         self._progress = progress or (lambda done, total: None)
         self._parser = MetricParser()
         self._batch = Batch()
-        self._report = CollectReport()
-        if not store.exists():
-            create(store)
-        with open_store(store, wait_seconds=wait_seconds) as connection:
-            self._ledger = Ledger(connection)
+        self._current_run: int | None = None
+        self._archive_at = ARCHIVE_ABOVE
 
-    def collect(self) -> CollectReport:
-        """One pass.
+    def collect(self) -> None:
+        """Read and write everything; the look's report tells what was done.
 
         Raises:
             StoreLocked: another program held the store for too long; what was written before stays.
             OptsweepError: the store cannot be written.
         """
-        started = time.monotonic()
-        ledger, report = self._ledger, self._report
-        before = len(ledger.runs)
-        run_ids = rundir.run_ids(self._root)
-        for done, run_id in enumerate(run_ids):
+        total = len(self._look.run_ids)
+        already = total - len(self._look.news)
+        for done, files in enumerate(self._look.news, start=already):
             if done % 64 == 0:
-                self._progress(done, len(run_ids))
-            try:
-                files = scan(str(self._root), run_id)
-            except OSError as error:
-                report.skip(str(self._root / run_id), f"cannot be read: {error.strerror}")
-                continue
-            if files is not None:
-                self._visit(files)
+                self._progress(done, total)
+            self._visit(files)
+        self._current_run = None
         self._flush()
-        self._progress(len(run_ids), len(run_ids))
-        report.runs = len(ledger.runs)
-        report.new_runs = len(ledger.runs) - before
-        report.finished = len(ledger.finals)
-        report.vanished = len(ledger.runs.keys() - set(run_ids))
-        report.seconds = time.monotonic() - started
-        return report
+        self._progress(total, total)
 
     def _visit(self, files: RunFiles) -> None:
         unchanged = self._ledger.signatures.get(files.run_id) == files.signature
         run = self._ledger.runs.get(files.run_id)
         described = True
-        if run is None or not unchanged or self._ledger.states.get(run) in _WATCHED:
+        if run is None or not unchanged or self._ledger.is_watched(run):
             described = self._describe(files, unchanged)
             run = self._ledger.runs.get(files.run_id)
         if run is None:
             return
+        self._current_run = run
         for source in files.sources:
-            known = self._ledger.offsets.get(source.path)
-            if known is None or (known.inode, known.size, known.mtime_ns) != source.stamp:
-                self._read(run, source, known)
+            if self._ledger.is_longer(source):
+                self._read(run, source, self._ledger.offsets.get(source.path))
         if described and not unchanged:
             self._batch.sources[files.run_id] = signature_row(files.run_id, run, files.signature)
 
@@ -139,6 +117,9 @@ class Collector:
         ledger.states[run] = state.state
         self._batch.runs[run] = row
         self._batch.studies[run] = rows.study_rows(run, where, state)
+        columns = knobs.merged(ledger.columns, knobs.types_of(row["hyperparameters"]))
+        if columns is not ledger.columns:
+            ledger.columns = self._batch.columns = columns
         for attempt in files.attempts:
             self._describe_attempt(run, attempt, where / f"a{attempt}")
         self._describe_ending(run, state)
@@ -279,6 +260,23 @@ class Collector:
         """Write what was gathered; the store is open for this long only."""
         if self._batch.size == 0 and not self._batch.replaced:
             return
-        with open_store(self._store, read_only=False, wait_seconds=self._wait) as connection:
-            self._batch.write(connection)
+        look = self._look
+        with open_store(
+            look.store, read_only=False, wait_seconds=look.wait_seconds, archive_folder=look.archive_folder
+        ) as connection:
+            self._batch.write(connection, look.archive_folder)
+        self._ledger.points += self._batch.points
         self._batch = Batch()
+        if self._ledger.points > self._archive_at:
+            self._archive()
+
+    def _archive(self) -> None:
+        """Move the points of finished runs, but not of the one that is being read."""
+        current = () if self._current_run is None else (self._current_run,)
+        moved = moving.archive_finished(
+            self._look.store, self._look.archive_folder, self._look.wait_seconds, without=current
+        )
+        self._report.archived += moved
+        self._ledger.points -= moved
+        # Unfinished runs may be what is so large: not asked about again before there is much more.
+        self._archive_at = max(ARCHIVE_ABOVE, self._ledger.points + ARCHIVE_ABOVE // 4)

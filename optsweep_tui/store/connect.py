@@ -7,7 +7,6 @@ While one process has the file open for writing nobody else can open it, and whi
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import random
 import re
@@ -22,6 +21,8 @@ from typing import TypeVar
 import duckdb
 
 from optsweep_tui.errors import OptsweepError, StoreLocked
+from optsweep_tui.store import archive
+from optsweep_tui.store.explain import REBUILD, translated
 from optsweep_tui.store.gate import WRITER_SECONDS, passing
 from optsweep_tui.store.migrate import migrate, newest_version, version_of
 
@@ -31,16 +32,23 @@ WAIT_SECONDS = 30.0
 """How long to wait for another process before its pid is named."""
 MEMORY_LIMIT = "1GB"
 """Per connection. A query that needs more spills to a folder beside the store."""
+READABLE_FROM = "v1.4.0"
+"""Oldest DuckDB that can read what this program writes; without being told so, 2.0 writes what only 2.0 reads."""
 
 _FIRST_RETRY_SECONDS = 0.02
 _LONGEST_RETRY_SECONDS = 2.0
 _HOLDER = re.compile(r"held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
-_REBUILD = "optsweep collect --rebuild makes a new one from the run folders and keeps this file beside it"
+_GUARDING = threading.Lock()
+"""Connections of one process to one file share their settings: they are made one at a time."""
 
 
 @contextlib.contextmanager
 def open_store(
-    path: Path, *, read_only: bool = True, wait_seconds: float = WAIT_SECONDS
+    path: Path,
+    *,
+    read_only: bool = True,
+    wait_seconds: float = WAIT_SECONDS,
+    archive_folder: str | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection to the store, closed at the end of the block.
 
@@ -49,6 +57,7 @@ def open_store(
 
     Args:
         wait_seconds: how long to wait while another process holds the file.
+        archive_folder: where its archive lies, when that is not beside it.
 
     Raises:
         StoreLocked: it was held for longer than that; names the holder.
@@ -58,6 +67,7 @@ def open_store(
         require(path)
     elif not path.exists():
         create(path)
+    folder = archive.folder_of(path) if archive_folder is None else archive_folder
     with translated(path):
         connection = _connected(path, read_only, wait_seconds)
         try:
@@ -65,14 +75,25 @@ def open_store(
             if version < newest_version():
                 if read_only:
                     connection.close()
-                    with open_store(path, read_only=False, wait_seconds=wait_seconds):
+                    with open_store(path, read_only=False, wait_seconds=wait_seconds, archive_folder=folder):
                         pass
                     connection = _connected(path, True, wait_seconds)
                 else:
                     migrate(connection)
+            _guard(connection, folder)
+            archive.point_at(connection, folder)
             yield connection
         finally:
             connection.close()
+
+
+def _guard(connection: duckdb.DuckDBPyConnection, archive_folder: str) -> None:
+    """Whatever a query says, it sees this file and its archive and nothing else, and cannot ask for more."""
+    with _GUARDING:
+        if connection.execute("SELECT current_setting('lock_configuration')").fetchall() == [(False,)]:
+            connection.execute(f"SET allowed_directories = [{archive.literal(archive_folder)}]")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
 
 
 def _checked_version(path: Path, connection: duckdb.DuckDBPyConnection) -> int:
@@ -82,7 +103,7 @@ def _checked_version(path: Path, connection: duckdb.DuckDBPyConnection) -> int:
     if version > newest_version():
         raise OptsweepError(
             f"{path} was written by a newer optsweep (schema {version}, this one knows {newest_version()})",
-            f"update optsweep; or {_REBUILD}",
+            f"update optsweep; or {REBUILD}",
         )
     return version
 
@@ -125,31 +146,12 @@ def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) 
             raise
 
 
-@contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn what DuckDB and the system say about the file into one line for the user, led by the file's name."""
-    try:
-        yield
-    except (duckdb.Error, RuntimeError) as error:
-        # What DuckDB makes of Ctrl-C, by the place where it notices it.
-        if "KeyboardInterrupt" in str(error) or str(error) == "Query interrupted":
-            raise KeyboardInterrupt from None
-        if not isinstance(error, duckdb.Error):
-            raise
-        raise _explained(path, str(error)) from error
-    except OSError as error:
-        raise _explained(path, os.strerror(error.errno) if error.errno else str(error)) from error
-
-
 def _config() -> dict[str, str | bool | int | float | list[str]]:
     threads = max(1, min(4, len(os.sched_getaffinity(0))))
     return {
         "memory_limit": MEMORY_LIMIT,
         "threads": threads,
-        # Whatever a query says, it sees this file and nothing else, and cannot ask for more. Threads that read at the
-        # same time share one instance, so this is decided here and not after connecting.
-        "enable_external_access": False,
-        "lock_configuration": True,
+        "storage_compatibility_version": READABLE_FROM,
         # A file that is not a store must never make DuckDB fetch an extension over the network.
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
@@ -208,21 +210,3 @@ def lock_holder(path: Path, message: str) -> str:
     except (OSError, IndexError):
         pass
     return "another process"
-
-
-def _explained(path: Path, message: str) -> OptsweepError:
-    line = " ".join(message.split())
-    if "No space left" in line or os.strerror(errno.EDQUOT) in line:
-        return OptsweepError(f"{path}: the disk is full", "free some space and run: optsweep collect; nothing is lost")
-    if "Permission denied" in line or "Read-only file system" in line:
-        return OptsweepError(f"{path} cannot be written or read: {line}", "check permissions, or use --workspace DIR")
-    if "Is a directory" in line:
-        return OptsweepError(f"{path} is a folder, not a store", "move it away and run: optsweep collect")
-    if "No such file" in line:
-        return OptsweepError(f"{path.parent} is not there", "check --workspace DIR")
-    if "Out of Memory" in line:
-        return OptsweepError(f"{path}: the question needs more than {MEMORY_LIMIT} of memory", "ask for fewer rows")
-    damaged = ("not a valid", "Corrupt", "not read enough", "extension", "Serialization", "corrupt", "version number")
-    if any(word in line for word in damaged):
-        return OptsweepError(f"{path} is not a DuckDB file or is damaged: {line[:200]}", _REBUILD)
-    return OptsweepError(f"{path}: {line[:300]}", "optsweep doctor looks closer")

@@ -13,12 +13,14 @@ from pathlib import Path
 
 from optsweep_tui import rundir
 from optsweep_tui.errors import OptsweepError, StoreLocked
-from optsweep_tui.store.collector import Collector
-from optsweep_tui.store.connect import WAIT_SECONDS, open_store, require, translated
+from optsweep_tui.store import archive, moving
+from optsweep_tui.store.connect import WAIT_SECONDS, open_store, require
+from optsweep_tui.store.explain import translated
+from optsweep_tui.store.look import look
 from optsweep_tui.store.publish import publish
 from optsweep_tui.store.report import CollectReport, Skip
 
-__all__ = ["CollectReport", "Skip", "collector_lock", "ingest", "rebuild", "snapshot"]
+__all__ = ["CollectReport", "Skip", "archive_finished", "collector_lock", "ingest", "rebuild", "snapshot"]
 
 Progress = Callable[[int, int], None]
 """(runs looked at, runs in all)"""
@@ -37,7 +39,21 @@ def ingest(
         OptsweepError: the store is damaged, newer, or cannot be written.
     """
     with collector_lock(store, wait_seconds):
-        return Collector(store, runs_root, progress=progress, wait_seconds=wait_seconds).collect()
+        report = _one_pass(store, runs_root, archive.folder_of(store), progress, wait_seconds)
+        moving.sweep(store, wait_seconds)
+        return report
+
+
+def _one_pass(
+    store: Path, runs_root: Path, archive_folder: str, progress: Progress | None, wait_seconds: float
+) -> CollectReport:
+    seen = look(store, runs_root, archive_folder, wait_seconds)
+    if seen.news:
+        # Only now: reading and writing need libraries that take longer to load than a look at a thousand folders.
+        from optsweep_tui.store.collector import Collector
+
+        Collector(seen, progress=progress).collect()
+    return seen.finished()
 
 
 def rebuild(
@@ -54,15 +70,32 @@ def rebuild(
     with collector_lock(store, wait_seconds):
         fresh = store.with_name(f".{store.name}.rebuild")
         try:
-            report = Collector(fresh, runs_root, progress=progress, wait_seconds=wait_seconds).collect()
+            report = _one_pass(fresh, runs_root, archive.folder_of(store), progress, wait_seconds)
             report.kept = publish(fresh, store, set(rundir.run_ids(runs_root)), wait_seconds)
         finally:
             _sweep(store)
+        moving.sweep(store, wait_seconds)
         return report
 
 
+def archive_finished(store: Path, *, dry_run: bool = False, wait_seconds: float = WAIT_SECONDS) -> int:
+    """Move, or only count, the points of finished runs that are not in Parquet files beside the store yet, however few.
+
+    Raises:
+        StoreLocked, OptsweepError: as `ingest`; what was moved before stays so.
+    """
+    require(store)
+    if dry_run:
+        with open_store(store, wait_seconds=wait_seconds) as connection:
+            return sum(part.points for part in archive.finished_parts(connection))
+    with collector_lock(store, wait_seconds):
+        moved = moving.archive_finished(store, archive.folder_of(store), wait_seconds)
+        moving.sweep(store, wait_seconds)
+        return moved
+
+
 def snapshot(store: Path, target: Path, *, overwrite: bool = False, wait_seconds: float = WAIT_SECONDS) -> Path:
-    """Copy the store to a file of its own, for notebooks and other programs that keep a file open; returns the file.
+    """Copy the store, its archive included, to one file of its own for programs that keep a file open; returns the file.
 
     Raises:
         OptsweepError: there is no store, the file exists, or it cannot be written.
@@ -79,17 +112,23 @@ def snapshot(store: Path, target: Path, *, overwrite: bool = False, wait_seconds
         raise OptsweepError(
             f"{target} is open in another program, or was left by one ({log.name})", "name another file"
         )
-    with open_store(store, read_only=False, wait_seconds=wait_seconds) as connection:
-        connection.execute("CHECKPOINT")
-        part = target.with_name(f".{target.name}.part")
-        with translated(target):
-            try:
+    part = target.with_name(f".part.{target.name}")
+    folder = archive.folder_of(store)
+    with contextlib.ExitStack() as cleaning:
+        cleaning.callback(part.with_name(f"{part.name}.wal").unlink, missing_ok=True)
+        cleaning.callback(part.unlink, missing_ok=True)
+        if os.path.isdir(folder):  # nobody may sweep its files away before they are read
+            cleaning.enter_context(collector_lock(store, wait_seconds))
+        with open_store(store, read_only=False, wait_seconds=wait_seconds) as connection:
+            connection.execute("CHECKPOINT")
+            with translated(target):
                 shutil.copyfile(store, part)
-                with open(part, "rb") as handle:
-                    os.fsync(handle.fileno())
-                os.replace(part, target)
-            finally:
-                part.unlink(missing_ok=True)
+        with translated(target):
+            with open_store(part, read_only=False, archive_folder=folder) as connection:
+                archive.fold_in(connection)
+            with open(part, "rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(part, target)
     return target
 
 

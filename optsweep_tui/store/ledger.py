@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from optsweep_tui.store.lines import Points
-from optsweep_tui.store.rows import Row
+from optsweep_tui.store import knobs
+from optsweep_tui.store.scan import RunFiles, Source
+
+if TYPE_CHECKING:
+    from optsweep_tui.store.lines import Points
+    from optsweep_tui.store.rows import Row
+
+_WATCHED = frozenset({"running", "orphan"})
+"""States that can change without a file of the run changing: a process dies."""
 
 
 @dataclass(kw_only=True)
@@ -87,6 +94,24 @@ class Ledger:
                 self.signatures[path] = signature
             else:
                 self.offsets[path] = Offset(**dict(zip(names, numbers, strict=True)))
+        self.columns: knobs.Columns = knobs.known_columns(connection)
+        ((self.points,),) = fetch("SELECT count(*) FROM metric")
+
+    def is_news(self, files: RunFiles) -> bool:
+        """False when the store holds everything that the files of a run say."""
+        run = self.runs.get(files.run_id)
+        if run is None or self.signatures.get(files.run_id) != files.signature or self.states[run] in _WATCHED:
+            return True
+        return any(self.is_longer(source) for source in files.sources)
+
+    def is_longer(self, source: Source) -> bool:
+        """A stream has changed since it was read to its end."""
+        known = self.offsets.get(source.path)
+        return known is None or (known.inode, known.size, known.mtime_ns) != source.stamp
+
+    def is_watched(self, run: int) -> bool:
+        """The run may be in another state than before though none of its files has changed."""
+        return self.states[run] in _WATCHED
 
     def steps_of(self, run: int, attempt: int) -> Steps:
         """The steps of one attempt, empty for a new one."""

@@ -7,19 +7,15 @@ is read again line by line, bad lines are counted and located, and the columns a
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pa_compute
-import pyarrow.json as pa_json
 
 FAST_COLUMNS = 512
 """Blocks with more different keys are read line by line: Arrow would hold keys x lines numbers."""
@@ -32,8 +28,8 @@ MAX_STEP = 2**53
 
 _NOT_FINITE = r"[-+]?(?:nan(?:\([a-z0-9_]*\))?|inf(?:inity)?|1\.?#(?:inf|ind|qnan|snan|j)[0-9]*)"
 # RE2, which Arrow uses, and Python read this the same way.
-_NOT_FINITE_TEXT = rf"^\s*{_NOT_FINITE}\s*$"
-_IS_NOT_FINITE = re.compile(_NOT_FINITE_TEXT, re.IGNORECASE | re.ASCII)
+NOT_FINITE_TEXT = rf"^\s*{_NOT_FINITE}\s*$"
+_IS_NOT_FINITE = re.compile(NOT_FINITE_TEXT, re.IGNORECASE | re.ASCII)
 _NOT_FINITE_BARE = re.compile(rf"(?<=[:\[,])(\s*)(?:{_NOT_FINITE}|none|n/a)(?=\s*[,}}\]])", re.IGNORECASE)
 _BOM = b"\xef\xbb\xbf"
 
@@ -79,7 +75,7 @@ class MetricParser:
     """Reads blocks of metrics.jsonl; remembers the columns from block to block and file to file."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, pa.DataType] = {}
+        self._columns: dict[str, str] = {}
         self.slow_blocks = 0
         """Blocks that were read line by line."""
 
@@ -101,51 +97,25 @@ class MetricParser:
         """None where Arrow is not the right reader."""
         if lines < SMALL_LINES or "step" not in self._columns:
             return None
-        # Flat objects only, one to a line and at its start: Arrow crashes on deep nesting, and takes two objects on one
-        # line for two lines.
-        flat = block.count(b"{") == block.count(b"}") == lines and b"[" not in block
-        if not flat or not block.startswith(b"{") or block.count(b"\n{") != lines - 1:
+        # Loaded with the first long block only: a few lines here and there never need Arrow.
+        from optsweep_tui.store import blocks
+
+        columns = blocks.read(block, lines, self._columns)
+        if columns is None:
             return None
-        # Written as NaN a null stays apart from an absent value.
-        plain = block.replace(b": null", b": NaN").replace(b":null", b":NaN") if b"null" in block else block
-        try:
-            table = pa_json.read_json(
-                io.BytesIO(plain),
-                read_options=pa_json.ReadOptions(use_threads=False, block_size=max(len(plain), 1)),
-                parse_options=pa_json.ParseOptions(
-                    explicit_schema=pa.schema(self._columns.items()), unexpected_field_behavior="error"
-                ),
-            )
-        except (pa.ArrowException, UnicodeDecodeError):
-            return None
-        step = table.column("step")
-        if table.num_rows != lines or step.null_count:
-            return None
-        steps = step.to_numpy().astype(np.int64, copy=False)
+        steps = columns.steps
         if lines and (steps.min() < 0 or steps.max() > MAX_STEP):
             return None
         series = []
-        for name, kind in self._columns.items():
-            column = table.column(name)
-            if kind == pa.string():
-                texts = pa_compute.match_substring_regex(column, _NOT_FINITE_TEXT, ignore_case=True)
-                if pa_compute.any(texts).as_py():
-                    return None
-            if kind != pa.float64():
-                continue
-            if column.null_count == lines:
-                continue
-            if column.null_count:
-                kept = column.is_valid().to_numpy()
-                series.append(Series(name=name, steps=steps[kept], values=_finite(column.drop_null().to_numpy())))
-            else:
-                series.append(Series(name=name, steps=steps, values=_finite(column.to_numpy())))
+        for name, (valid, values) in columns.values.items():
+            kept = steps if valid is None else steps[valid]
+            series.append(Series(name=name, steps=kept, values=_finite(values)))
         return _described(Points(series=series), steps)
 
     def _slow(self, block: bytes) -> Points:
         points = Points()
         columns: dict[str, tuple[list[int], list[float]]] = {}
-        kinds: dict[str, pa.DataType] = {"step": pa.int64()}
+        kinds: dict[str, str] = {"step": "step"}
         all_steps: list[int] = []
         for number, line in enumerate(block.split(b"\n")[:-1]):
             if not line.strip():
@@ -174,10 +144,10 @@ class MetricParser:
         self._learn(kinds)
         return _described(points, np.array(all_steps, np.int64))
 
-    def _learn(self, kinds: dict[str, pa.DataType]) -> None:
+    def _learn(self, kinds: Mapping[str, str]) -> None:
         """Columns for the next blocks: what this one held, with what earlier ones held while that is few."""
         union = {**self._columns, **kinds}
-        chosen = union if len(union) <= 64 else kinds
+        chosen = union if len(union) <= 64 else dict(kinds)
         self._columns = chosen if len(chosen) <= FAST_COLUMNS else {}
 
 
@@ -272,13 +242,11 @@ def _number(value: Any) -> float | None:
     return None
 
 
-def _kind(value: Any, known: pa.DataType | None) -> pa.DataType:
-    """Arrow type that reads a value like this; a number once is a number always, so that its exceptions are noticed."""
-    if known == pa.float64() or value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
-        return pa.float64()
-    if isinstance(value, bool):
-        return pa.bool_()
-    return pa.string()
+def _kind(value: Any, known: str | None) -> str:
+    """How Arrow is to read a value like this; a number once is a number always, so that its exceptions are noticed."""
+    if known == "number" or value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+        return "number"
+    return "flag" if isinstance(value, bool) else "text"
 
 
 def _finite(values: Numbers) -> Numbers:

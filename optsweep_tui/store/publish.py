@@ -13,7 +13,9 @@ from pathlib import Path
 import duckdb
 
 from optsweep_tui.errors import OptsweepError, StoreLocked
-from optsweep_tui.store.connect import open_store, translated
+from optsweep_tui.store import archive
+from optsweep_tui.store.connect import open_store
+from optsweep_tui.store.explain import translated
 
 
 def publish(fresh: Path, store: Path, run_ids: set[str], wait_seconds: float) -> str | None:
@@ -45,7 +47,14 @@ def publish(fresh: Path, store: Path, run_ids: set[str], wait_seconds: float) ->
         kept = _put_aside(store) if keep else None
         _log_of(store).unlink(missing_ok=True)
         os.replace(fresh, store)
-    return None if kept is None else str(kept)
+    if kept is None:
+        return None
+    if not os.path.isdir(archive.folder_of(kept)):
+        return str(kept)
+    with contextlib.suppress(OptsweepError):  # damaged: then there is no view to mend
+        with open_store(kept, read_only=False, wait_seconds=wait_seconds) as connection:
+            archive.renew_view(connection, archive.folder_of(kept))
+    return str(kept)
 
 
 def _put_aside(store: Path) -> Path:
@@ -59,6 +68,8 @@ def _put_aside(store: Path) -> Path:
             continue
         with contextlib.suppress(FileNotFoundError):
             os.link(_log_of(store), _log_of(kept))
+        # All files: which ones count is known to the old store, and that may be damaged.
+        archive.link(archive.folder_of(store), archive.folder_of(kept))
         return kept
     raise OptsweepError(f"{store.parent} holds a thousand kept stores of this second", "remove some")
 

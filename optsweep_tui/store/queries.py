@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,18 @@ from optsweep_engines.optimizers import catalogue
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.store.connect import WAIT_SECONDS, interruptible, open_store
-from optsweep_tui.store.dictionary import dictionary
-from optsweep_tui.store.examples import EXAMPLES, Example
 
 __all__ = [
-    "EXAMPLES", "Example", "curves", "default_study", "dictionary", "finished", "results", "run_rows", "sql", "studies",
-]  # fmt: skip
+    "curves",
+    "default_study",
+    "finished",
+    "results",
+    "run_facts",
+    "run_provenance",
+    "run_rows",
+    "sql",
+    "studies",
+]
 
 RESULT_COLUMNS = (
     "run_id", "study", "origin", "engine", "optimizer", "model", "params", "total_params", "chinchilla", "tokens",
@@ -31,8 +38,11 @@ RESULT_COLUMNS = (
 RATIO_TOLERANCE = 1e-4
 """Relative: a ratio belongs to a whole number of tokens and is never exactly the one that was asked for."""
 
-# MULTI is what a PIVOT becomes; whatever else it may be, the connection is read-only and sees no other file.
-_READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI)
+_READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+# What holds a PIVOT becomes several statements; one that does not begin like this may write a file into the archive.
+_READING_PIVOT = re.compile(
+    r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:pivot|unpivot|select|with|from|describe|summarize)\b", re.I | re.S
+)
 _SCHEMA_HINT = "optsweep sql --schema lists tables and columns, --examples shows queries"
 
 
@@ -79,11 +89,11 @@ def curves(
         # The numbers of the runs are written into the query: only constants let DuckDB skip the blocks of other runs.
         numbers = ", ".join(str(int(run)) for run, _, _ in found) or "NULL"
         source = f"""
-            SELECT run, step, value FROM metric
+            SELECT run, step, value FROM v_point
             WHERE run IN ({numbers}) AND key = (SELECT key FROM metric_key WHERE name = $key)
         """
         if any(repeats for _, _, repeats in found):
-            source += "QUALIFY row_number() OVER (PARTITION BY run, step ORDER BY attempt DESC, rowid DESC) = 1"
+            source += "QUALIFY row_number() OVER (PARTITION BY run, step ORDER BY attempt DESC, place DESC) = 1"
         if max_points is not None:
             source = f"""
                 SELECT run, step, value FROM (
@@ -108,6 +118,36 @@ def provenance(store: Path, study: str, *, wait_seconds: float = WAIT_SECONDS) -
                min(p.ended_at)::DATE::VARCHAR AS first_ended, max(p.ended_at)::DATE::VARCHAR AS last_ended
         FROM v_provenance p WHERE p.run_id IN (SELECT run_id FROM v_run WHERE study = ?)
         GROUP BY ALL ORDER BY runs DESC, p.origin, p.dataset, p.device, p.versions, first_ended
+    """
+    with open_store(store, wait_seconds=wait_seconds) as connection:
+        return connection.execute(query, [study]).fetchdf()
+
+
+def run_provenance(store: Path, run_ids: Sequence[str], *, wait_seconds: float = WAIT_SECONDS) -> pd.DataFrame:
+    """What each of some runs rests on, a row per run: data, code, host, device, and where an imported one was published."""
+    query = """
+        SELECT p.* EXCLUDE (spec), r.optimizer, r.model, r.chinchilla, r.engine, r.state, r.attempts,
+               CASE WHEN r.state IN ('done', 'diverged') THEN f.loss END AS loss
+        FROM v_provenance p JOIN run r USING (run_id) LEFT JOIN run_final f ON f.run = r.run
+        WHERE p.run_id IN (SELECT unnest(CAST(? AS VARCHAR[]))) ORDER BY list_position(CAST(? AS VARCHAR[]), p.run_id)
+    """
+    wanted = list(dict.fromkeys(run_ids))
+    with open_store(store, wait_seconds=wait_seconds) as connection:
+        return connection.execute(query, [wanted, wanted]).fetchdf()
+
+
+def run_facts(store: Path, study: str, *, wait_seconds: float = WAIT_SECONDS) -> pd.DataFrame:
+    """run_id, study, origin, tokens_done (null when not known), planned_at: of every run of a study.
+
+    Tokens trained are those of the run's record; of a run that was stopped without one, those of its last logged step,
+    0 where no attempt was ever made.
+    """
+    query = """
+        WITH logged AS (SELECT run_id, max(last_step) AS step FROM v_attempt GROUP BY run_id)
+        SELECT v.run_id, v.study, v.origin, v.planned_at, coalesce(
+                 v.tokens_done, CASE WHEN v.origin = 'native' AND v.attempts = 0 THEN 0 END, l.step * v.tokens_per_step
+               ) AS tokens_done
+        FROM v_run v LEFT JOIN logged l USING (run_id) WHERE lower(v.study) = lower(?) ORDER BY v.run
     """
     with open_store(store, wait_seconds=wait_seconds) as connection:
         return connection.execute(query, [study]).fetchdf()
@@ -238,7 +278,8 @@ def sql(store: Path, text: str, limit: int | None = None, *, wait_seconds: float
             "no statement was given" if not statements else f"{len(statements)} statements were given, one is taken"
         )
         raise OptsweepError(f"sql: {problem}", _SCHEMA_HINT)
-    if statements[0].type not in _READING:
+    pivots = statements[0].type == duckdb.StatementType.MULTI and _READING_PIVOT.match(text)
+    if statements[0].type not in _READING and not pivots:
         kind = str(statements[0].type).rpartition(".")[2]
         raise OptsweepError(
             f"sql: {kind} is not allowed, only statements that read", "SELECT, WITH, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"

@@ -43,6 +43,8 @@ class CollectReport:
     vanished: int = 0
     """Runs in the store whose folder has gone; their rows stay until a rebuild."""
     seconds: float = 0.0
+    archived: int = 0
+    """Points of finished runs that this collect moved to Parquet files, because there were many."""
     kept: str | None = None
     """Where a rebuild left the store that it replaced, when that was damaged or held more than the new one."""
 

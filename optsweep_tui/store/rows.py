@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import pyarrow as pa
-
 from optsweep_engines import folder
 from optsweep_engines.spec import FINAL_STATUSES, RunRecord, RunSpec, canonical_json
 from optsweep_tui import cost, rundir
@@ -19,7 +17,7 @@ from optsweep_tui.core import validation_key
 from optsweep_tui.imported import ImportedRun
 from optsweep_tui.rundir import RunState
 from optsweep_tui.store.lines import printable
-from optsweep_tui.store.tables import RUN
+from optsweep_tui.store.tables import RUN, Columns
 
 Row: TypeAlias = dict[str, Any]
 
@@ -122,21 +120,23 @@ def imported_run_row(run: int, imported: ImportedRun, attempts: int, repeats: bo
     return row
 
 
-def _check_types(row: Row, schema: pa.Schema) -> None:
+def _check_types(row: Row, columns: Columns) -> None:
     """A spec is checked for its keys, not for the types of their values: a hand-made one may hold anything."""
-    for item in schema:
-        value = row.get(item.name)
-        if value is None or item.type == pa.bool_():
+    for name, kind in columns.items():
+        value = row.get(name)
+        if value is None or kind == "BOOLEAN":
             continue
-        if item.type == pa.string():
+        if kind in ("VARCHAR", "JSON"):
             right = isinstance(value, str)
         else:
             right = isinstance(value, int | float) and not isinstance(value, bool)
-            if right and item.type != pa.float64():
-                limit = _INT64 if item.type == pa.int64() else 2**31
+            if right and kind == "DOUBLE":
+                right = abs(value) < 2**1023 and not math.isnan(value)
+            elif right:
+                limit = _INT64 if kind == "BIGINT" else 2**31
                 right = isinstance(value, int) and -limit <= value < limit
         if not right:
-            raise ValueError(f"{item.name} = {str(value)[:40]!r} does not fit")
+            raise ValueError(f"{name} = {str(value)[:40]!r} does not fit")
 
 
 def study_rows(run: int, run_folder: Path, state: RunState) -> list[Row]:

@@ -1,111 +1,108 @@
-"""The tables of the store as Arrow schemas, column by column in the order of schema/*.sql: the border of Python and SQL."""
+"""The tables that the collector writes, column by column in the order of schema/*.sql: the border of Python and SQL."""
 
 from __future__ import annotations
 
-import pyarrow as pa
+from collections.abc import Mapping
+from typing import TypeAlias
 
-_INT = pa.int32()
-_LONG = pa.int64()
-_FLOAT = pa.float64()
-_TEXT = pa.string()
-_TIME = pa.timestamp("us")
-_FLAG = pa.bool_()
+Columns: TypeAlias = Mapping[str, str]
+"""Column -> its type in the store."""
 
-RUN = pa.schema(
-    [
-        ("run", _INT),
-        ("run_id", _TEXT),
-        ("origin", _TEXT),
-        ("source", _TEXT),
-        ("state", _TEXT),
-        ("attempts", _INT),
-        ("engine", _TEXT),
-        ("optimizer", _TEXT),
-        ("model", _TEXT),
-        ("params", _LONG),
-        ("total_params", _LONG),
-        ("chinchilla", _FLOAT),
-        ("tokens", _LONG),
-        ("dataset", _TEXT),
-        ("dataset_hash", _TEXT),
-        ("validation_set", _TEXT),
-        ("seq_len", _LONG),
-        ("batch_size", _LONG),
-        ("schedule", _TEXT),
-        ("dtype", _TEXT),
-        ("seed", _LONG),
-        ("hyperparameters", _TEXT),
-        ("steps", _LONG),
-        ("tokens_per_step", _LONG),
-        ("flops_per_token", _FLOAT),
-        ("optimizer_flops_per_step", _FLOAT),
-        ("optimizer_file_hash", _TEXT),
-        ("numerics_version", _INT),
-        ("spec", _TEXT),
-        ("repeats", _FLAG),
-    ]
-)
-STUDY_RUN = pa.schema([("study", _TEXT), ("run", _INT), ("planned_at", _TIME)])
-ATTEMPT = pa.schema(
-    [
-        ("run", _INT),
-        ("attempt", _INT),
-        ("host", _TEXT),
-        ("claimed_at", _TIME),
-        ("ended_at", _TIME),
-        ("returncode", _INT),
-        ("signal", _INT),
-        ("reason", _TEXT),
-        ("status", _TEXT),
-        ("error", _TEXT),
-        ("resumed_from", _LONG),
-        ("first_step", _LONG),
-        ("last_step", _LONG),
-        ("repeats", _FLAG),
-    ]
-)
-RUN_FINAL = pa.schema(
-    [
-        ("run", _INT),
-        ("attempt", _INT),
-        ("state", _TEXT),
-        ("loss", _FLOAT),
-        ("train_loss", _FLOAT),
-        ("steps", _LONG),
-        ("tokens", _LONG),
-        ("train_seconds", _FLOAT),
-        ("tokens_per_second", _FLOAT),
-        ("seconds_per_token", _FLOAT),
-        ("peak_bytes", _LONG),
-        ("state_bytes", _LONG),
-        ("device", _TEXT),
-        ("versions", _TEXT),
-        ("parameters_sha256", _TEXT),
-        ("ended_at", _TIME),
-        ("error", _TEXT),
-    ]
-)
-METRIC_KEY = pa.schema([("key", _INT), ("name", _TEXT), ("unit", _TEXT)])
-METRIC = pa.schema([("run", _INT), ("attempt", _INT), ("key", _INT), ("step", _LONG), ("value", _FLOAT)])
-EVENT = pa.schema([("run", _INT), ("attempt", _INT), ("seq", _LONG), ("time", _TIME), ("kind", _TEXT), ("data", _TEXT)])
-SRC_OFFSET = pa.schema(
-    [
-        ("path", _TEXT),
-        ("run", _INT),
-        ("attempt", _INT),
-        ("generation", _INT),
-        ("inode", pa.uint64()),
-        ("size", _LONG),
-        ("mtime_ns", _LONG),
-        ("position", _LONG),
-        ("lines", _LONG),
-        ("skipped", _LONG),
-        ("tail", pa.uint64()),
-        ("signature", _TEXT),
-    ]
-)
+RUN: Columns = {
+    "run": "INTEGER",
+    "run_id": "VARCHAR",
+    "origin": "VARCHAR",
+    "source": "JSON",
+    "state": "VARCHAR",
+    "attempts": "INTEGER",
+    "engine": "VARCHAR",
+    "optimizer": "VARCHAR",
+    "model": "VARCHAR",
+    "params": "BIGINT",
+    "total_params": "BIGINT",
+    "chinchilla": "DOUBLE",
+    "tokens": "BIGINT",
+    "dataset": "VARCHAR",
+    "dataset_hash": "VARCHAR",
+    "validation_set": "VARCHAR",
+    "seq_len": "BIGINT",
+    "batch_size": "BIGINT",
+    "schedule": "VARCHAR",
+    "dtype": "VARCHAR",
+    "seed": "BIGINT",
+    "hyperparameters": "JSON",
+    "steps": "BIGINT",
+    "tokens_per_step": "BIGINT",
+    "flops_per_token": "DOUBLE",
+    "optimizer_flops_per_step": "DOUBLE",
+    "optimizer_file_hash": "VARCHAR",
+    "numerics_version": "INTEGER",
+    "spec": "JSON",
+    "repeats": "BOOLEAN",
+}
+STUDY_RUN: Columns = {"study": "VARCHAR", "run": "INTEGER", "planned_at": "TIMESTAMP"}
+ATTEMPT: Columns = {
+    "run": "INTEGER",
+    "attempt": "INTEGER",
+    "host": "VARCHAR",
+    "claimed_at": "TIMESTAMP",
+    "ended_at": "TIMESTAMP",
+    "returncode": "INTEGER",
+    "signal": "INTEGER",
+    "reason": "VARCHAR",
+    "status": "VARCHAR",
+    "error": "VARCHAR",
+    "resumed_from": "BIGINT",
+    "first_step": "BIGINT",
+    "last_step": "BIGINT",
+    "repeats": "BOOLEAN",
+}
+RUN_FINAL: Columns = {
+    "run": "INTEGER",
+    "attempt": "INTEGER",
+    "state": "VARCHAR",
+    "loss": "DOUBLE",
+    "train_loss": "DOUBLE",
+    "steps": "BIGINT",
+    "tokens": "BIGINT",
+    "train_seconds": "DOUBLE",
+    "tokens_per_second": "DOUBLE",
+    "seconds_per_token": "DOUBLE",
+    "peak_bytes": "BIGINT",
+    "state_bytes": "BIGINT",
+    "device": "VARCHAR",
+    "versions": "JSON",
+    "parameters_sha256": "VARCHAR",
+    "ended_at": "TIMESTAMP",
+    "error": "VARCHAR",
+}
+METRIC_KEY: Columns = {"key": "INTEGER", "name": "VARCHAR", "unit": "VARCHAR"}
+METRIC: Columns = {"run": "INTEGER", "attempt": "INTEGER", "key": "INTEGER", "step": "BIGINT", "value": "DOUBLE"}
+EVENT: Columns = {
+    "run": "INTEGER",
+    "attempt": "INTEGER",
+    "seq": "BIGINT",
+    "time": "TIMESTAMP",
+    "kind": "VARCHAR",
+    "data": "JSON",
+}
+SRC_OFFSET: Columns = {
+    "path": "VARCHAR",
+    "run": "INTEGER",
+    "attempt": "INTEGER",
+    "generation": "INTEGER",
+    "inode": "UBIGINT",
+    "size": "BIGINT",
+    "mtime_ns": "BIGINT",
+    "position": "BIGINT",
+    "lines": "BIGINT",
+    "skipped": "BIGINT",
+    "tail": "UBIGINT",
+    "signature": "VARCHAR",
+}
+ARCHIVE: Columns = {"part": "INTEGER", "file": "VARCHAR", "run": "INTEGER", "attempt": "INTEGER", "points": "BIGINT"}
 
-TABLES = {
+TABLES: Mapping[str, Columns] = {
     "run": RUN,
     "study_run": STUDY_RUN,
     "attempt": ATTEMPT,
@@ -114,5 +111,6 @@ TABLES = {
     "metric": METRIC,
     "event": EVENT,
     "src_offset": SRC_OFFSET,
+    "archive": ARCHIVE,
 }
 """Every table that the collector writes; schema_version belongs to migrate."""

@@ -125,7 +125,7 @@ def contents(store: Path) -> Mapping[str, list[tuple[Any, ...]]]:
         "attempt": "SELECT r.run_id, a.* EXCLUDE (run) FROM attempt a JOIN run r USING (run)",
         "run_final": "SELECT r.run_id, f.* EXCLUDE (run) FROM run_final f JOIN run r USING (run)",
         "metric": """SELECT r.run_id, m.attempt, k.name, m.step, m.value
-                     FROM metric m JOIN run r USING (run) JOIN metric_key k USING (key)""",
+                     FROM v_point m JOIN run r USING (run) JOIN metric_key k USING (key)""",
         "metric_key": "SELECT name, unit FROM metric_key",
         "event": "SELECT r.run_id, e.* EXCLUDE (run) FROM event e JOIN run r USING (run)",
         "src_offset": "SELECT path, position, lines, skipped, size FROM src_offset",

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from optsweep_tui import rundir
@@ -375,7 +376,7 @@ def test_a_run_of_two_studies_has_two_rows(store: Path, runs: Path) -> None:
     assert sql_rows(store, "SELECT count(*) FROM run") == [(1,)]
 
 
-LOOKS = ("optsweep_tui.store.collector.scan", "optsweep_tui.rundir.state_of", "optsweep_tui.store.streams.blocks")
+LOOKS = ("optsweep_tui.store.look.scan", "optsweep_tui.rundir.state_of", "optsweep_tui.store.streams.blocks")
 
 
 def test_a_run_folder_that_goes_while_it_is_collected_does_no_harm(
@@ -465,9 +466,9 @@ def test_no_transaction_is_larger_than_the_limit(
     sizes = []
     write = Batch.write
 
-    def counting(self: Batch, connection: object) -> None:
+    def counting(self: Batch, connection: duckdb.DuckDBPyConnection, archive_folder: str) -> None:
         sizes.append(self.size)
-        write(self, connection)  # type: ignore[arg-type]
+        write(self, connection, archive_folder)
 
     monkeypatch.setattr(Batch, "write", counting)
     monkeypatch.setattr(collector, "MAX_ROWS", 20_000)

@@ -17,6 +17,7 @@ from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.store import queries
 from optsweep_tui.store.connect import open_store
+from optsweep_tui.store.examples import EXAMPLES
 from optsweep_tui.store.ingest import ingest
 from tests.store.run_folders import append, attempt_folder, finish, lines, make_spec, plant
 
@@ -176,10 +177,10 @@ def test_a_run_without_a_marker_belongs_to_the_study_default(tmp_path: Path) -> 
 
 
 def test_every_example_runs(store: Path) -> None:
-    assert len(queries.EXAMPLES) >= 20
-    assert len({title for title, _ in queries.EXAMPLES}) == len(queries.EXAMPLES)
+    assert len(EXAMPLES) >= 20
+    assert len({title for title, _ in EXAMPLES}) == len(EXAMPLES)
     answered = 0
-    for _, query in queries.EXAMPLES:
+    for _, query in EXAMPLES:
         answered += not queries.sql(store, query).empty
     assert answered >= 12, "most examples have an answer on a small sweep"
 
@@ -193,6 +194,7 @@ READING = [
     "EXPLAIN SELECT 1",
     "FROM run;",
     "PIVOT v_run ON state USING count(*) GROUP BY optimizer",
+    "-- a remark\n/* and\none */ (SELECT * FROM (PIVOT v_run ON state USING count(*)))",
 ]
 
 
@@ -209,6 +211,8 @@ def test_statements_that_read_are_taken(store: Path, query: str) -> None:
         "DROP VIEW v_run",
         "CREATE TABLE t AS SELECT 1",
         "COPY run TO '/tmp/out.csv'",
+        "COPY (PIVOT v_run ON state USING count(*)) TO '/tmp/out.csv'",
+        "-- a remark\nCREATE TABLE x AS PIVOT v_run ON state USING count(*)",
         "ATTACH '/tmp/other.duckdb'",
         "SET threads = 1",
         "PRAGMA database_list",

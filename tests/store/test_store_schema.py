@@ -8,10 +8,11 @@ import duckdb
 import pytest
 
 from optsweep_tui.analysis.columns import RESULTS
+from optsweep_tui.errors import UnknownName
 from optsweep_tui.resources import shipped
-from optsweep_tui.store import migrate, queries
+from optsweep_tui.store import knobs, migrate, queries
 from optsweep_tui.store.connect import create
-from optsweep_tui.store.dictionary import dictionary
+from optsweep_tui.store.dictionary import descriptions, dictionary
 from optsweep_tui.store.tables import TABLES
 
 
@@ -46,12 +47,31 @@ def test_every_column_is_explained_and_every_quantity_has_a_unit() -> None:
             assert row["unit"], row
 
 
-def test_the_arrow_schemas_name_the_columns_in_the_order_of_the_tables(fresh: duckdb.DuckDBPyConnection) -> None:
-    columns: dict[str, list[str]] = {}
-    for table, column, _ in live(fresh):
-        columns.setdefault(table, []).append(column)
-    assert {name: schema.names for name, schema in TABLES.items()} == {name: columns[name] for name in TABLES}
+def test_every_table_and_view_is_described_in_words(fresh: duckdb.DuckDBPyConnection) -> None:
+    told = descriptions()
+    assert set(told) == {table for table, _, _ in live(fresh)}
+    assert all(text.endswith(".") and "|" not in text for text in told.values())
+
+
+def test_one_table_of_the_dictionary_can_be_asked_for_and_a_typo_is_named() -> None:
+    assert [row["column"] for row in dictionary("V_Metric")] == ["run_id", "key", "step", "tokens", "value", "attempt"]
+    with pytest.raises(UnknownName, match='did you mean "v_metric"'):
+        dictionary("v_metrc")
+
+
+def test_python_names_columns_and_types_in_the_order_of_the_tables(fresh: duckdb.DuckDBPyConnection) -> None:
+    columns: dict[str, list[tuple[str, str]]] = {}
+    for table, column, kind in live(fresh):
+        columns.setdefault(table, []).append((column, kind))
+    assert {name: list(own.items()) for name, own in TABLES.items()} == {name: columns[name] for name in TABLES}
     assert {name for name in columns if not name.startswith("v_")} == {*TABLES, "schema_version"}
+
+
+def test_the_fixed_columns_of_v_config_are_those_of_the_schema(fresh: duckdb.DuckDBPyConnection) -> None:
+    before = [column for table, column, _ in live(fresh) if table == "v_config"]
+    assert before == list(knobs.FIXED)
+    fresh.execute(knobs.view_sql({}))
+    assert [column for table, column, _ in live(fresh) if table == "v_config"] == before
 
 
 def test_the_results_frame_has_the_columns_that_the_analysis_declares() -> None:
