@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,7 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
     from optsweep_tui.datasets import DatasetLookup
 
     if request.grid is not None:
-        study = gridfile.load(request.grid)
+        study = gridfile.load(request.grid, workspace.grids)
         study = grid.select(study, request.optimizers, request.models, request.chinchillas)
     else:
         for values, option in (
@@ -314,6 +314,10 @@ class ImportReport:
     skipped: list[Skip]
     """What could not be read, and why."""
     seconds: float
+    grids: dict[str, str] = field(default_factory=dict)
+    """Study -> the grid file that its plan was written to."""
+    planned: int = 0
+    """Runs that those grids plan."""
 
 
 def import_formats() -> list[dict[str, str]]:
@@ -324,9 +328,18 @@ def import_formats() -> list[dict[str, str]]:
 
 
 def import_results(
-    workspace: Workspace, name: str, *, path: Path | None = None, study: str | None = None, mapping: Path | None = None
+    workspace: Workspace,
+    name: str,
+    *,
+    path: Path | None = None,
+    study: str | None = None,
+    mapping: Path | None = None,
+    out: Path | None = None,
 ) -> ImportReport:
-    """Results of others into run folders of their own, then into the store; twice equals once.
+    """Results of others into run folders of their own, then into the store; plans of others into grid files. Twice is once.
+
+    Args:
+        out: the grid file to write; None for <study>.toml in the workspace's grids.
 
     Raises:
         OptsweepError: no such importer, nothing that it could read, or the workspace cannot be written.
@@ -341,9 +354,17 @@ def import_results(
     if study is not None:
         gridfile.check_name(study, "--study")
     found = importer.read(protocol.Request(path=path, study=study, mapping=mapping))
-    for study_name in {run.study for run in found.runs}:
+    for study_name in {run.study for run in found.runs} | found.grids.keys():
         gridfile.check_name(study_name, "--study is not given, and")
-    workspace.ensure()
+    if out is not None and len(found.grids) != 1:
+        raise OptsweepError(f"import {importer.name} brings results, no grid", "leave --out out")
+    drafts = {study_name: draft for study_name, draft in found.grids.items() if draft.runs}
+    if found.runs or not found.grids or out is None:
+        workspace.ensure()
+    grids = {
+        study_name: gridfile.keep(out or workspace.grids / f"{study_name}.toml", draft.text)
+        for study_name, draft in drafts.items()
+    }
     planted = plant.plant(workspace.runs, found.runs)
     for study_name, baseline in found.baselines.items():
         study_files.remember(workspace.studies, study_files.rules_of(Study(name=study_name, baseline=baseline)), [])
@@ -359,6 +380,8 @@ def import_results(
         points=points,
         skipped=found.skipped,
         seconds=time.monotonic() - started,
+        grids={study_name: str(path) for study_name, path in grids.items()},
+        planned=sum(draft.runs for draft in drafts.values()),
     )
 
 

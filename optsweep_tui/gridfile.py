@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from optsweep_engines.folder import write_atomic
 from optsweep_engines.optimizers import catalogue, user
 from optsweep_tui import published
 from optsweep_tui.core import CellSelection, FreshSeeds, ListedRun, Override, Scalar, Study, listed
@@ -27,20 +28,45 @@ def names() -> list[str]:
     return sorted(path.stem for path in shipped("grids").glob("*.toml"))
 
 
-def load(name: str) -> Study:
-    """A shipped grid by name, or a grid file by path.
+def keep(path: Path, text: str) -> Path:
+    """Write a grid file that was made by the program; one that says the same stays.
+
+    Raises:
+        OptsweepError: another file is there, a shipped grid has its name, or it cannot be written.
+    """
+    if path.stem.lower() in (name.lower() for name in names()):
+        raise OptsweepError(f"{path.stem} is the name of a shipped grid", "give another with --study NAME")
+    try:
+        if path.exists():
+            if path.read_bytes() == text.encode():
+                return path
+            raise OptsweepError(f"{path} exists and holds another grid", "delete it, or name another with --out FILE.toml")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(path, text.encode())
+    except OSError as error:
+        raise OptsweepError(f"{path} cannot be written: {error.strerror}", "name another with --out FILE.toml") from None
+    return path
+
+
+def load(name: str, own: Path | None = None) -> Study:
+    """A shipped grid by name, a grid of the workspace by name, or a grid file by path.
+
+    Args:
+        own: the folder of the workspace's grids.
 
     Raises:
         OptsweepError: not found, not TOML, or with a mistake in it (the message says where).
     """
     path = Path(name)
     if path.suffix != ".toml" and "/" not in name:
-        shipped_names = {entry.lower(): entry for entry in names()}
-        if name.lower() not in shipped_names:
+        folders = [shipped("grids"), *([own] if own is not None else [])]
+        known = {path.stem.lower(): path for place in reversed(folders) for path in sorted(place.glob("*.toml"))}
+        if name.lower() not in known:
+            listed_names = [path.stem for path in known.values()]
             raise UnknownName(
-                "grid", name, names(), hint="(optsweep grids lists the shipped ones; a path ends in .toml)"
+                "grid", name, listed_names, hint="(optsweep grids lists the shipped ones; a path ends in .toml)"
             )
-        path = shipped("grids") / f"{shipped_names[name.lower()]}.toml"
+        path = known[name.lower()]
     try:
         data = tomllib.loads(path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
     except FileNotFoundError:

@@ -50,6 +50,11 @@ class Workspace:
         return self.root / "studies"
 
     @property
+    def grids(self) -> Path:
+        """Grid files that imports wrote; `run --grid NAME` finds them."""
+        return self.root / "grids"
+
+    @property
     def queue(self) -> Path:
         return self.root / "queue"
 

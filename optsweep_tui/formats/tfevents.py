@@ -23,7 +23,7 @@ _START_SESSION = 1
 _FORMS = {1: "f", 2: "d", 3: "i", 4: "B", 5: "h", 6: "b", 9: "q", 10: "?", 14: "H", 17: "H", 19: "e", 22: "I", 23: "Q"}
 """TensorFlow's number of a type -> how `struct` calls it."""
 _BFLOAT16, _HALF = 14, 19
-_LISTS = {1: 5, 2: 6, 3: 7, 9: 10, 10: 11, _BFLOAT16: 13, _HALF: 13}
+_LISTS = {1: 5, 2: 6, 3: 7, 4: 7, 5: 7, 6: 7, 9: 10, 10: 11, _BFLOAT16: 13, 17: 7, _HALF: 13, 22: 16, 23: 17}
 """Type -> the field of TensorProto that lists its values one by one."""
 
 
@@ -108,7 +108,8 @@ def _plugin(data: bytes) -> tuple[str, bytes]:
 
 def _scalar(data: bytes) -> float | None:
     """The one number of a tensor; None where it holds texts or several numbers."""
-    kind, raw, listed, size = 0, b"", [], 1
+    kind, raw, size = 0, b"", 1
+    listed: list[tuple[int, wire.Value]] = []
     for number, wire_type, value in wire.fields(data):
         if number == 1:
             kind = wire.whole(value)
@@ -118,19 +119,26 @@ def _scalar(data: bytes) -> float | None:
             raw = wire.message(value)
         elif number == _LISTS.get(kind):
             listed.append((wire_type, value))
-    form = _FORMS.get(kind)
-    if form is None or size != 1:
+    if kind not in _FORMS or size != 1:
         return None
-    if listed:
-        wire_type, value = listed[0]
-        if form in "fd":
-            return wire.single(value) if form == "f" else wire.double(value)
-        # Whole numbers come packed: a length, then varints.
-        bits = value if wire_type == wire.VARINT else next((each for _, _, each in wire.fields(b"\x08" + wire.message(value))), 0)
-        number = wire.signed(wire.whole(bits))
-        if kind not in (_BFLOAT16, _HALF):
-            return float(number)
-        raw = struct.pack("<H", number & 0xFFFF)
+    return _one_of_list(kind, *listed[0]) if listed else _unpacked(kind, raw)
+
+
+def _one_of_list(kind: int, wire_type: int, value: wire.Value) -> float:
+    if kind == 1:
+        return wire.single(value)
+    if kind == 2:
+        return wire.double(value)
+    packed = wire_type != wire.VARINT  # whole numbers come as one field of many varints, or as a field each
+    bits = next((each for _, _, each in wire.fields(b"\x08" + wire.message(value))), 0) if packed else value
+    number = wire.signed(wire.whole(bits))
+    if kind in (_BFLOAT16, _HALF):
+        return _unpacked(kind, struct.pack("<H", number & 0xFFFF)) or 0.0
+    return float(number)
+
+
+def _unpacked(kind: int, raw: bytes) -> float | None:
+    form = _FORMS[kind]
     if len(raw) != struct.calcsize(f"<{form}"):
         return None
     if kind == _BFLOAT16:

@@ -48,7 +48,9 @@ def records(handle: BinaryIO) -> Iterator[Record]:
     end = handle.tell()
     for offset, end, kind, data in _fragments(handle):
         if kind == _DAMAGED:
-            yield Record(offset=offset, end=end, problem=f"damaged or cut off from byte {offset} on: {end - offset} bytes")
+            yield Record(
+                offset=offset, end=end, problem=f"damaged or cut off from byte {offset} on: {end - offset} bytes"
+            )
             begun = -1
             continue
         if kind in (FULL, FIRST):

@@ -85,7 +85,10 @@ class Curves:
         """Forget what was written for this step and later ones."""
         for key, (steps, values) in self._columns.items():
             kept = [place for place, each in enumerate(steps) if each < step]
-            self._columns[key] = array("q", (steps[place] for place in kept)), array("d", (values[place] for place in kept))
+            self._columns[key] = (
+                array("q", (steps[place] for place in kept)),
+                array("d", (values[place] for place in kept)),
+            )
 
     @property
     def keys(self) -> list[str]:
@@ -145,6 +148,8 @@ class LoggedRun:
     ending: str = NO_END
     """Why it is not done, for `ended` other than True."""
     source: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, None] = field(default_factory=dict)
+    """What its curves hold that is no number."""
 
 
 def flat(table: Mapping[str, Any], before: str = "", depth: int = 0) -> dict[str, Any]:
@@ -298,9 +303,7 @@ def _knobs(config: Mapping[str, Any], values: Mapping[str, Any], said: ColumnMap
     return found
 
 
-def add_all(
-    found: Found, logs: Iterable[LoggedRun], said: ColumnMapping, importer: str, study: str
-) -> None:
+def add_all(found: Found, logs: Iterable[LoggedRun], said: ColumnMapping, importer: str, study: str) -> None:
     """Append the runs of some logs to `found`, and to its `skipped` what cannot be used."""
     unread: set[str] = set()
     entries: dict[str, str] = {}
@@ -312,6 +315,9 @@ def add_all(
             entries[log.entry] = log.where
         except (ValueError, OverflowError) as error:
             found.skip(log.where, str(error))
+        if log.others:
+            some = ", ".join(ascii(key)[1:-1][:60] for key in list(log.others)[:8])
+            found.skip(log.where, f"what is no number is not read: {some}")
         if log.curves.left_out:
             some = ", ".join(sorted(ascii(key)[1:-1][:60] for key in log.curves.left_out)[:5])
             found.skip(f"{log.where}: metrics", f"{len(log.curves.left_out)} are too many and left out: {some}")

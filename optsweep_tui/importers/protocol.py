@@ -18,6 +18,7 @@ IN_TREE = {
     "csv": "optsweep_tui.importers.rows:CsvImporter",
     "marin": "optsweep_tui.importers.marin:MarinImporter",
     "nanogpt": "optsweep_tui.importers.nanogpt:NanogptImporter",
+    "olmo-sweep": "optsweep_tui.importers.olmo_sweep:OlmoSweepImporter",
     "parquet": "optsweep_tui.importers.rows:ParquetImporter",
     "reference": "optsweep_tui.importers.reference:ReferenceImporter",
     "tensorboard": "optsweep_tui.importers.tensorboard:TensorboardImporter",
@@ -46,12 +47,24 @@ class Skip:
     why: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A plan of somebody else's as a grid file of ours."""
+
+    text: str
+    """TOML."""
+    runs: int
+    """Runs that it plans."""
+
+
 @dataclass(kw_only=True)
 class Found:
     """What an importer read."""
 
     runs: list[ImportedRun] = field(default_factory=list)
     skipped: list[Skip] = field(default_factory=list)
+    grids: dict[str, Draft] = field(default_factory=dict)
+    """Study -> its plan, from an importer of plans."""
     baselines: Mapping[str, str] = field(default_factory=dict)
     """Study -> optimizer that its speedups are measured against, where the source says so."""
 

@@ -39,7 +39,9 @@ class _RowsImporter:
         path = required_path(request, self.name)
         said = mappings.load(request.mapping)
         if said.metrics or said.runs:
-            raise OptsweepError(f"{request.mapping}: [metrics] and [[runs]] are for logs", "use [columns] and [constants]")
+            raise OptsweepError(
+                f"{request.mapping}: [metrics] and [[runs]] are for logs", "use [columns] and [constants]"
+            )
         study = request.study or said.study or path.stem
         found = Found()
         rows = self.rows(path, found)

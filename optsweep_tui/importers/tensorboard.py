@@ -67,9 +67,7 @@ def _folders(path: Path, found: Found) -> dict[Path, list[Path]]:
     return folders
 
 
-def _logged(
-    folder: Path, files: list[Path], root: Path, said: mappings.ColumnMapping, found: Found
-) -> LoggedRun:
+def _logged(folder: Path, files: list[Path], root: Path, said: mappings.ColumnMapping, found: Found) -> LoggedRun:
     """The run of one folder; a later file goes on where an earlier one stopped."""
     inside = folder.relative_to(root).as_posix() if folder != root and root.is_dir() else folder.name
     log = LoggedRun(entry=inside, names=(inside, folder.name), where=str(folder))
@@ -81,9 +79,7 @@ def _logged(
             _read_file(file, log, others, found)
         except OSError as error:
             found.skip(str(file), f"cannot be read: {error.strerror}")
-    if others:
-        listed = ", ".join(f"{count} x {kind}" for kind, count in others.most_common(8))
-        found.skip(str(folder), f"what is no scalar is not read: {listed}")
+    log.others = {f"{count} x {kind}": None for kind, count in others.most_common()}
     return log
 
 

@@ -19,7 +19,7 @@ from optsweep_tui.formats import wandblog, wire
 from optsweep_tui.importers import mapping as mappings
 from optsweep_tui.importers import wandb_exports
 from optsweep_tui.importers.documents import read_document, read_yaml
-from optsweep_tui.importers.logged import STEPS, Curves, LoggedRun, add_all, flat
+from optsweep_tui.importers.logged import MAX_KEYS, STEPS, Curves, LoggedRun, add_all, flat
 from optsweep_tui.importers.protocol import Found, Request, required_path
 
 LOG = re.compile(r"run-(.+)\.wandb")
@@ -155,7 +155,7 @@ def _take(
         ValueError: it is not what its kind says.
     """
     if kind == wandblog.HISTORY:
-        _history(message, log.curves, said)
+        _history(message, log, said)
     elif kind in (wandblog.SUMMARY, wandblog.CONFIG):
         target = summary if kind == wandblog.SUMMARY else config
         target.update({".".join(path): text for path, text in wandblog.items(message)})
@@ -174,20 +174,22 @@ def _take(
         log.ending = f"it exited with status {code}"
 
 
-def _history(message: bytes, curves: Curves, said: mappings.ColumnMapping) -> None:
+def _history(message: bytes, log: LoggedRun, said: mappings.ColumnMapping) -> None:
     """One line of a history: its step is that which the trainer counts, where it does."""
     values = {}
     for path, text in wandblog.items(message):
         number = _number(text)
         if number is not None:
             values[".".join(path)] = number
+        elif len(log.others) < MAX_KEYS and text != "null":
+            log.others[path[0]] = None
     step = step_of(values, said)
     if step is None and said.metrics.get("step") is None:
         inner = next((wire.message(value) for number, _, value in wire.fields(message) if number == 2), b"")
         step = next((wire.signed(wire.whole(value)) for number, _, value in wire.fields(inner) if number == 1), 0)
     for key, number in values.items():
         if step is not None and key not in ("_step", "_timestamp"):
-            curves.add(step, "wall_seconds" if key == "_runtime" else key, number)
+            log.curves.add(step, "wall_seconds" if key == "_runtime" else key, number)
 
 
 def step_of(values: Mapping[str, float], said: mappings.ColumnMapping) -> int | None:
