@@ -56,6 +56,7 @@ def _text(file: Path, limit: int) -> str:
 
 MAX_YAML_BYTES = 4 << 20
 """Configurations have some kilobytes; the reader takes a second for each MiB."""
+MAX_YAML_ENTRIES = 500_000
 
 
 def read_yaml(file: Path, skip: Callable[[str, str], None]) -> Any:
@@ -65,17 +66,12 @@ def read_yaml(file: Path, skip: Callable[[str, str], None]) -> Any:
         skip: called with (where, why) for a key that occurs twice: the first one counts.
 
     Raises:
-        ValueError: the file cannot be read, is too large, is not YAML, or uses aliases (a few lines of them can stand for
-            more than any memory holds).
+        ValueError: the file cannot be read, is too large, is not YAML, or stands for too much (a few lines of aliases can
+            stand for more than any memory holds).
     """
 
     class Loader(yaml.SafeLoader):
-        """Safe loading, without aliases, with doubled keys listed."""
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise ValueError("it uses aliases (*name), which are not taken")
-            return super().compose_node(parent, index)
+        """Safe loading, with doubled keys listed."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             table: dict[Any, Any] = {}
@@ -84,18 +80,37 @@ def read_yaml(file: Path, skip: Callable[[str, str], None]) -> Any:
                 if not isinstance(key, str | int | float | bool | None):
                     raise ValueError(f"line {key_node.start_mark.line + 1}: a key is neither text nor number")
                 if key in table:
-                    where = f"{file}: {ascii(key)[:80]}"
-                    skip(where, "the key occurs twice in one table; the first one counts")
+                    skip(f"{file}: {ascii(key)[:80]}", "the key occurs twice in one table; the first one counts")
                 else:
                     table[key] = self.construct_object(value_node, deep=True)
             return table
 
     text = _text(file, MAX_YAML_BYTES)
     try:
-        return yaml.load(text, Loader=Loader)
+        loader = Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _entries(node, {}, set()) > MAX_YAML_ENTRIES:
+            raise ValueError(f"its aliases stand for more than {MAX_YAML_ENTRIES} entries")
+        return loader.construct_document(node)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark is not None else ""
         raise ValueError(f"it is not YAML: {place}{getattr(error, 'problem', None) or error}") from None
+
+
+def _entries(node: Any, known: dict[int, int], above: set[int]) -> int:
+    """Entries that a part of a document stands for when every alias (*name) is written out.
+
+    Raises:
+        ValueError: an alias inside of what it names.
+    """
+    if id(node) in above:
+        raise ValueError("an alias (*name) lies inside of what it names")
+    if id(node) not in known and isinstance(node, yaml.CollectionNode):
+        inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_entries(part, known, above | {id(node)}) for part in inner)
+    return known.get(id(node), 1)

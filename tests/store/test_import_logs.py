@@ -206,7 +206,11 @@ def test_a_folder_without_its_log_has_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: &x [1]\nb: *x\n", "aliases"),
+        (
+            "\n".join(["a0: &a0 [1, 2]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))]),
+            "aliases stand for",
+        ),
+        ("a: &x [*x]\n", "inside of what it names"),
         ("!!python/object/apply:os.system ['touch EXECUTED']\n", "not YAML"),
         ("a: [\n", "not YAML"),
         ("[" * 5000, "nested too deeply"),
@@ -353,7 +357,7 @@ def test_too_many_values_leave_the_losses(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def as_file(content: bytes, place: int) -> BinaryIO:
-    handle = tempfile.TemporaryFile()
+    handle = tempfile.TemporaryFile()  # noqa: SIM115 - the caller reads it to its end
     handle.write(content)
     handle.seek(place)
     return handle

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import struct
 import zlib
@@ -138,7 +139,7 @@ def test_records_of_any_size_come_back_over_block_borders(
     assert [len(record.data) for record in records[1:]] == [
         len(wire.put_varint(1, index + 2) + wire.put_bytes(5, body)) for index, (_, body) in enumerate(messages)
     ]
-    for before, after in zip(records, records[1:], strict=False):
+    for before, after in itertools.pairwise(records):
         assert before.end <= after.offset
 
 
@@ -161,7 +162,7 @@ def test_a_torn_log_keeps_what_is_whole_and_says_so(tmp_path: Path) -> None:
         records = read_log(tmp_path, whole[:cut])
         good = [record for record in records if record.problem is None]
         assert all(whole[: record.end].endswith(record.data) for record in good)
-        assert len(records) - len(good) == (0 if not records or good and good[-1].end == cut else 1)
+        assert len(records) - len(good) == (0 if not records or (good and good[-1].end == cut) else 1)
 
 
 def test_a_damaged_block_is_said_once_and_the_next_one_read(tmp_path: Path) -> None:
