@@ -42,6 +42,14 @@ def ticks(low: float, high: float, count: int, log: bool) -> list[float]:
     return log_ticks(low, high, count) if log else linear_ticks(low, high, count)
 
 
+def axis_ticks(low: float, high: float, count: int, log: bool) -> list[tuple[float, str]]:
+    """Round numbers inside [low, high] with labels; on a log axis of several decades each label has its own digits."""
+    values = ticks(low, high, count, log)
+    if not log or not values or values[-1] < 10 * values[0]:
+        return list(zip(values, tick_labels(values), strict=True))
+    return [(value, f"{value:g}".replace("e-0", "e-") if value < 1 else tick_labels([value])[0]) for value in values]
+
+
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 

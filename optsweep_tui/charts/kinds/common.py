@@ -1,0 +1,266 @@
+"""What every figure says the same way: groups and their titles, sigma with its source, states, where the data come from."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import pandas as pd
+
+from optsweep_tui.charts.figure import Arrow, Key, Series, points
+from optsweep_tui.charts.style import Look
+
+Row: TypeAlias = dict[str, Any]
+
+RATIO = "Chinchilla ratio, D / (20 N)"
+LOSS = "final validation loss, nats/token"
+GROUP = ("study", "engine", "model", "dataset", "dataset_hash", "validation_set", "seq_len")
+"""Cells that agree in these may stand in one panel."""
+STATES: tuple[tuple[Key, str], ...] = (
+    ("solid", "INTERP"),
+    ("hollow", "EXTRAP: the fit is believed, not measured"),
+    ("bound", "REFUSE: only a bound is known"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the data of a figure come from."""
+
+    study: str
+    baseline: str
+    runs: int
+    """Runs of the selection."""
+    digest: str
+    """Of their ids, states and losses."""
+    version: str
+    """Of the program."""
+    asked_ratios: bool = False
+    """The selection names its budgets."""
+
+    @property
+    def line(self) -> str:
+        """The last line of every figure."""
+        return f"study {self.study}, {self.runs:,} runs, data {self.digest}, optsweep {self.version}"
+
+
+def source(results: pd.DataFrame, baseline: str, version: str, asked_ratios: bool = False) -> Source:
+    """The source of a figure.
+
+    Args:
+        results: one row per run.
+        baseline: optimizer compared with.
+        version: of the program.
+        asked_ratios: the selection names its budgets.
+    """
+    columns = (results[name].tolist() for name in ("run_id", "state", "loss"))
+    text = "\n".join(sorted(" ".join(map(str, row)) for row in zip(*columns, strict=True)))
+    return Source(
+        study=", ".join(sorted(set(results["study"].astype(str)))),
+        baseline=baseline,
+        runs=int(results["run_id"].nunique()),
+        digest=hashlib.sha256(text.encode()).hexdigest()[:12],
+        version=version,
+        asked_ratios=asked_ratios,
+    )
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
+    """Rows as plain objects; missing values are None."""
+    found: list[Row] = []
+    for row in frame.to_dict("records"):
+        found.append({str(name): None if _missing(value) else value for name, value in row.items()})
+    return found
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def grouped(rows: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows by comparable group, with a title that names what the groups differ in; models by rising size."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(name) for name in GROUP), []).append(row)
+
+    def size(item: tuple[tuple[Any, ...], list[Row]]) -> tuple[float, str]:
+        return min((row["params"] for row in item[1] if row.get("params")), default=math.inf), str(item[0])
+
+    ordered = sorted(groups.items(), key=size)
+    differing = [
+        place for place, name in enumerate(GROUP) if name != "dataset_hash" and len({key[place] for key in groups}) > 1
+    ]
+    model = GROUP.index("model")
+    found = []
+    for key, members in ordered:
+        extra = [_part(GROUP[place], key[place]) for place in differing if place != model]
+        found.append((", ".join([str(key[model]), *extra]), members))
+    return found
+
+
+def _part(name: str, value: Any) -> str:
+    text = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return f"seq {text}" if name == "seq_len" else text
+
+
+def ratio_text(value: float) -> str:
+    """A Chinchilla ratio as it is typed."""
+    return f"{value:g}"
+
+
+def by_optimizer(rows: Iterable[Row], last: str = "") -> dict[str, list[Row]]:
+    """Rows by optimizer in alphabetical order, one of them last: drawn first, it lies below the others."""
+    found: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row["optimizer"] == last, row["optimizer"], row.get("tokens") or 0.0)):
+        found.setdefault(row["optimizer"], []).append(row)
+    return found
+
+
+def one_ratio(rows: Sequence[Row], asked: bool) -> tuple[list[Row], list[str]]:
+    """The rows of one budget per group, unless budgets were asked for: the one of most optimizers, of equal ones the largest.
+
+    Returns:
+        The rows, and a sentence for the caption where some were left out.
+    """
+    if asked:
+        return list(rows), []
+    kept: list[Row] = []
+    named = []
+    left = 0
+    for title, members in grouped(rows):
+        counts: dict[float, set[str]] = {}
+        for row in members:
+            counts.setdefault(row["chinchilla"], set()).add(row["optimizer"])
+        ratio = max(counts, key=lambda value: (len(counts[value]), value))
+        kept += [row for row in members if row["chinchilla"] == ratio]
+        left += len(counts) - 1
+        named.append(f"{title} at {ratio_text(ratio)}")
+    sentence = f"One budget per model, the one of most optimizers: {', '.join(named)}; others with -c RATIO."
+    return kept, [sentence] if left else []
+
+
+def sigma_sentence(rows: Iterable[Mapping[str, Any]], *, intervals: bool = True) -> str:
+    """Sigma, its source and its degrees of freedom, or that there is none and what that means."""
+    known = [row for row in rows if row.get("sigma") is not None]
+    if not known:
+        return "NO-SIGMA: the run-to-run noise is not known, so there are no intervals and no winner."
+    values = [float(row["sigma"]) for row in known]
+    low, high = min(values), max(values)
+    span = f"{low:.4f}" if high - low < 5e-5 else f"{low:.4f} to {high:.4f}"
+    sources = ", ".join(sorted({str(row["sigma_source"]) for row in known}))
+    finite = [row["sigma_dof"] for row in known if row.get("sigma_dof") and math.isfinite(row["sigma_dof"])]
+    dof = f", {min(finite):.3g} dof" if finite and min(finite) == max(finite) else ""
+    if finite and min(finite) != max(finite):
+        dof = f", {min(finite):.2g} to {max(finite):.2g} dof"
+    head = "Bars: 95 % intervals; s" if intervals else "S"
+    return f"{head}igma {span} nats ({sources}{dof})."
+
+
+def flag_sentences(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The flags that change how a point is to be read, with how many points carry them."""
+    told = {
+        "selected-min, n=1": "rest on one seed (selected minimum, biased low)",
+        "MISFIT": "rest on a baseline curve that misses its points (MISFIT: sigma was widened)",
+        "UNTUNED": "are UNTUNED (an edge is unresolved, or budgets differ by more than 1.25x)",
+        "SCHEDULE": "have another schedule than the baseline",
+        "SUPPORT": "rest on baseline budgets that other sizes lack",
+        "NO-SIGMA": "have no interval (NO-SIGMA)",
+    }
+    counts: dict[str, int] = {}
+    total = 0
+    for row in rows:
+        total += 1
+        for flag in row.get("flags") or ():
+            counts[flag] = counts.get(flag, 0) + 1
+    parts = [f"{counts[flag]} of {total} {text}" for flag, text in told.items() if counts.get(flag)]
+    return [f"Points: {'; '.join(parts)}."] if parts else []
+
+
+def refusals(rows: Iterable[Mapping[str, Any]], limit: int = 6) -> list[str]:
+    """The reasons of refused rows that have no bound to draw, once each with how many they are."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row["state"] == "REFUSE" and not row.get("bound"):
+            found.setdefault(row["reason"], []).append(
+                f"{row['optimizer']} {row['model']} {ratio_text(row['chinchilla'])}"
+            )
+    lines = []
+    for reason, cells in found.items():
+        more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
+        lines.append(f"{', '.join(cells[:3])}{more}: {reason}")
+    return lines[:limit] + ([f"and {len(lines) - limit} other reasons"] if len(lines) > limit else [])
+
+
+def bound_of(row: Mapping[str, Any]) -> tuple[float, Arrow]:
+    """The bound of a refused speedup as it is printed: its value and where the truth lies."""
+    text = str(row.get("bound") or "")
+    if not text:
+        return math.nan, ""
+    return float(text.strip("<> x")), "up" if text.startswith(">") else "down"
+
+
+def in_states(
+    rows: Sequence[Row], name: str, look: Look, x: str, factor: str | None, shift: float, line: bool = True
+) -> list[Series]:
+    """The speedups of one optimizer: INTERP solid with a faint line, EXTRAP hollow, bounds hollow with an arrow.
+
+    Args:
+        rows: speedups, by rising x.
+        name: for the legend.
+        look: of the optimizer.
+        x: column of x.
+        factor: column that speedups are multiplied by; None = speedups as they are.
+        shift: of the whole series along x.
+        line: join neighbouring INTERP points.
+    """
+
+    def scaled(row: Row, value: float | None) -> float:
+        return math.nan if value is None else value * (1.0 if factor is None else float(row[factor]))
+
+    found = []
+    for state, marks in (("INTERP", "solid"), ("EXTRAP", "hollow")):
+        chosen = [row for row in rows if row["state"] == state and row["speedup"] is not None]
+        if chosen:
+            found.append(
+                Series(
+                    x=points([row[x] for row in chosen]),
+                    y=points([scaled(row, row["speedup"]) for row in chosen]),
+                    low=points([scaled(row, row["low"]) for row in chosen]),
+                    high=points([scaled(row, row["high"]) for row in chosen]),
+                    look=look,
+                    name=name,
+                    line="none",
+                    marks="solid" if marks == "solid" else "hollow",
+                    shift=shift,
+                    data={"state": state, "flags": [list(row["flags"] or ()) for row in chosen]},
+                )
+            )
+    joined = [math.nan if row["state"] != "INTERP" else scaled(row, row["speedup"]) for row in rows]
+    if line and sum(not math.isnan(value) for value in joined) > 1:
+        xs = points([row[x] for row in rows])
+        found.append(Series(x=xs, y=points(joined), look=look, line="guide", marks="none", shift=shift, pale=True))
+    for direction in ("up", "down"):
+        chosen = [row for row in rows if row["state"] == "REFUSE" and bound_of(row)[1] == direction]
+        if chosen:
+            found.append(
+                Series(
+                    x=points([row[x] for row in chosen]),
+                    y=points([scaled(row, bound_of(row)[0]) for row in chosen]),
+                    look=look,
+                    name=name,
+                    marks="hollow",
+                    arrow="up" if direction == "up" else "down",
+                    shift=shift,
+                    data={"state": "REFUSE", "reason": [row["reason"] for row in chosen]},
+                )
+            )
+    return found
+
+
+def used_states(rows: Iterable[Mapping[str, Any]]) -> tuple[tuple[Key, str], ...]:
+    """The keys of the states that occur."""
+    states = {row["state"] if row["state"] != "REFUSE" or row.get("bound") else "" for row in rows}
+    return tuple((key, text) for key, text in STATES if text.split(":")[0] in states)
