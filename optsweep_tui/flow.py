@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from optsweep_tui.charts.chart import Curve
     from optsweep_tui.dispatch.protocol import Dispatcher
     from optsweep_tui.dispatch.tidy import Removed
+    from optsweep_tui.exporters.protocol import LeftOut
     from optsweep_tui.importers.protocol import Skip
     from optsweep_tui.store.ingest import CollectReport
 
@@ -385,27 +386,77 @@ def import_results(
     )
 
 
-EXPORTS = ("csv", "parquet")
-"""Formats that `optsweep export` writes."""
+# ---------------------------------------------------------------- export
 
 
-def export_results(workspace: Workspace, name: str, target: Path, chosen: Filter) -> int:
-    """Every run of the filter, a row each, into a file that does not exist yet; returns the rows.
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What one export did."""
 
-    The columns are those of `analysis.columns.RESULTS` and `entry`, the run's id: `import` of the same format reads it.
+    format: str
+    file: str
+    """File or folder that was written."""
+    rows: int
+    """Runs that are in it."""
+    files: int
+    skipped: list[LeftOut]
+    """What the format has no place for, and why."""
+
+
+TABLES = ("csv", "parquet")
+"""Formats of one file with a row per run."""
+
+
+def export_formats() -> list[dict[str, str]]:
+    """Every format that `export` writes: its name and what it is."""
+    from optsweep_tui.exporters import protocol
+
+    found = {name: f"a {name} file with a row per run; `import {name}` reads it back" for name in TABLES}
+    found |= {name: protocol.load_exporter(name).doc for name in protocol.IN_TREE}
+    found["bundle"] = "one run in one file, for `reproduce`: optsweep export bundle RUN"
+    return [{"name": name, "doc": found[name]} for name in sorted(found)]
+
+
+def export_results(workspace: Workspace, name: str, target: Path, chosen: Filter) -> ExportReport:
+    """Every run of the filter in another program's format, in a file or folder that does not exist yet.
+
+    A table's columns are those of `analysis.columns.RESULTS` and `entry`, the run's id.
 
     Raises:
-        OptsweepError: no such format, no such study, or the file exists or cannot be written.
+        OptsweepError: no such format, no such study, or the target exists or cannot be written.
     """
+    from optsweep_tui.exporters import protocol, runs
     from optsweep_tui.store import queries
 
-    if name.lower() not in EXPORTS:
-        raise UnknownName("format", name, EXPORTS)
+    known = {*TABLES, *protocol.IN_TREE}
+    if name.lower() not in known:
+        raise UnknownName("format", name, sorted({*known, "bundle"}))
+    if name.lower() in TABLES:
+        return _export_table(queries.results(workspace.store, chosen), name.lower(), target)
+    exporter = protocol.load_exporter(name)
+    if exporter.one_study and chosen.study is None:
+        chosen = dataclasses.replace(chosen, study=queries.default_study(workspace.store))
     frame = queries.results(workspace.store, chosen)
+    found, broken = runs.exported(workspace.runs, zip(frame["run_id"], frame["study"], strict=True))
+    protocol.new_folder(target)
+    try:
+        written = exporter.write(found, target)
+    except OSError as error:
+        raise OptsweepError(
+            f"{target} cannot be written: {error.strerror}", "free some space or name another folder"
+        ) from None
+    for run_id, why in broken:
+        written.skip(run_id, why)
+    return ExportReport(
+        format=exporter.name, file=str(target), rows=written.runs, files=written.files, skipped=written.skipped
+    )
+
+
+def _export_table(frame: pd.DataFrame, name: str, target: Path) -> ExportReport:
     frame.insert(0, "entry", frame["run_id"])
     try:
         with open(target, "xb") as handle:
-            if name.lower() == "csv":
+            if name == "csv":
                 handle.write(frame.to_csv(index=False).encode())
             else:
                 frame.to_parquet(handle, index=False)
@@ -413,7 +464,7 @@ def export_results(workspace: Workspace, name: str, target: Path, chosen: Filter
         raise OptsweepError(f"{target} exists already", "name another file") from None
     except OSError as error:
         raise OptsweepError(f"{target} cannot be written: {error.strerror}", "name another file") from None
-    return len(frame)
+    return ExportReport(format=name, file=str(target), rows=len(frame), files=1, skipped=[])
 
 
 # ---------------------------------------------------------------- collect

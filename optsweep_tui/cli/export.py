@@ -1,4 +1,4 @@
-"""`optsweep export FORMAT FILE`: every run with its configuration and final loss, a row each, for other programs."""
+"""`optsweep export FORMAT TARGET`: runs for other programs, or one run as a bundle that anybody can rerun."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from optsweep_tui.cli import options, output
 
 def command(
     context: typer.Context,
-    format_: Annotated[str, typer.Argument(metavar="FORMAT", help="csv or parquet.")],
-    file: Annotated[Path, typer.Argument(help="File to write; it must not exist.")],
+    format_: Annotated[
+        str | None, typer.Argument(metavar="FORMAT", help="Format; without one they are listed.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Argument(help="File or folder to write, which must not exist; for a bundle: the run.")
+    ] = None,
     study: Annotated[str | None, typer.Option("--study", help="Only runs of this study [default: all].")] = None,
     models: options.Models = None,
     optimizers: options.Optimizers = None,
@@ -21,18 +25,39 @@ def command(
     datasets: options.Datasets = None,
     engines: options.Engines = None,
     where: options.Where = None,
+    out: Annotated[Path | None, typer.Option("--out", help="bundle: file to write [default: RUN.bundle.zip].")] = None,
     workspace: options.WorkspaceDir = None,
     json_: options.Json = False,
 ) -> None:
-    """Write the runs of the store to a file that `optsweep import` of the same format reads back.
+    """Write runs in a format that `optsweep import` of the same name reads back; what it has no place for is listed.
 
     Examples: optsweep export csv runs.csv | optsweep export parquet muon.parquet --study reference -o muon
+    | optsweep export wandb ./wandb | optsweep export marin ./tree --study reference | optsweep export bundle 3fa2
     """
     from optsweep_tui import flow
+    from optsweep_tui.errors import OptsweepError
 
+    if format_ is None:
+        formats = flow.export_formats()
+        if json_:
+            output.emit_json(formats)
+        else:
+            output.print_table(["format", "is"], [list(entry.values()) for entry in formats], left=(0, 1))
+        return
+    if target is None:
+        what = "the id of a run" if format_.lower() == "bundle" else "a file or folder to write"
+        raise OptsweepError(f"export {format_} needs {what}", "optsweep export --help shows examples")
+    place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
-    rows = flow.export_results(options.open_workspace(context, workspace), format_, file, chosen)
+    if out is not None:
+        raise OptsweepError("--out is for bundles", f"optsweep export {format_} TARGET")
+    report = flow.export_results(place, format_, Path(target), chosen)
     if json_:
-        output.emit_json({"file": str(file), "rows": rows})
+        output.emit_json(report)
     else:
-        print(f"{file}   {output.runs_text(rows)}")
+        files = f"   {report.files} files" if report.files > 1 else ""
+        print(f"{report.file}   {output.runs_text(report.rows)}{files}")
+        for entry in report.skipped:
+            output.say(f"left out: {entry.where}: {entry.why}")
+    if not report.rows and report.skipped:
+        raise typer.Exit(1)

@@ -12,7 +12,7 @@ from typing import Any
 
 from optsweep_engines.optimizers import catalogue
 from optsweep_engines.optimizers.base import find_knob
-from optsweep_tui.imported import ImportedRun
+from optsweep_tui.imported import IMPORTED_STATES, ImportedRun
 from optsweep_tui.importers import fields
 from optsweep_tui.importers.cells import KNOB, catalogue_name
 from optsweep_tui.importers.mapping import ColumnMapping
@@ -39,7 +39,7 @@ NO_END = 'nothing in it says that the run ended: give its steps, or state = "don
 
 
 _PLANNED = tuple(
-    name for name in (*fields.TEXTS, *fields.INTEGERS, "chinchilla") if name not in ("device", "validation_set")
+    name for name in (*fields.TEXTS, *fields.INTEGERS, "chinchilla") if name != "device"
 )
 """Fields that a configuration names; what it calls loss or state is something else."""
 _MEASURED = ("device", "train_loss", "train_seconds", "tokens_per_second", "seconds_per_token")
@@ -253,6 +253,8 @@ def _values(log: LoggedRun, said: ColumnMapping, unread: set[str]) -> dict[str, 
     for name in _MEASURED:
         if isinstance(log.summary.get(name), int | float | str):
             values[name] = log.summary[name]
+    if log.summary.get("optsweep_state") in IMPORTED_STATES:
+        values["state"] = log.summary["optsweep_state"]
     values |= said.constants
     for name, column in said.columns.items():
         if column in config:

@@ -148,6 +148,8 @@ def _histories(
                 log.source = {"file": path.name, "run": name[:200]}
             if metric not in ("_step", "_timestamp"):
                 log.curves.add(int(at), "wall_seconds" if metric == "_runtime" else metric, number)
+    if not logs:
+        raise OptsweepError(f"{path} holds no number beside its {step}", "export the chart or the history again")
     return list(logs.values())
 
 

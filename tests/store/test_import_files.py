@@ -38,7 +38,7 @@ def written(folder: Path, name: str, text: str) -> Path:
 def test_what_is_exported_is_read_back_as_it_was(kind: str, tmp_path: Path, place: Workspace) -> None:
     flow.import_results(place, "reference")
     target = tmp_path / f"runs.{kind}"
-    assert flow.export_results(place, kind, target, Filter(study="reference", models=("300m",))) == 389
+    assert flow.export_results(place, kind, target, Filter(study="reference", models=("300m",))).rows == 389
     report = flow.import_results(place, kind, path=target, study="again")
     assert report.skipped == []
     there = "study = 'reference' AND model = '300m'"

@@ -1,0 +1,1 @@
+"""Runs to the files of other programs: tables, the marin tree, Weights & Biases' offline runs; live copies for their screens."""
