@@ -15,7 +15,7 @@ from optsweep_tui import grid
 from optsweep_tui.analysis.lines import NEAR_BEST
 from optsweep_tui.analysis.noise import FRESH_SEEDS_NEEDED, quantile_squared
 from optsweep_tui.tune.asked import TunedCell
-from optsweep_tui.tune.axes import Config, same
+from optsweep_tui.tune.axes import Config, Key, same
 from optsweep_tui.tune.procedure import Position
 from optsweep_tui.tune.search import TIE_WIDTH, Candidate, Step, Tried
 from optsweep_tui.tune.session import Session
@@ -151,7 +151,7 @@ def noise_threshold(position: Position) -> float | None:
 
 def near_best(position: Position) -> int:
     """Configurations within the near-best threshold of the smallest loss, under the base seed."""
-    found: dict[str, float] = {}
+    found: dict[Key, float] = {}
     for candidate, _, outcome in position.runs:
         if outcome is not None and outcome.loss is not None and candidate.seed == position.runs[0][0].seed:
             found[candidate.key[0]] = outcome.loss

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from optsweep_engines.spec import Scalar, canonical_json, canonical_scalar
+from optsweep_engines.spec import Scalar, canonical_scalar
 from optsweep_tui.analysis.hyperparameters.scale import Knob
 from optsweep_tui.analysis.hyperparameters.spacing import next_beyond
 
@@ -18,9 +18,13 @@ Side: TypeAlias = Literal["low", "high"]
 SIDES: tuple[Side, Side] = ("low", "high")
 
 
-def key_of(config: Config) -> str:
-    """One text per configuration: 1 and 1.0, 1e-25 and 9.999999999999999e-26 are one value."""
-    return canonical_json(config)
+Key: TypeAlias = tuple[tuple[str, Scalar], ...]
+"""What two equal configurations share: knobs by name with their values; 1 and 1.0 are one value."""
+
+
+def key_of(config: Config) -> Key:
+    """The key of a configuration whose values are canonical (12 significant digits), as those of a spec and a list are."""
+    return tuple(sorted(config.items()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 
 from optsweep_engines.spec import Scalar
-from optsweep_tui.tune.axes import SIDES, Axis, Config, Side, key_of, same
+from optsweep_tui.tune.axes import SIDES, Axis, Config, Key, Side, key_of, same
 from optsweep_tui.tune.search import Asking, Search
 
 SPREAD = "lr"
@@ -20,7 +20,7 @@ SPREAD = "lr"
 
 def descend(search: Search, first_round: int = 1) -> Asking:
     """Pass over the knobs until a whole pass makes no move, or the budget is spent."""
-    settled: dict[str, str] = {}
+    settled: dict[str, Key] = {}
     for number in itertools.count(first_round):
         moved = False
         for knob in search.axes:

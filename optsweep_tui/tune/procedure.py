@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import stdev
 
-from optsweep_engines.spec import Scalar
+from optsweep_engines.spec import Scalar, canonical_json
+from optsweep_tui.grid import SETTINGS
 from optsweep_tui.tune import descent, sampling
-from optsweep_tui.tune.axes import SIDES, Axis, Config, Side, key_of, same
+from optsweep_tui.tune.axes import SIDES, Axis, Config, Key, Side, key_of, same
 from optsweep_tui.tune.search import Asking, Candidate, Outcome, Problem, Results, Search, Step
 
 UNSOUND = ("failed", "cancelled", "lost")
@@ -46,8 +47,8 @@ class Position:
     sigma: float | None = None
     sigma_source: str = "none"
     sigma_dof: float = math.inf
-    refusals: Mapping[str, str] = field(default_factory=dict)
-    """Configuration as text -> why it could not be run."""
+    refusals: Mapping[Key, str] = field(default_factory=dict)
+    """Configuration -> why it could not be run."""
     reason: str = ""
     """Why it is stuck."""
 
@@ -119,10 +120,18 @@ def _start(search: Search) -> Asking:
 
 
 def best_config(search: Search) -> Config | None:
-    """The configuration of the smallest loss under the base seed, as every table picks it; of equal ones the incumbent."""
+    """The configuration of the smallest loss under the base seed, of equal ones the one that every table picks."""
     usable = [candidate.config for candidate in search.tuning if math.isfinite(search.loss(candidate.config))]
-    ours = key_of(search.incumbent)
-    return min(usable, key=lambda config: (search.loss(config), key_of(config) != ours), default=None)
+    return min(usable, key=lambda config: (search.loss(config), _table_order(config)), default=None)
+
+
+def _table_order(config: Config) -> str:
+    """How `analysis.cells` breaks a tie: values that change nothing (an eps of 1e-25 or 1e-20) do give equal losses."""
+    knobs = {knob: value for knob, value in config.items() if knob not in SETTINGS}
+    batch = config.get("batch_size")
+    return repr(
+        (canonical_json(knobs), batch if batch is None else float(batch), config.get("schedule"), config.get("dtype"))
+    )
 
 
 def _closed(search: Search) -> Asking:

@@ -14,7 +14,7 @@ from typing import Any
 
 from optsweep_engines.spec import Scalar, canonical_scalar
 from optsweep_tui.errors import OptsweepError
-from optsweep_tui.tune.axes import Axis, Config, key_of
+from optsweep_tui.tune.axes import Axis, Config, Key, key_of
 from optsweep_tui.tune.descent import finite
 from optsweep_tui.tune.search import Asking, Search
 
@@ -96,7 +96,7 @@ def suggested(search: Search, count: int, number: int) -> list[Config]:
             )
         )
     known = {key_of(candidate.config) for candidate in search.tuning} | set(search.refusals)
-    found: dict[str, Config] = {}
+    found: dict[Key, Config] = {}
     for _ in range(TRIES * count):
         if len(found) == count:
             break

@@ -10,10 +10,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from optsweep_engines.spec import Scalar
-from optsweep_tui.tune.axes import Axis, Config, Side, key_of, same
+from optsweep_tui.tune.axes import Axis, Config, Key, Side, key_of, same
 
 # analysis.md: one threshold for moves and near-best sets, nats.
 THRESHOLD = 3e-3
@@ -28,8 +29,8 @@ class Candidate:
     config: Config
     seed: int
 
-    @property
-    def key(self) -> tuple[str, int]:
+    @cached_property
+    def key(self) -> tuple[Key, int]:
         return key_of(self.config), self.seed
 
 
@@ -136,16 +137,16 @@ class Search:
         self.results = results
         self.axes = dict(problem.axes)
         self.incumbent: Config = dict(problem.start)
-        self.asked: dict[tuple[str, int], Candidate] = {}
+        self.asked: dict[tuple[Key, int], Candidate] = {}
         """Every run asked for, in order."""
-        self.roles: dict[tuple[str, int], str] = {}
+        self.roles: dict[tuple[Key, int], str] = {}
         """What each was first asked for: the kind of a step."""
         self.budget = self.rules.max_runs
         """Most configurations."""
         self.spent = False
         """A configuration was wanted that the budget did not allow."""
         self.extensions: Counter[tuple[str, Side]] = Counter()
-        self.refusals: dict[str, str] = {}
+        self.refusals: dict[Key, str] = {}
         """Configuration -> why it cannot be run."""
         self.steps: list[Step] = []
         self._told: set[str] = set()

@@ -16,7 +16,7 @@ from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 from optsweep_tui.tune import phases
 from optsweep_tui.tune.asked import TunedCell, Tuning, axis_of, declared_knob
-from optsweep_tui.tune.axes import Config, key_of, proposed
+from optsweep_tui.tune.axes import Config, Key, key_of, proposed
 from optsweep_tui.tune.estimate import Pace, share_done, to_come
 from optsweep_tui.tune.known_noise import known_sigma
 from optsweep_tui.tune.search import Candidate, Outcome, Problem, Results, Step
@@ -41,9 +41,9 @@ class Session:
     def __init__(self, workspace: Workspace, tuning: Tuning, *, prepare: bool = True) -> None:
         self.workspace, self.tuning = workspace, tuning
         self._datasets = DatasetLookup(workspace, prepare)
-        self._specs: dict[tuple[str, str, float, str, int], RunSpec] = {}
+        self._specs: dict[tuple[str, str, float, Key, int], RunSpec] = {}
         self._outcomes: dict[str, Outcome] = {}
-        self._refusals: dict[tuple[str, str, float, str], str | None] = {}
+        self._refusals: dict[tuple[str, str, float, Key], str | None] = {}
         self._lines: dict[str, flow.RunLine] = {}
         self._pace, self._started = Pace(), time.monotonic()
 
