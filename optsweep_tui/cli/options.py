@@ -66,6 +66,13 @@ Sigma = Annotated[
 MaxChinchilla = Annotated[
     float | None, typer.Option("--max-chinchilla", help="Fit the baseline on budgets up to this ratio only.")
 ]
+SharedExponent = Annotated[
+    bool, typer.Option("--shared-exponent", help="One exponent for the baseline's curves of all models.")
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", help="Near-best: below a cell's smallest loss plus this, nats [default: 0.003]."),
+]
 Runs = Annotated[list[str] | None, typer.Argument(help="Run ids, or their first digits.", autocompletion=complete_run)]
 
 
@@ -117,6 +124,13 @@ def checked_sigma(sigma: float | None) -> float | None:
             f"--sigma {sigma:g} is not a positive number of nats", "leave it out to use the measured one"
         )
     return sigma
+
+
+def near_best(threshold: float | None) -> float:
+    """The threshold of near-best sets, nats."""
+    from optsweep_tui.analysis.lines import NEAR_BEST
+
+    return NEAR_BEST if threshold is None else threshold
 
 
 def chosen_runs(workspace: Workspace, prefixes: list[str] | None) -> list[str]:

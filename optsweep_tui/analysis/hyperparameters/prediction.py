@@ -244,7 +244,9 @@ def _notes(values: Mapping[str, Any], steps: int | None, entries: Sequence[Mappi
         notes.append("the budget is less than one step of this batch size")
     for knob in sorted(FRACTION_OR_STEPS & set(values)):
         if steps is not None and isinstance(values[knob], int | float) and values[knob] >= max(steps, 1):
-            notes.append(f"{knob} {values[knob]:g} is all of the {steps} steps: the learning rate never reaches its peak")
+            notes.append(
+                f"{knob} {values[knob]:g} is all of the {steps} steps: the learning rate never reaches its peak"
+            )
     outside = [entry["knob"] for entry in entries if entry["off_grid"]]
     if outside:
         notes.append(f"outside every value tried: {', '.join(outside)}")

@@ -104,8 +104,9 @@ def knob_fit(found: Evidence, stable: str) -> KnobFit:
 
     One model size tells no exponent of N, one ratio none of c; nor do cells whose best values all lie at ends of their
     lists in one direction, since then the likelihood rises for ever. Exponents within 2 standard errors of 0 are taken
-    out and the rule fitted anew. What is left has to predict the interval of a cell left out better than the constant
-    does; equal counts for the constant. And where one value is near-best in every cell, that constant cannot be beaten:
+    out, the least resolved first, and the rule fitted anew: where N and c moved together neither may be resolved beside
+    the other. What is left has to predict the interval of a cell left out better than the constant does; equal counts
+    for the constant. And where one value is near-best in every cell, that constant cannot be beaten:
     what moves there is noise.
 
     Args:
@@ -122,8 +123,11 @@ def knob_fit(found: Evidence, stable: str) -> KnobFit:
     full = rule(found, columns)
     if constant is None or full is None:
         return _unfitted(found, "the cells' intervals contradict each other: no spread explains them")
-    columns = tuple(column for column in full.columns if full.resolved(column))
-    kept = full if columns == full.columns else rule(found, columns) or constant
+    kept: Rule = full
+    while weak := [column for column in kept.columns if not kept.resolved(column)]:
+        least = min(weak, key=lambda column: abs(kept.theta[column]) / kept.se[column])
+        smaller = rule(found, tuple(column for column in kept.columns if column != least))
+        kept = constant if smaller is None else smaller
     tested = kept if kept.columns else full
     errors, constant_errors = left_out(found, tested.columns), left_out(found, CONSTANT)
     trend, reason = _verdict(full, kept, errors, constant_errors, stable, _no_exponent(found.observations))
@@ -283,9 +287,7 @@ def left_out(found: Evidence, columns: Columns) -> LeftOut:
                 outside.append(max(low[place] - z, z - high[place], 0.0))
                 away.append(abs(z - observations[place].z))
     n = len(outside)
-    return LeftOut(
-        interval=math.fsum(outside) / n if n else math.nan, grid=math.fsum(away) / n if n else math.nan, n=n
-    )
+    return LeftOut(interval=math.fsum(outside) / n if n else math.nan, grid=math.fsum(away) / n if n else math.nan, n=n)
 
 
 # ---------------------------------------------------------------- values
@@ -333,13 +335,13 @@ def _settled(found: Evidence, value: float, low: float, high: float) -> float:
 
 
 def rule_text(name: str, transform: Transform, chosen: Rule) -> str:
-    """The rule as a formula: "lr = 1.23e+03 N^-0.632", "1 - beta2 = 0.0213 (constant)"."""
+    """The rule as a formula: "lr = 816 N^(-0.61 +- 0.15)", "1 - beta2 = 0.0213 (constant)"."""
     left = f"1 - {name}" if transform == LOG_REST else name
-    a, b, d = (float(value) for value in chosen.theta)
-    factor = math.exp(a) if abs(a) < 700 else math.inf
-    parts = [f"{factor:.3g}"]
-    parts += [f"N^{b:.3g}"] if 1 in chosen.columns else []
-    parts += [f"c^{d:.3g}"] if 2 in chosen.columns else []
+    a = float(chosen.theta[0])
+    parts = [f"{math.exp(a):.3g}" if abs(a) < 700 else f"exp({a:.4g})"]
+    for column, symbol in ((1, "N"), (2, "c")):
+        if column in chosen.columns:
+            parts.append(f"{symbol}^({chosen.theta[column]:.3g} +- {chosen.se[column]:.2g})")
     return f"{left} = {' '.join(parts)}" + ("" if chosen.columns else " (constant)")
 
 

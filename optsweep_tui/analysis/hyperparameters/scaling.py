@@ -97,6 +97,8 @@ def _numbers(found: KnobFit) -> Mapping[str, object]:
         "rule_a": float(chosen.theta[0]),
         "rule_b": float(chosen.theta[1]),
         "rule_d": float(chosen.theta[2]),
+        "rule_b_se": float(chosen.se[1]),
+        "rule_d_se": float(chosen.se[2]),
         "constant": back(transform, float(constant.theta[0])),
         "constant_se": float(constant.se[0]),
         "loo_rule": math.nan if rule is None else rule.interval,

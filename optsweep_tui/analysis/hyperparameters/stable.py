@@ -47,9 +47,7 @@ class Judgement:
         return tuple(cover.values[0] for cover in self.covers if len(cover.values) == 1)
 
 
-def stable(
-    results: pd.DataFrame, *, threshold: float = NEAR_BEST, knob_info: KnobInfo | None = None
-) -> pd.DataFrame:
+def stable(results: pd.DataFrame, *, threshold: float = NEAR_BEST, knob_info: KnobInfo | None = None) -> pd.DataFrame:
     """Whether one value of each knob is near-best everywhere it was swept.
 
     A value is near-best in a cell when some run of the base seed carries it whose loss is below the cell's smallest
@@ -66,9 +64,7 @@ def stable(
         One row per optimizer, scope and knob, columns of `columns.STABLE`.
     """
     checked_threshold(threshold)
-    rows = [
-        _row(family, knob, threshold) for family in families(results, knob_info) for knob in family.swept
-    ]
+    rows = [_row(family, knob, threshold) for family in families(results, knob_info) for knob in family.swept]
     return pd.DataFrame(rows, columns=list(STABLE))
 
 
@@ -149,6 +145,7 @@ def _row(family: Family, knob: str, threshold: float) -> dict[str, object]:
                 "tried": shown_all(cell.lines[knob].tried),
                 "near_best": shown_all(sorted(nears.get(id(cell), ()), key=value_order)),
                 "best": shown(cell.best_of(knob)),
+                "edge": knob in cell.edges,
                 "judged": id(cell) in nears,
             }
             for cell in cells

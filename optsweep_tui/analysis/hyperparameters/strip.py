@@ -11,6 +11,7 @@ from statistics import median
 import pandas as pd
 
 from optsweep_tui.analysis import flags as F
+from optsweep_tui.analysis.cells import groups
 from optsweep_tui.analysis.columns.hyperparameters import SENSITIVITY
 from optsweep_tui.analysis.edges import KnobInfo
 from optsweep_tui.analysis.hyperparameters.scale import Transform, back, forward, numbers, shown, shown_all
@@ -60,6 +61,7 @@ def sensitivity(
     sigma: float | None = None,
     within: float = WITHIN,
     threshold: float = NEAR_BEST,
+    noise_from: pd.DataFrame | None = None,
     knob_info: KnobInfo | None = None,
 ) -> pd.DataFrame:
     """The curve of best loss against one knob, per cell; then per optimizer the medians and ranges over its cells.
@@ -76,6 +78,7 @@ def sensitivity(
         sigma: given by the user, nats.
         within: nats above the best that the width is taken at.
         threshold: nats, stored in every row.
+        noise_from: the results that measure the noise, where `results` are a selection without the baseline.
         knob_info: declared knobs: ranges, kinds, scales.
 
     Returns:
@@ -88,17 +91,20 @@ def sensitivity(
         raise OptsweepError(f"--within {within:g} is not a positive number of nats", "write --within 0.02")
     cells: list[dict[str, object]] = []
     summaries: list[dict[str, object]] = []
-    noises: dict[int, Noise] = {}
+    noises = {
+        group.key: noise_of(group, baseline, sigma) for group in groups(results if noise_from is None else noise_from)
+    }
     for family in families(results, knob_info):
         swept = family.having(knob)
         rows = []
         for cell in swept:
-            noise = noises.setdefault(id(cell.group), noise_of(cell.group, baseline, sigma))
+            noise = noises.get(cell.group.key) or noise_of(cell.group, baseline, sigma)
             rows.append(_row(family, cell, knob, noise, within) | {"n_cells": len(swept), "threshold": threshold})
         cells += rows
         if rows:
             summaries.append(_summary(family, knob, swept, rows) | {"within": within, "threshold": threshold})
-    return pd.DataFrame([*cells, *summaries], columns=list(SENSITIVITY))
+    frame = pd.DataFrame([*cells, *summaries], columns=list(SENSITIVITY))
+    return frame.astype(dict.fromkeys(("n", "n_cells", "n_open", "n_double", "n_half"), "Int64"))
 
 
 def _row(family: Family, cell: Tuned, knob: str, noise: Noise, within: float) -> dict[str, object]:
@@ -233,18 +239,12 @@ def _reason(line: Line, transform: Transform | None, band: float, within: float)
         return "negative values, nothing but 0, or two units in one list: no logarithm, no width"
     if transform == "log" and line.best == 0.0:
         return "the best value is 0, which has no logarithm: no width"
-    parts = []
-    if any(state in LOST for state in line.states.values()):
-        lost = [value for value in line.tried if line.states.get(value) in LOST]
-        parts.append(f"diverged at {', '.join(f'{value:g}' for value in lost)}")
     if band > within:
-        parts.append(f"single runs differ by {band:.2g} nats of noise, more than the {within:g} of the width")
-    return "; ".join(parts)
+        return f"single runs differ by {band:.2g} nats of noise, more than the {within:g} of the width"
+    return ""
 
 
-def _summary(
-    family: Family, knob: str, swept: Sequence[Tuned], rows: Sequence[dict[str, object]]
-) -> dict[str, object]:
+def _summary(family: Family, knob: str, swept: Sequence[Tuned], rows: Sequence[dict[str, object]]) -> dict[str, object]:
     """Medians over the cells of an optimizer, and their range; open widths count as their lower bounds."""
     row: dict[str, object] = {
         **family.columns,

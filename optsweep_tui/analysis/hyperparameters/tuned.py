@@ -110,7 +110,7 @@ def families(results: pd.DataFrame, knob_info: KnobInfo | None) -> list[Family]:
     found: dict[tuple[object, ...], list[Tuned]] = {}
     scopes: dict[tuple[object, ...], dict[str, object]] = {}
     for group in groups(results, knob_info):
-        scope = {name: group.columns[name] for name in SCOPE}
+        scope: dict[str, object] = {name: group.columns[name] for name in SCOPE}
         for cell in group.cells:
             key = (*scope.values(), cell.optimizer)
             scopes[key] = scope
@@ -124,6 +124,11 @@ def families(results: pd.DataFrame, knob_info: KnobInfo | None) -> list[Family]:
         )
         for key in sorted(found, key=sort_key)
     ]
+
+
+def swept_knobs(results: pd.DataFrame) -> list[str]:
+    """Knobs that were tried at two values or more in some cell, by name."""
+    return sorted({knob for family in families(results, None) for knob in family.swept})
 
 
 def tuned(group: Group, cell: CellLoss, knob_info: KnobInfo | None) -> Tuned:
