@@ -1,0 +1,83 @@
+"""`optsweep project -m M -c C`: the loss to expect at another size and budget, to plan with and for nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optsweep_tui.cli import options, output
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def command(
+    context: typer.Context,
+    model: Annotated[str, typer.Option("--model", "-m", help="Size asked for.", autocompletion=options.complete_model)],
+    ratio: Annotated[str, typer.Option("--chinchilla", "-c", help="Chinchilla ratio asked for.")],
+    study: options.Study = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(
+            "--optimizer",
+            "-o",
+            help="Whose cells are fitted [default: the baseline].",
+            autocompletion=options.complete_optimizer,
+        ),
+    ] = None,
+    datasets: options.Datasets = None,
+    engines: options.Engines = None,
+    where: options.Where = None,
+    baseline: options.Baseline = None,
+    sigma: options.Sigma = None,
+    loss: Annotated[str, typer.Option("--loss", help="squares, or huber (robust, no interval).")] = "squares",
+    workspace: options.WorkspaceDir = None,
+    json_: options.Json = False,
+) -> None:
+    """Predict a loss from the joint law L(N, D) = E + A/N^a + B/D^b through one optimizer's cells. Planning only.
+
+    Speedups never rest on it. Exit code 1 when it is refused.
+
+    Examples: optsweep project -m 1.2b -c 16 | optsweep project -m olmo-1.2b -c 1 -o muon --loss huber --json
+    """
+    from optsweep_tui import ask, grid
+    from optsweep_tui.cli import present, present_projection
+    from optsweep_tui.errors import OptsweepError
+
+    place = options.open_workspace(context, workspace)
+    frame = present.answers(place, options.make_filter(study, None, None, None, datasets, engines, where))
+    reference = present.baseline_name(place, frame, baseline)
+    name = present.baseline_name(place, frame, optimizer) if optimizer else reference
+    label, params = _size(frame, model)
+    rows = ask.project(
+        frame,
+        optimizer=name,
+        model=label,
+        params=params,
+        chinchilla=grid.ratio(ratio, "--chinchilla"),
+        baseline=reference,
+        sigma=options.checked_sigma(sigma),
+        loss=loss,
+    )
+    if len(rows) == 0:
+        raise OptsweepError(f"{name} has no final loss here", "optsweep table lists what has")
+    if json_:
+        output.emit_json(output.records(rows))
+    else:
+        present_projection.print_projection(rows)
+    if (rows["state"] == "REFUSE").all():
+        raise typer.Exit(1)
+
+
+def _size(frame: pd.DataFrame, model: str) -> tuple[str, float]:
+    """(name, N) of a model of the results, else of the catalogue."""
+    from optsweep_engines import models
+    from optsweep_tui import grid
+
+    mine = frame[frame["model"].str.lower() == model.strip().lower()]
+    known = mine["params"].dropna()
+    if len(known):
+        return str(mine["model"].iloc[0]), float(known.iloc[0])
+    name = grid.model_name(model.strip())
+    return name, float(models.MODELS[name].shape.non_embedding_params)
