@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from optsweep_tui import studies as study_files
 from optsweep_tui.core import Filter
+from optsweep_tui.errors import UnknownName
 from optsweep_tui.settings import Workspace
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
-    from optsweep_tui.charts.chart import Curve
+    from optsweep_tui.analysis.reproduction import RunNoise
+    from optsweep_tui.charts.figure import Figure
+    from optsweep_tui.drawings import Choice
 
 
 def results(workspace: Workspace, chosen: Filter) -> pd.DataFrame:
@@ -32,6 +37,13 @@ def baseline_of(workspace: Workspace, study: str | None) -> str:
         if entry["name"] == study:
             return str(entry.get("baseline", "adamw"))
     return "adamw"
+
+
+def run_noise(workspace: Workspace, run_id: str, study: str | None) -> RunNoise:
+    """The run-to-run sigma at a run's budget, as its study measured it."""
+    from optsweep_tui.analysis import reproduction
+
+    return reproduction.run_noise(results(workspace, Filter(study=study)), run_id, baseline_of(workspace, study))
 
 
 def knob_info() -> dict[str, Any]:
@@ -64,11 +76,158 @@ def speedup(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
     return analysis.speedup(frame, knob_info=knob_info(), **options)
 
 
-def noise(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
+def crossings(workspace: Workspace, frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
+    """Steps or seconds to target losses inside runs, over the baseline's."""
+    from optsweep_tui import analysis
+    from optsweep_tui.store import queries
+
+    wanted = analysis.crossing_runs(frame)
+    losses, seconds = (queries.curves(workspace.store, wanted, key) for key in ("val_loss", "train_seconds"))
+    curves = losses.rename(columns={"value": "loss"}).merge(
+        seconds[["run_id", "step", "value"]].rename(columns={"value": "seconds"}), on=["run_id", "step"], how="left"
+    )
+    return analysis.in_run_crossings(frame, curves, knob_info=knob_info(), **options)
+
+
+def noise(frame: pd.DataFrame, baseline: str, **options: Any) -> pd.DataFrame:
     """Where the run-to-run sigma comes from."""
     from optsweep_tui import analysis
 
-    return analysis.noise_ledger(frame, baseline)
+    return analysis.noise_ledger(frame, baseline, **options)
+
+
+def stable(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
+    """Whether one value of each knob does everywhere, and else which smallest sets do."""
+    from optsweep_tui import analysis
+
+    return analysis.stable(frame, knob_info=knob_info(), **options)
+
+
+def edges(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
+    """Best values at the ends of their swept lists, with the next value to try."""
+    from optsweep_tui import analysis
+
+    return analysis.grid_edges(frame, knob_info=knob_info(), **options)
+
+
+def swept_knob(frame: pd.DataFrame, typed: str) -> str:
+    """Our name of a knob that was swept in some cell, from any case or published name.
+
+    Raises:
+        UnknownName: no cell swept it.
+    """
+    from optsweep_engines.optimizers import catalogue
+    from optsweep_tui import analysis
+
+    known = analysis.swept_knobs(frame)
+    for name in (typed, typed.lower(), catalogue.published_alias(typed), catalogue.published_alias(typed.lower())):
+        if name in known:
+            return name
+    hint = f"swept here: {', '.join(known)}" if known else "no cell here was swept"
+    raise UnknownName("swept hyperparameter", typed, known, hint=hint)
+
+
+def sensitivity(frame: pd.DataFrame, knob: str, **options: Any) -> pd.DataFrame:
+    """The curve of best loss against one knob in every cell, its width and the cost of a factor of 2."""
+    from optsweep_tui import analysis
+
+    return analysis.sensitivity(frame, knob, knob_info=knob_info(), **options)
+
+
+def scaling_rules(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
+    """How the best value of each knob moves with model size and ratio."""
+    from optsweep_tui import analysis
+
+    return analysis.scaling_rules(frame, knob_info=knob_info(), **options)
+
+
+def predict(frame: pd.DataFrame, *, model: str, **options: Any) -> dict[str, Any]:
+    """The configuration that the rules give for a model of the catalogue at a ratio."""
+    from optsweep_engines import models
+    from optsweep_tui import analysis
+
+    entry = models.model(model)
+    params = float(entry.shape.non_embedding_params)
+    return analysis.predict(frame, model=entry.name, params=params, knob_info=knob_info(), **options)
+
+
+def run_facts(workspace: Workspace, study: str) -> pd.DataFrame:
+    """Tokens trained and place in plan order of every run of a study, columns of `analysis.columns.FACTS`.
+
+    The order is that of the study's file; without one (runs that were collected from elsewhere) that of `planned_at`.
+    Imported runs have none.
+    """
+    from optsweep_tui.store import queries
+
+    found = queries.run_facts(workspace.store, study)
+    files = study_files.listed(workspace.studies)
+    known: list[str] = next((entry["runs"] for entry in files if entry["name"] == study), [])
+    places = {run_id: float(place) for place, run_id in enumerate(known)}
+    native = found["origin"] == "native"
+    planned = found["planned_at"].where(native).rank(method="dense")
+    found["place"] = found["run_id"].map(places).where(native) if places else planned
+    return found[["run_id", "study", "tokens_done", "place"]]
+
+
+def fairness(frame: pd.DataFrame, facts: pd.DataFrame | None = None, **options: Any) -> pd.DataFrame:
+    """Tuning effort per cell, and whether it was equal enough."""
+    from optsweep_tui import analysis
+
+    return analysis.fairness_audit(frame, facts=facts, **options)
+
+
+def flips(workspace: Workspace, frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
+    """Pairs of optimizers whose order changes over D, over N, or inside training."""
+    from optsweep_tui import analysis
+    from optsweep_tui.analysis.audits.flips import best_run_ids
+    from optsweep_tui.store import queries
+
+    curves = queries.curves(workspace.store, best_run_ids(frame), "val_loss")
+    return analysis.flips(frame, curves=curves, **options)
+
+
+def power(frame: pd.DataFrame, target: float, **options: Any) -> pd.DataFrame:
+    """Seeds or budgets that narrow each speedup's interval to a share of it."""
+    from optsweep_tui import analysis
+
+    return analysis.power(frame, target, knob_info=knob_info(), **options)
+
+
+def stop_audit(workspace: Workspace, frame: pd.DataFrame, **options: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(what a stopping rule would have done to each run, how each cell's selection would have changed)."""
+    import pandas as pd
+
+    from optsweep_tui import analysis
+    from optsweep_tui.analysis.audits.stops import selections
+    from optsweep_tui.store import queries
+
+    def curves(run_ids: Sequence[str]) -> pd.DataFrame:
+        keys = ("train_loss", "val_loss")
+        return pd.concat([queries.curves(workspace.store, run_ids, key).assign(key=key) for key in keys])
+
+    audit = analysis.stop_audit(frame, curves, **options)
+    return audit, selections(frame, audit)
+
+
+def profile(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
+    """Performance profiles of the optimizers over all cells."""
+    from optsweep_tui import analysis
+
+    return analysis.performance_profile(frame, knob_info=knob_info(), **options)
+
+
+def ttest(frame: pd.DataFrame, target_loss: float, **options: Any) -> pd.DataFrame:
+    """Whether each cell's mean loss over replicates lies below a target."""
+    from optsweep_tui import analysis
+
+    return analysis.target_test(frame, target_loss, **options)
+
+
+def project(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
+    """The loss to expect at another size and budget; for planning only."""
+    from optsweep_tui import analysis
+
+    return analysis.joint_law(frame, **options)
 
 
 def report(
@@ -110,8 +269,10 @@ def report(
     return report.rendered(parts, kind)
 
 
-def ratio_curves(frame: pd.DataFrame, baseline: str) -> list[Curve]:
-    """Final loss per cell against the ratio, and the baseline's fitted curve between its own budgets."""
-    from optsweep_tui.charts import figures
+def figure(workspace: Workspace, frame: pd.DataFrame, choice: Choice) -> Figure:
+    """One figure of the results; `charts.static.text`, `charts.files.write` and `charts.files.svg_text` draw it."""
+    from optsweep_tui import drawings
 
-    return figures.ratio_curves(table(frame, baseline=baseline), fit(frame, baseline=baseline), baseline)
+    facts = run_facts(workspace, str(frame["study"].iloc[0])) if choice.kind == "best-after-k" else None
+    return drawings.drawing(frame, choice, store=workspace.store, knob_info=knob_info(), facts=facts)
+

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from optsweep_tui.analysis.cells import CellLoss, Group
+from optsweep_tui.analysis.noise import quantile_squared
 from optsweep_tui.analysis.runs import Run
+
+# Equal runs on a quiet machine repeat to a few per cent.
+LOADED_SD = 0.1
+# FLOPs of a cell's runs differ by batch size and update frequency alone: most of them are the model's.
+SAME_FLOPS = 1.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +30,11 @@ class Timing:
     dof: float
     worst: float
     """The larger of the two sides' own standard deviations; NaN without repeated timings."""
+
+    @property
+    def half_width(self) -> float:
+        """Half the 95 % interval of the log ratio by the noise of the timings; NaN where that is not known."""
+        return self.sd * math.sqrt(float(quantile_squared(self.dof)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +89,14 @@ def costs(cell: CellLoss, reference: CellLoss | None, group: Group, baseline: st
         state_bytes_per_param=state,
         no_flops=no_flops,
         no_time=no_time,
-        timing=_timing(cell, group, baseline),
+        timing=timing(cell, group, baseline),
     )
 
 
-def _timing(cell: CellLoss, group: Group, baseline: str) -> Timing:
+def timing(cell: CellLoss, group: Group, baseline: str) -> Timing:
     """Spread of the timings of both optimizers within the cells that were timed in the same place."""
-    own, own_dof = _spread(other for other in group.of(cell.optimizer) if _same_place(cell, other))
-    theirs, their_dof = _spread(other for other in group.of(baseline) if _same_place(cell, other))
+    own, own_dof = _spread(other for other in group.of(cell.optimizer) if same_place(cell, other))
+    theirs, their_dof = _spread(other for other in group.of(baseline) if same_place(cell, other))
     if not own_dof or not their_dof:
         return Timing(sd=math.nan, dof=0.0, worst=math.nan)
     total = own + theirs
@@ -115,10 +126,19 @@ def flops_per_token(run: Run) -> float:
     )
 
 
+def cell_flops(cell: CellLoss) -> float:
+    """FLOPs per token of the best configuration; where it is unpublished, of the cell's runs if they agree to 1 %."""
+    own = flops_per_token(cell.best) if cell.best is not None else math.nan
+    if own > 0:
+        return own
+    others = [flops for flops in map(flops_per_token, cell.runs) if flops > 0]
+    return median(others) if others and max(others) <= SAME_FLOPS * min(others) else math.nan
+
+
 def _flops_ratio(cell: CellLoss, reference: CellLoss | None) -> tuple[float, str]:
     if cell.best is None or reference is None or reference.best is None:
         return math.nan, "withheld: no pair of finished runs to compare FLOPs of"
-    own, other = flops_per_token(cell.best), flops_per_token(reference.best)
+    own, other = cell_flops(cell), cell_flops(reference)
     if own > 0 and other > 0:
         return own / other, ""
     who = cell.optimizer if not own > 0 else reference.optimizer
@@ -130,17 +150,17 @@ def _time_ratio(cell: CellLoss, reference: CellLoss | None, group: Group, baseli
         return math.nan, f"withheld: {cell.optimizer}'s runs have no measured seconds per token"
     if cell.best.device is None:
         return math.nan, f"withheld: {cell.optimizer}'s runs do not say on which device they were timed"
-    if reference is not None and _same_place(cell, reference):
+    if reference is not None and same_place(cell, reference):
         return cell.seconds_per_token / reference.seconds_per_token, ""
     # Seconds per token do not depend on the budget: another budget's baseline on this device and batch serves as well.
-    others = [other.seconds_per_token for other in group.of(baseline) if _same_place(cell, other)]
+    others = [other.seconds_per_token for other in group.of(baseline) if same_place(cell, other)]
     if others:
         return cell.seconds_per_token / median(others), ""
     batch = "" if math.isnan(cell.best.batch_size) else f" at batch {cell.best.batch_size:g}"
     return math.nan, f"withheld: {baseline} was not timed on {cell.best.device}{batch}"
 
 
-def _same_place(cell: CellLoss, other: CellLoss) -> bool:
+def same_place(cell: CellLoss, other: CellLoss) -> bool:
     """Timed on the same device with the same batch and compute type."""
     if cell.best is None or other.best is None or not other.seconds_per_token > 0:
         return False

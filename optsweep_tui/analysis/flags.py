@@ -61,6 +61,9 @@ MEANINGS = {
     TIMED_ONCE: "no repeated timing here or of the baseline: the interval holds no timing noise",
     LOADED: "equal runs differ by more than 10 % in seconds per token: they were timed on a busy machine",
     AT_BOUND: "the exponent stopped at the end of its search range",
+    IN_RUN: "read inside runs whose schedules had not ended: the one that crosses first is read at a higher learning rate, "
+    "so its lead comes out too small; not comparable with speedups by final losses",
+    RECROSSED: "the loss rose over the target again after its first crossing (column `last_crossing`)",
     EXPONENTS: "one exponent for all models was asked for, and separate ones fit better at p < .01",
 }
 

@@ -12,11 +12,11 @@ from optsweep_tui.analysis import flags as F
 from optsweep_tui.analysis.baselines import Baseline, Baselines, baselines, family_of
 from optsweep_tui.analysis.cells import CellLoss, groups
 from optsweep_tui.analysis.columns import SPEEDUP
-from optsweep_tui.analysis.costs import Costs, Timing, costs
+from optsweep_tui.analysis.costs import LOADED_SD, Costs, Timing, costs
 from optsweep_tui.analysis.edges import KnobInfo
 from optsweep_tui.analysis.estimates import Case, Ci, Estimate, cases_of, estimated
 from optsweep_tui.analysis.fairness import comparison_flags
-from optsweep_tui.analysis.noise import checked_sigma, quantile_squared
+from optsweep_tui.analysis.noise import checked_sigma
 from optsweep_tui.analysis.number_ids import addressed
 from optsweep_tui.analysis.shared import SHARED_P, shared_exponents, uneven_supports
 from optsweep_tui.errors import OptsweepError
@@ -26,8 +26,6 @@ Unit: TypeAlias = Literal["tokens", "flops", "time"]
 # analysis.md: a D_eff further outside the baseline's budgets than this is refused.
 REACH = 1.5
 MIN_DRAWS = 100
-# Equal runs on a quiet machine repeat to a few per cent.
-LOADED_SD = 0.1
 # D_eff and the budgets are compared as floats; a cell that meets an end exactly is inside.
 ENDS = 1e-9
 
@@ -141,7 +139,7 @@ def _row(case: Case, found: Baselines, unit: Unit, estimate: Estimate, marks: se
             marks |= {F.TIMED_ONCE} if math.isnan(cost.timing.sd) else set()
             marks |= {F.LOADED} if cost.timing.worst > LOADED_SD else set()
         row["low"], row["high"] = (scale * float(np.exp(end)) for end in (low, high))
-        row["own_noise_low"], row["own_noise_high"] = (end * factor for end in estimate.own)
+        row["own_noise_low"], row["own_noise_high"] = estimate.own
         if row["low"] == 0 or math.isinf(row["high"]):
             marks.add(F.OPEN)
         if row["low"] <= 1 <= row["high"]:
@@ -153,7 +151,7 @@ def _with_timing(estimate: Estimate, timing: Timing) -> tuple[float, float]:
     """The ends of log D_eff moved out by the noise of the timings, in quadrature; unmoved where it is not known."""
     if math.isnan(timing.sd):
         return estimate.low, estimate.high
-    half = timing.sd * math.sqrt(float(quantile_squared(np.array([timing.dof]))[0]))
+    half = timing.half_width
     low = estimate.u - math.hypot(estimate.u - estimate.low, half)
     return low, estimate.u + math.hypot(estimate.high - estimate.u, half)
 

@@ -69,10 +69,20 @@ def standard_error(first: CellLoss, second: CellLoss) -> float:
 
 def gap_half_width(cell: CellLoss, other: CellLoss, noise: Noise) -> float:
     """Half the 95 % interval of the gap between two cells of one budget, nats; NaN without sigma."""
+    return _quantile(cell, noise) * standard_error(cell, other)
+
+
+def half_width(cell: CellLoss, noise: Noise) -> float:
+    """Half the 95 % interval of a cell's own loss, nats; NaN without sigma."""
+    return _quantile(cell, noise) / math.sqrt(cell.n)
+
+
+def _quantile(cell: CellLoss, noise: Noise) -> float:
+    """Sigma of one run at the cell's budget times its 95 % quantile, nats; NaN without sigma."""
     if not noise.known:
         return math.nan
     dof = noise.effective_dof(np.array([cell.tokens]), np.array([1.0]))
-    return float(math.sqrt(float(quantile_squared(dof))) * noise.at(cell.tokens) * standard_error(cell, other))
+    return float(math.sqrt(float(quantile_squared(dof))) * noise.at(cell.tokens))
 
 
 def budgets(group: Group) -> dict[float, list[CellLoss]]:

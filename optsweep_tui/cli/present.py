@@ -1,4 +1,4 @@
-"""Answers as text: final losses, curves and speedups, each number with its uncertainty and its marks explained."""
+"""Answers as text: final losses with their marks explained, and what the texts of curves and speedups have in common."""
 
 from __future__ import annotations
 
@@ -62,14 +62,18 @@ def final_losses(workspace: Workspace, study: str) -> None:
 
 def kept(rows: pd.DataFrame, chosen: Filter) -> pd.DataFrame:
     """The rows of an answer that the filter asks for (the baseline's runs were read all the same)."""
+    import numpy as np
+
     from optsweep_tui import grid
 
+    models = {name.lower() for name in chosen.models}
     keep = [
         (not chosen.optimizers or any(grid.same_optimizer(optimizer, name) for name in chosen.optimizers))
         and (not chosen.chinchillas or any(grid.same_ratio(value, want) for want in chosen.chinchillas))
-        for optimizer, value in zip(rows["optimizer"], rows["chinchilla"], strict=True)
+        and (not models or model.lower() in models)
+        for optimizer, model, value in zip(rows["optimizer"], rows["model"], rows["chinchilla"], strict=True)
     ]
-    return rows[keep].reset_index(drop=True)
+    return rows[np.array(keep, dtype=bool)].reset_index(drop=True)  # an empty list would pick no columns
 
 
 def any_fitted(curves: pd.DataFrame) -> bool:
@@ -77,18 +81,19 @@ def any_fitted(curves: pd.DataFrame) -> bool:
     return bool((curves["state"] == "FIT").any()) if len(curves) else False
 
 
-def _headline(row: dict[str, Any], model_too: bool = True) -> str:
+def headline(row: dict[str, Any], model_too: bool = True) -> str:
+    """What rows of one group have in common, in one line."""
     parts = [
         row["study"],
         row["model"] if model_too else None,
         row["engine"],
-        f"seq {row['seq_len']:g}",
+        None if row["seq_len"] is None else f"seq {row['seq_len']:g}",
         row["dataset"],
     ]
     return "  ".join(str(part) for part in parts if part is not None)
 
 
-def _groups(frame: pd.DataFrame) -> list[list[dict[str, Any]]]:
+def comparable(frame: pd.DataFrame) -> list[list[dict[str, Any]]]:
     """Rows that may be compared with each other, as plain objects."""
     keys = ["study", "engine", "model", "dataset", "dataset_hash", "validation_set", "seq_len"]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -99,9 +104,9 @@ def _groups(frame: pd.DataFrame) -> list[list[dict[str, Any]]]:
 
 def print_matrix(cells: pd.DataFrame) -> None:
     """Optimizer x ratio, one block per comparable group: loss, seeds, edge and tie marks."""
-    for group in _groups(cells):
+    for group in comparable(cells):
         ratios = sorted({row["chinchilla"] for row in group})
-        print(f"final validation loss, nats per token (seeds)   {_headline(group[0])}   {sigma_text(group)}")
+        print(f"final validation loss, nats per token (seeds)   {headline(group[0])}   {sigma_text(group)}")
         best: dict[str, float] = {}
         for row in group:
             if row["loss"] is not None:
@@ -153,7 +158,7 @@ def sigma_text(rows: list[dict[str, Any]]) -> str:
 def print_cells(cells: pd.DataFrame) -> None:
     """One line per cell: loss, seeds, gap with its interval, rank, tie group, flags."""
     print_matrix(cells)
-    everywhere = _everywhere(output.records(cells))
+    everywhere = everywhere_flags(output.records(cells))
     output.print_table(
         ["optimizer", "model", "ratio", "engine", "loss nats", "n", "gap to baseline", "rank", "tie", "runs", "flags"],
         [
@@ -168,7 +173,7 @@ def print_cells(cells: pd.DataFrame) -> None:
                 output.number(row["rank"]),
                 output.number(row["tie_group"]),
                 row["tuning_runs"],
-                _remarks(row, everywhere),
+                remarks(row, everywhere),
             )
             for row in output.records(cells)
         ],
@@ -181,12 +186,12 @@ def print_flags(rows: list[dict[str, Any]]) -> None:
     """What the flags of some rows mean, once each."""
     from optsweep_tui.analysis import flags
 
-    everywhere = _everywhere(rows)
+    everywhere = everywhere_flags(rows)
     for flag in flags.ordered(flag for row in rows for flag in row["flags"] or []):
         print(f" {flag}{' (every row)' if flag in everywhere else ''}: {flags.MEANINGS.get(flag, flag)}")
 
 
-def _everywhere(rows: list[dict[str, Any]]) -> set[str]:
+def everywhere_flags(rows: list[dict[str, Any]]) -> set[str]:
     """Flags that all rows carry: said once below the table instead of in each of its lines."""
     return set.intersection(*(set(row["flags"] or []) for row in rows)) if len(rows) > 1 else set()
 
@@ -199,99 +204,8 @@ def _gap_text(row: dict[str, Any]) -> str:
     return f"{row['gap']:+.4f} ({row['gap_low']:+.3f} .. {row['gap_high']:+.3f})"
 
 
-def print_curves(curves: pd.DataFrame, baseline: str) -> None:
-    """The fitted curve of each group, with what is and is not known about it."""
-    for row in output.records(curves):
-        print(f"{baseline}   {_headline(row)}")
-        if row["state"] != "FIT":
-            print(f"  REFUSE  {row['reason']}")
-            continue
-        print(
-            f"  L(c) = {row['alpha']:.4g} c^-{row['b']:.3g} + {row['beta']:.4g}   {row['n_points']} budgets "
-            f"{row['chinchilla_low']:g} to {row['chinchilla_high']:g}   largest residual {row['max_residual']:.4f}"
-        )
-        if row["b_low"] is not None or row["b_high"] is not None:
-            print(
-                f"  95 %: B {_limits(row['b_low'], row['b_high'])}   floor {_limits(row['beta_low'], row['beta_high'])}   "
-                f"{sigma_text([row])}"
-            )
-        else:
-            print(f"  {sigma_text([row])}")
-        if row["sigma"] is not None and row["sigma_small"] != row["sigma_large"]:
-            print(
-                f"  points weighted by sigma {row['sigma_small']:.2g} at {row['chinchilla_low']:g} to {row['sigma_large']:.2g} "
-                f"at {row['chinchilla_high']:g}, linear in log budget between"
-            )
-        if row["identified"] is False:
-            print("  exponent and floor not identified: nothing is claimed beyond the measured budgets")
-        if row["chi2_p"] is not None:
-            print(f"  chi2 {row['chi2']:.3g} on {row['chi2_dof']:g} dof, p = {row['chi2_p']:.3g}")
-        solvers = row["solvers"] or {}
-        for name, answer in solvers.items():
-            if isinstance(answer, dict):
-                print(f"  {name:12}" + "  ".join(f"{key} {output.number(value, 4)}" for key, value in answer.items()))
-        if row["flags"]:
-            print(f"  flags {', '.join(row['flags'])}")
-
-
-def _limits(low: float | None, high: float | None) -> str:
-    return f"{output.number(low, 3)} .. {'open' if high is None else output.number(high, 3)}"
-
-
-def print_speedups(rows: pd.DataFrame, baseline: str, unit: str) -> None:
-    """One line per cell: speedup, interval, state, what it rests on."""
-    data = output.records(rows)
-    if not data:
-        print(f"nothing to compare with {baseline}: no other optimizer has a cell here")
-        return
-    print(
-        f"speedup over {baseline}, {unit}   (how many times fewer {_unit_word(unit)} than {baseline} for the same loss)"
-    )
-    everywhere = _everywhere(data)
-    output.print_table(
-        ["optimizer", "model", "ratio", "speedup", "95 % interval", "state", "seeds", "remarks"],
-        [
-            (
-                row["optimizer"],
-                row["model"],
-                f"{row['chinchilla']:g}",
-                _speedup_text(row),
-                _interval_text(row),
-                row["state"],
-                row["n_seeds"],
-                _remarks(row, everywhere),
-            )
-            for row in data
-        ],
-        left=(0, 1, 4, 5, 7),
-    )
-    if any(row["state"] == "EXTRAP" for row in data):
-        print(
-            f" ~ EXTRAP: outside the budgets that {baseline} was trained at; the fitted curve is believed there, not measured"
-        )
-    print_flags(data)
-
-
-def _unit_word(unit: str) -> str:
-    return {"tokens": "tokens", "flops": "FLOPs", "time": "seconds"}[unit]
-
-
-def _speedup_text(row: dict[str, Any]) -> str:
-    if row["state"] == "REFUSE":
-        return row["bound"] or "·"
-    if row["speedup"] is None:
-        return "·"
-    return f"{'~' if row['state'] == 'EXTRAP' else ''}{row['speedup']:.2f}x"
-
-
-def _interval_text(row: dict[str, Any]) -> str:
-    if row["state"] == "REFUSE" or (row["low"] is None and row["high"] is None):
-        return ""
-    high = "open" if row["high"] is None else f"{row['high']:.2f}"
-    return f"{row['low'] or 0.0:.2f} - {high}"
-
-
-def _remarks(row: dict[str, Any], everywhere: set[str]) -> str:
+def remarks(row: dict[str, Any], everywhere: set[str]) -> str:
+    """A row's reason and its flags, those that all rows carry left out."""
     reasons = [row["reason"]] if row.get("reason") else []
     return ", ".join([*reasons, *(flag for flag in row["flags"] or [] if flag not in everywhere)])
 

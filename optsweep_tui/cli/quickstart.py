@@ -65,7 +65,7 @@ def estimate(workspace: Workspace, chosen: Plan) -> str:
 def report(workspace: Workspace, chosen: Plan, seconds: float, trained: int, json_: bool) -> None:
     """Final losses, the noise, the baseline's curve, the speedups, a chart, and what to try next."""
     from optsweep_tui import ask, flow
-    from optsweep_tui.cli import charts, present
+    from optsweep_tui.cli import charts, present, present_curves, present_speedups
     from optsweep_tui.core import Filter
 
     study = chosen.study
@@ -87,9 +87,9 @@ def report(workspace: Workspace, chosen: Plan, seconds: float, trained: int, jso
     present.print_matrix(cells)
     present.print_noise(ask.noise(frame, study.baseline))
     print()
-    present.print_curves(curves, study.baseline)
+    present_curves.print_curves(curves, study.baseline, brief=True)
     print()
-    present.print_speedups(rows, study.baseline, "tokens")
+    present_speedups.print_speedups(rows, study.baseline, "tokens", brief=True)
     print()
     print(
         charts.draw(

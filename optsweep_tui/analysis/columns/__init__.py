@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from optsweep_tui.analysis.columns.audits import (
+    FACTS,
+    FAIRNESS,
+    FLIPS,
+    POWER,
+    PROFILE,
+    PROJECTION,
+    SELECTIONS,
+    STOPS,
+    TTEST,
+)
+from optsweep_tui.analysis.columns.crossings import CROSSINGS, CURVES
+from optsweep_tui.analysis.columns.hyperparameters import EDGES, HP, SCOPE, SENSITIVITY, STABLE
 from optsweep_tui.analysis.columns.results import CELL, GROUP, RESULTS
 from optsweep_tui.analysis.columns.verdict import FIT, NOISE, SPEEDUP, TABLE
 
-__all__ = ["CELL", "FIT", "GROUP", "NOISE", "RESULTS", "SPEEDUP", "TABLE"]
+__all__ = [
+    "CELL", "CROSSINGS", "CURVES", "EDGES", "FACTS", "FAIRNESS", "FIT", "FLIPS", "GROUP", "HP", "NOISE", "POWER",
+    "PROFILE", "PROJECTION", "RESULTS", "SCOPE", "SELECTIONS", "SENSITIVITY", "SPEEDUP", "STABLE", "STOPS", "TABLE",
+    "TTEST",
+]  # fmt: skip

@@ -108,7 +108,7 @@ SPEEDUP = {
     "bound": 'text, "> 1.5x": what is known where d_eff lies beyond 1.5x the budgets; empty otherwise',
     "flags": "list of `analysis.flags`",
     "interpolated": "the speedup by linear interpolation of the baseline's losses in log tokens; null outside",
-    "own_noise_low": "speedup that one more run of the baseline would show here by noise, lower 95 % end",
+    "own_noise_low": "speedup in any unit that one more run of the baseline would show here by noise, lower 95 % end",
     "own_noise_high": "the same, upper end: a speedup inside this range is what the baseline does to itself",
     "tie_group": "as in the table",
     "n_seeds": "seeds behind the loss",
