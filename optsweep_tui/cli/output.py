@@ -184,12 +184,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, left: 
         table.add_column(columns[place], justify=justify, no_wrap=place != remarks, overflow="fold")
     for row in text:
         table.add_row(*(row[place] for place in shown))
-    if not below or remarks is None:
-        screen.print(table)
-        return
     with screen.capture() as drawn:
         screen.print(table)
-    head, *lines = drawn.get().splitlines()
+    head, *lines = [line.rstrip() for line in drawn.get().splitlines()]
+    if not below or remarks is None:
+        print("\n".join([head, *lines]))
+        return
     print(head)
     for line, row in zip(lines, text, strict=True):
         print(line)
