@@ -30,7 +30,8 @@ from optsweep_tui.settings import Workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-    from optsweep_tui.charts.chart import Curve
+    from optsweep_tui.bundle.rerun import Rerun
+    from optsweep_tui.charts.figure import Figure
     from optsweep_tui.dispatch.protocol import Dispatcher
     from optsweep_tui.dispatch.tidy import Removed
     from optsweep_tui.exporters.protocol import LeftOut
@@ -129,9 +130,16 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
 def cautions(specs: Iterable[RunSpec]) -> list[str]:
     """What a careful reader of a plan would remark, a line each: legal, but seldom meant."""
     from optsweep_engines import schedules
+    from optsweep_engines.optimizers import catalogue
 
     found = list(specs)
     notes = []
+    idle = Counter(
+        f"{spec.optimizer}: {knob} does nothing without {' or '.join(others)}"
+        for spec in found
+        for knob, others in catalogue.idle_knobs(spec.optimizer, spec.hyperparameters).items()
+    )
+    notes += [f"{what} ({count} of {len(found)} runs)" for what, count in idle.items()]
     warming = sum(schedules.never_at_peak(spec.schedule, spec.steps, spec.hyperparameters) for spec in found)
     if warming:
         notes.append(f"{warming} of {len(found)} runs spend every step in warmup and never reach their learning rate")
@@ -467,6 +475,109 @@ def _export_table(frame: pd.DataFrame, name: str, target: Path) -> ExportReport:
     return ExportReport(format=name, file=str(target), rows=len(frame), files=1, skipped=[])
 
 
+@dataclass(frozen=True, kw_only=True)
+class BundleReport:
+    """One run that was written as a bundle."""
+
+    format: str
+    file: str
+    run_id: str
+    bytes: int
+    sha256: str
+    """Of the file: the same run gives the same bytes."""
+    code_is_what_ran: bool | None
+    """The code in it trained the run; None where the run's record does not say what did."""
+    data_is_described: bool
+    """It says how its dataset was made; else only name and hash."""
+    sigma: float | None
+    """Run-to-run sigma at the run's budget, nats, for whoever reruns it; None where none was measured."""
+    sigma_source: str
+
+
+def export_bundle(workspace: Workspace, run_id: str, out: Path | None = None) -> BundleReport:
+    """Write a finished run to one file, with what its study knows of the noise. Twice is once.
+
+    Args:
+        out: the file; None for the run's id in the current folder.
+
+    Raises:
+        OptsweepError: the run cannot be bundled, or the file cannot be written.
+    """
+    import hashlib
+
+    from optsweep_tui import ask
+    from optsweep_tui.bundle import layout, write
+
+    bundled = write.bundled(workspace, run_id, {})  # refuses what cannot be bundled before anything is collected
+    collect(workspace)
+    study = next(iter(rundir.studies_of(workspace.runs / run_id)), None)
+    noise = ask.run_noise(workspace, run_id, study)
+    bundled = write.bundled(workspace, run_id, noise.to_dict())
+    target = out or Path(f"{run_id[:12]}{layout.SUFFIX}")
+    write.keep(target, bundled.content)
+    return BundleReport(
+        format="bundle",
+        file=str(target),
+        run_id=run_id,
+        bytes=len(bundled.content),
+        sha256=hashlib.sha256(bundled.content).hexdigest(),
+        code_is_what_ran=bundled.code_is_what_ran,
+        data_is_described=bundled.data_is_here,
+        sigma=noise.sigma,
+        sigma_source=noise.source,
+    )
+
+
+# ---------------------------------------------------------------- reproduce
+
+
+def rerun(workspace: Workspace, path: Path, **options: Any) -> Rerun:
+    """A bundle's run, checked and ready to be launched; the options are those of `bundle.rerun.prepared`."""
+    from optsweep_tui.bundle import read
+    from optsweep_tui.bundle import rerun as bundle_rerun
+
+    return bundle_rerun.prepared(workspace, read.read(path), **options)
+
+
+def plan_of(again: Rerun) -> Plan:
+    """The rerun as a study of its own, for `launch`."""
+    study = Study(name=again.study, baseline=again.spec.optimizer)
+    return Plan(study=study, specs=[again.spec], fresh_seed_runs=0)
+
+
+def judge(again: Rerun, sigma: float | None = None) -> dict[str, Any]:
+    """What the rerun says of its original: both records, what was different, and the verdict by the run-to-run noise.
+
+    Args:
+        sigma: given by the user, nats; None for what the bundle says.
+    """
+    from optsweep_engines import sources
+    from optsweep_tui.analysis import reproduction
+    from optsweep_tui.bundle.rerun import version_differences
+
+    original = again.bundle.record
+    state = rundir.state_of(again.place.runs / again.spec.run_id)
+    if state.record is None:
+        raise OptsweepError(f"the rerun {again.spec.run_id[:12]} is {state.state}", "run the same command again: it goes on")
+    noise = reproduction.RunNoise.from_dict(again.bundle.noise)
+    if sigma is not None:
+        noise = reproduction.RunNoise(sigma=sigma, dof=None, source="given")
+    verdict = reproduction.judge(original, state.record, noise, same_data=again.same_data)
+    kept = ("status", "val_loss", "train_loss", "steps", "tokens", "train_seconds", "parameters_sha256", "device", "versions")
+    return {
+        "bundle": str(again.bundle.path),
+        "run_id": again.bundle.run_id,
+        **vars(verdict),
+        "original": {name: getattr(original, name) for name in kept},
+        "rerun": {"run_id": again.spec.run_id} | {name: getattr(state.record, name) for name in kept},
+        "code": {"ran": again.bundle.ran, "in_bundle": again.bundle.code, "here": sources.digest()},
+        "data": {"name": again.spec.dataset, "original": again.bundle.spec.dataset_hash, "here": again.spec.dataset_hash},
+        "differences": [*again.differences, *version_differences(original, state.record)],
+        "workspace": str(again.place.root),
+        "study": again.study,
+    }
+
+
 # ---------------------------------------------------------------- collect
 
 
@@ -548,13 +659,58 @@ def sql_descriptions() -> dict[str, str]:
 # ---------------------------------------------------------------- draw
 
 
-def loss_curves(workspace: Workspace, run_ids: Iterable[str]) -> list[Curve]:
-    """Training loss against tokens, straight from the run folders: works while the runs go on."""
-    from optsweep_tui.charts import figures
+def loss_figure(
+    workspace: Workspace,
+    run_ids: Iterable[str],
+    *,
+    x: str | None = None,
+    log_x: bool = False,
+    smooth: float | None = None,
+) -> Figure:
+    """Losses inside runs, straight from the run folders: works while the runs go on, and for imported ones with a curve.
 
-    chosen = list(run_ids)
-    specs = [spec_of(workspace, run_id) for run_id in chosen]
-    return figures.loss_curves(specs, [rundir.metric_rows(workspace.runs / run_id) for run_id in chosen])
+    Args:
+        run_ids: the first is drawn on top.
+        x: "step", "tokens" or "minutes"; None = tokens.
+        log_x: logarithmic x axis.
+        smooth: time constant in steps; 0 = raw; None = 2 % of a run with a noisy training loss.
+    """
+    import pandas as pd
+
+    from optsweep_tui import drawings
+
+    lines = [run_line(workspace, run_id) for run_id in run_ids]
+    runs = pd.DataFrame([dataclasses.asdict(line) for line in lines])
+    runs["study"] = [", ".join(sorted(rundir.studies_of(workspace.runs / line.run_id))) or "none" for line in lines]
+    points = [
+        {
+            "run_id": line.run_id,
+            "metric": metric,
+            "step": row["step"],
+            "tokens": row.get("tokens"),
+            "seconds": row.get("train_seconds"),
+            "value": row.get(metric),
+        }
+        for line in lines
+        for metric, rows in [_curve(rundir.metric_rows(workspace.runs / line.run_id))]
+        for row in rows
+    ]
+    columns = ["run_id", "metric", "step", "tokens", "seconds", "value"]
+    return drawings.loss_drawing(runs, pd.DataFrame(points, columns=columns), x=x, log_x=log_x, smooth=smooth)
+
+
+def has_curve(workspace: Workspace, run_id: str) -> bool:
+    """The run logged a loss at two points or more."""
+    return len(_curve(rundir.metric_rows(workspace.runs / run_id))[1]) > 1
+
+
+def _curve(rows: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """The loss that a run logged all along, and the lines that hold it: in training, else in validation."""
+    for metric in ("train_loss", "val_loss"):
+        found = [row for row in rows if metric in row]
+        if len(found) > 1:
+            return metric, found
+    return "train_loss", [row for row in rows if "train_loss" in row]
 
 
 # ---------------------------------------------------------------- this machine

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import dataclasses
 import hashlib
 import json
 import math
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines import folder
+from optsweep_engines import folder, sources
 from optsweep_engines.engine import Preempted, Superseded, load_engine
 from optsweep_engines.spec import RunRecord, RunSpec
 
@@ -166,7 +167,9 @@ def train_attempt(attempt_folder: Path) -> int:
             raise ValueError(f"spec.json hashes to {spec.run_id}, the folder is {attempt_folder.parent.name}")
         log.require_newest()
         log.event("started", pid=os.getpid(), engine=spec.engine)
+        code = {sources.VERSION: sources.digest()}
         record = load_engine(spec.engine).train(spec, log)
+        record = dataclasses.replace(record, versions={**record.versions, **code})
     except Preempted:
         log.event("preempted")
         return EXIT_PREEMPTED
@@ -203,7 +206,7 @@ def _failed(attempt_folder: Path, log: AttemptLog, error: Exception) -> RunRecor
         peak_bytes=None,
         optimizer_state_bytes=None,
         device=log.device,
-        versions={"python": sys.version.split()[0]},
+        versions={"python": sys.version.split()[0], sources.VERSION: sources.digest()},
         error=line,
     )
 

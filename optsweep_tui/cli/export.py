@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from optsweep_tui.cli import options, output
+
+if TYPE_CHECKING:
+    from optsweep_tui.settings import Workspace
 
 
 def command(
@@ -49,6 +52,11 @@ def command(
         raise OptsweepError(f"export {format_} needs {what}", "optsweep export --help shows examples")
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
+    if format_.lower() == "bundle":
+        if any((study, models, optimizers, ratios, datasets, engines, where)):
+            raise OptsweepError("a bundle holds one run: there is nothing to filter", "optsweep export bundle RUN")
+        _bundle(place, target, out, json_)
+        return
     if out is not None:
         raise OptsweepError("--out is for bundles", f"optsweep export {format_} TARGET")
     report = flow.export_results(place, format_, Path(target), chosen)
@@ -61,3 +69,27 @@ def command(
             output.say(f"left out: {entry.where}: {entry.why}")
     if not report.rows and report.skipped:
         raise typer.Exit(1)
+
+
+def _bundle(workspace: Workspace, prefix: str, out: Path | None, json_: bool) -> None:
+    from optsweep_tui import flow
+
+    report = flow.export_bundle(workspace, options.chosen_runs(workspace, [prefix])[0], out)
+    if json_:
+        output.emit_json(report)
+        return
+    print(f"{report.file}   run {report.run_id[:12]}   {report.bytes / 2**20:.2f} MiB   sha256 {report.sha256[:12]}")
+    if report.code_is_what_ran is False:
+        output.say(
+            "note: the engines were changed since the run was trained; the bundle holds the code that is here now"
+        )
+    if report.code_is_what_ran is None:
+        output.say(
+            "note: the run's record does not say which code trained it; the bundle holds the code that is here now"
+        )
+    if not report.data_is_described:
+        output.say("note: its dataset is not prepared here any more; the bundle holds its name and hash")
+    if report.sigma is None:
+        output.say(
+            "note: no run-to-run noise was measured in its study; a rerun that is not identical cannot be judged"
+        )

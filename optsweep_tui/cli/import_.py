@@ -27,7 +27,8 @@ def command(
     study: Annotated[str | None, typer.Option("--study", help="Study to import into [default: the format's].")] = None,
     mapping: Annotated[Path | None, typer.Option("--mapping", help="TOML file: which column means what.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="olmo-sweep: the grid file [default: grids/STUDY.toml in the workspace].")
+        Path | None,
+        typer.Option("--out", help="olmo-sweep: the grid file [default: grids/STUDY.toml in the workspace]."),
     ] = None,
     workspace: options.WorkspaceDir = None,
     json_: options.Json = False,
@@ -64,7 +65,9 @@ def command(
             print(f"{output.runs_text(report.runs)} ({states or 'none'}): {report.new} new, {report.changed} changed, "
                   f"{report.unchanged} here already")  # fmt: skip
         left = len(report.skipped)
-        print(f"{left} {'entry' if left == 1 else 'entries'} left out{', or without a counterpart here' * bool(report.grids)}")
+        print(
+            f"{left} {'entry' if left == 1 else 'entries'} left out{', or without a counterpart here' * bool(report.grids)}"
+        )
         for entry in report.skipped:
             output.say(f"left out: {entry.where}: {entry.why}")
     if not report.runs and not report.planned and report.skipped:

@@ -1,0 +1,1 @@
+"""One run in one file: spec, code, environment, data hash and curve; written by `export bundle`, rerun by `reproduce`."""
