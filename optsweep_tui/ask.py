@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from optsweep_tui.analysis.reproduction import RunNoise
+    from optsweep_tui.analysis.reproduction import RunNoise
     from optsweep_tui.charts.figure import Figure
     from optsweep_tui.drawings import Choice
 
@@ -37,6 +38,13 @@ def baseline_of(workspace: Workspace, study: str | None) -> str:
         if entry["name"] == study:
             return str(entry.get("baseline", "adamw"))
     return "adamw"
+
+
+def run_noise(workspace: Workspace, run_id: str, study: str | None) -> RunNoise:
+    """The run-to-run sigma at a run's budget, as its study measured it."""
+    from optsweep_tui.analysis import reproduction
+
+    return reproduction.run_noise(results(workspace, Filter(study=study)), run_id, baseline_of(workspace, study))
 
 
 def run_noise(workspace: Workspace, run_id: str, study: str | None) -> RunNoise:

@@ -24,7 +24,7 @@ ClickError: type[Exception] = UsageError.__bases__[0]
 VERBS = (
     "quickstart", "optimizers", "models", "datasets", "grids",
     "run", "tune", "watch", "ls", "show", "logs", "cancel", "retry", "resume",
-    "collect", "import", "export", "sql", "snapshot", "gc",
+    "collect", "import", "export", "reproduce", "sql", "snapshot", "gc",
     "table", "fit", "speedup",
     "plot", "report",
     "doctor", "tui",
