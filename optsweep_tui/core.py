@@ -17,6 +17,7 @@ __all__ = [
     "Host",
     "ListedRun",
     "Override",
+    "Phases",
     "RunRecord",
     "RunSpec",
     "Scalar",
@@ -127,6 +128,15 @@ class FreshSeeds:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Phases:
+    """Which (model, Chinchilla ratio) `tune --phases` tunes whole, in its sensitive knobs only, and not at all."""
+
+    small: tuple[tuple[str, float], ...]
+    middle: tuple[tuple[str, float], ...]
+    large: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """A grid with a name: cells, baselines, sweep values, and the rules by which results are compared."""
 
@@ -148,6 +158,8 @@ class Study:
     """Configurations that are listed one by one, after the cells."""
     seeds: tuple[int, ...] = (0,)
     fresh_seeds: FreshSeeds | None = None
+    phases: Phases | None = None
+    """None: thirds of the cells by training FLOPs."""
     published: str | None = None
     """Name of a shipped study whose published configurations and sweep values are used cell by cell."""
     around: str = "incumbent"

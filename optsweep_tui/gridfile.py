@@ -11,16 +11,18 @@ from typing import Any
 from optsweep_engines.folder import write_atomic
 from optsweep_engines.optimizers import catalogue, user
 from optsweep_tui import published
-from optsweep_tui.core import CellSelection, FreshSeeds, ListedRun, Override, Scalar, Study, listed
+from optsweep_tui.core import CellSelection, FreshSeeds, ListedRun, Override, Phases, Scalar, Study, listed
 from optsweep_tui.errors import OptsweepError, UnknownName
-from optsweep_tui.grid import all_cells, knob_name, model_name, optimizer_name, overrides, ratio
+from optsweep_tui.grid import all_cells, knob_name, model_name, optimizer_name, overrides, ratio, same_ratio
 from optsweep_tui.resources import shipped
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TOP_KEYS = (
     "name", "description", "baseline", "engine", "dataset", "seeds", "around", "published",
-    "defaults", "cells", "optimizer", "override", "run", "fresh_seeds",
+    "defaults", "cells", "optimizer", "override", "run", "fresh_seeds", "phases",
 )  # fmt: skip
+
+PHASES = ("small", "middle", "large")
 
 
 def names() -> list[str]:
@@ -40,11 +42,15 @@ def keep(path: Path, text: str) -> Path:
         if path.exists():
             if path.read_bytes() == text.encode():
                 return path
-            raise OptsweepError(f"{path} exists and holds another grid", "delete it, or name another with --out FILE.toml")
+            raise OptsweepError(
+                f"{path} exists and holds another grid", "delete it, or name another with --out FILE.toml"
+            )
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(path, text.encode())
     except OSError as error:
-        raise OptsweepError(f"{path} cannot be written: {error.strerror}", "name another with --out FILE.toml") from None
+        raise OptsweepError(
+            f"{path} cannot be written: {error.strerror}", "name another with --out FILE.toml"
+        ) from None
     return path
 
 
@@ -159,6 +165,7 @@ def parse(data: Mapping[str, Any], where: str, default_name: str) -> Study:
         runs=_runs(data.get("run", []), where),
         seeds=_seeds(data.get("seeds", [0]), where),
         fresh_seeds=_fresh(data.get("fresh_seeds"), where),
+        phases=_phases(data.get("phases"), where),
         published=source,
         around=around,
     )
@@ -181,6 +188,23 @@ def _reaches_a_cell(study: Study, where: str) -> None:
     for name in study.start:
         if name not in listed_here:
             raise OptsweepError(f"{where}: optimizer.{name} has no cell", "name an optimizer of [[cells]]")
+    if study.phases is not None:
+        _phases_are_the_cells(study, study.phases, where)
+
+
+def _phases_are_the_cells(study: Study, phases: Phases, where: str) -> None:
+    """Every model and ratio of the cells is in one phase, and no other is."""
+    named = [(name, place) for name in PHASES for place in getattr(phases, name)]
+    here = {(model, value) for _, model, value in all_cells(study)}
+    for index, (name, (model, value)) in enumerate(named):
+        if not any(model == other and same_ratio(value, ratio_) for other, ratio_ in here):
+            raise OptsweepError(f"{where}: phases.{name}: {model} {value:g} has no cell", "name cells of [[cells]]")
+        for other, (model_, value_) in named[:index]:
+            if model == model_ and same_ratio(value, value_):
+                raise OptsweepError(f"{where}: phases: {model} {value:g} is in {other} and {name}", "keep one")
+    for model, value in sorted(here):
+        if not any(model == other and same_ratio(value, ratio_) for _, (other, ratio_) in named):
+            raise OptsweepError(f"{where}: phases: {model} {value:g} is in none of them", "add it to one of the lists")
 
 
 def _table(value: Any, where: str) -> Mapping[str, Any]:
@@ -287,6 +311,28 @@ def _fresh(value: Any, where: str) -> FreshSeeds | None:
         raise OptsweepError(f"{place}: count = {count!r} is not a positive whole number", "write count = 3")
     optimizers = tuple(optimizer_name(str(name), place) for name in listed(value.get("optimizer", ["adamw"])))
     return FreshSeeds(optimizer=optimizers, count=count, budgets=budgets)
+
+
+def _phases(value: Any, where: str) -> Phases | None:
+    if value is None:
+        return None
+    place = f"{where}: phases"
+    _known(_table(value, place), PHASES, place)
+    found: dict[str, tuple[tuple[str, float], ...]] = {}
+    for name in PHASES:
+        cells: list[tuple[str, float]] = []
+        for item in listed(value.get(name, [])):
+            _known(_table(item, f"{place}.{name}"), ("model", "chinchilla"), f"{place}.{name}")
+            models = [model_name(str(each), f"{place}.{name}: model") for each in listed(item.get("model", []))]
+            ratios = [ratio(each, f"{place}.{name}: chinchilla") for each in listed(item.get("chinchilla", []))]
+            if not models or not ratios:
+                hint = f'write {name} = [{{ model = ["130m"], chinchilla = [1, 2] }}]'
+                raise OptsweepError(f"{place}.{name}: model or chinchilla is missing", hint)
+            cells += [(model, each) for model in models for each in ratios]
+        found[name] = tuple(cells)
+    if not found["small"]:
+        raise OptsweepError(f"{place}: small is missing or empty", "the first phase tunes at least one cell")
+    return Phases(**found)
 
 
 def _seeds(value: Any, where: str) -> tuple[int, ...]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from optsweep_tui.cli import output
 
 if TYPE_CHECKING:
-    from optsweep_tui.tune.asked import TunedCell
     from optsweep_tui.tune.search import Step
     from optsweep_tui.tune.session import Session
+    from optsweep_tui.tune.tuning import TunedCell
     from optsweep_tui.tune.whole import Placed
 
 SOURCES = {
@@ -346,7 +346,8 @@ def print_incumbent(row: dict[str, Any]) -> None:
         f"{knob} {account.value_text(now)} (was {account.value_text(then)})"
         for knob, (then, now) in row["changed"].items()
     )
-    print(f"  incumbent  {changed or 'the start: nothing beat it'}")
+    kept = "as predicted" if row["decided"] else "the start: nothing beat it"
+    print(f"  incumbent  {changed or kept}")
     fresh = f"mean of {_counted(row['n'], 'fresh seed')}" if row["n"] and row["selected_loss"] != row["loss"] else ""
     picked = f"{row['selected_loss']:.4f} under the base seed, the smallest of {row['tuning_runs']}"
     print(f"  loss       {row['loss']:.4f} nats, {fresh + '; ' if fresh else 'selected-min, n=1: '}{picked}")

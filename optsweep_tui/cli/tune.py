@@ -10,7 +10,8 @@ from optsweep_tui.cli import options, output
 
 if TYPE_CHECKING:
     from optsweep_tui.settings import Workspace
-    from optsweep_tui.tune.asked import Request, Tuning
+    from optsweep_tui.tune.asked import Request
+    from optsweep_tui.tune.tuning import Tuning
 
 
 def command(
@@ -53,7 +54,9 @@ def command(
     block: Annotated[
         str, typer.Option("--block", help="Two knobs for the closing 3 x 3 block, or none.")
     ] = "lr,weight_decay",
-    fresh_seeds: Annotated[int, typer.Option("--fresh-seeds", help="New seeds for the winner.")] = 3,
+    fresh_seeds: Annotated[
+        int | None, typer.Option("--fresh-seeds", help="New seeds for the winner [default: the grid's, 3].")
+    ] = None,
     seeds_for_start: Annotated[
         bool, typer.Option("--seeds-for-start", help="The start gets them too, first: it measures the noise.")
     ] = False,
@@ -105,7 +108,6 @@ def command(
         max_runs=max_runs,
         max_extensions=max_extensions,
         block=_pair(block),
-        fresh_seeds=fresh_seeds,
         seeds_for_start=seeds_for_start,
         sampler=sampler.lower(),
     )
@@ -123,6 +125,7 @@ def command(
         around=around,
         study=study,
         equal_budget=equal_budget,
+        fresh_seeds=fresh_seeds,
         rules=rules,
     )
     tuning, known = kept.agreed(place, _tuning(place, request))
@@ -133,7 +136,7 @@ def _tuning(workspace: Workspace, request: Request) -> Tuning:
     from optsweep_tui.datasets import DatasetLookup
     from optsweep_tui.tune import asked
 
-    return asked.tuning_of(request, DatasetLookup(workspace, prepare=False))
+    return asked.tuning_of(request, DatasetLookup(workspace, prepare=False), workspace.grids)
 
 
 def _nothing_else(typed: dict[str, Any]) -> None:

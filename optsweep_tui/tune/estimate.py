@@ -34,7 +34,8 @@ def to_come(placed: Placed, rules: Rules) -> int:
         return len(now) + int(max(0, min(left, DEFAULT_RUNS))) + seeds
     swept = {knob for step in position.steps if step.kind == "sweep" for knob in step.knobs}
     swept |= {knob for candidate in now for knob in cell.axes if not _same(candidate, position, knob)}
-    later = sum(len(values) - 1 for knob, values in cell.axes.items() if knob not in swept)
+    axes = cell.axes if cell.phase < 3 else {}
+    later = sum(len(values) - 1 for knob, values in axes.items() if knob not in swept)
     if not {"block", "seeds"} & (told | (kinds if "start" in told else set())) and rules.block and cell.phase < 3:
         later += CORNERS + NEW_AXIS * sum(knob not in cell.axes for knob in rules.block)
     start = 1 if position.state == "waiting" and not position.runs else 0

@@ -12,7 +12,7 @@ from optsweep_engines.spec import canonical_json
 from optsweep_tui import grid, rundir, studies
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.settings import Workspace
-from optsweep_tui.tune.asked import Tuning, from_dict, to_dict
+from optsweep_tui.tune.tuning import Tuning, from_dict, to_dict
 
 SUFFIX = ".tune"
 LATER = ("skip_failed",)

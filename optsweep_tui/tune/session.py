@@ -15,11 +15,12 @@ from optsweep_tui.dispatch import retry
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 from optsweep_tui.tune import phases
-from optsweep_tui.tune.asked import TunedCell, Tuning, axis_of, declared_knob
 from optsweep_tui.tune.axes import Config, Key, key_of, proposed
 from optsweep_tui.tune.estimate import Pace, share_done, to_come
 from optsweep_tui.tune.known_noise import known_sigma
+from optsweep_tui.tune.lists import axis_of, declared_knob
 from optsweep_tui.tune.search import Candidate, Outcome, Problem, Results, Step
+from optsweep_tui.tune.tuning import TunedCell, Tuning
 from optsweep_tui.tune.whole import Placed, places
 
 SETTLED = ("done", "diverged", "oom")
@@ -45,6 +46,8 @@ class Session:
         self._outcomes: dict[str, Outcome] = {}
         self._refusals: dict[tuple[str, str, float, Key], str | None] = {}
         self._lines: dict[str, flow.RunLine] = {}
+        self.decided: dict[tuple[str, frozenset[tuple[str, float | None]]], tuple[TunedCell, str]] = {}
+        """What `phases` decided for a cell over the ends of so many runs: a look for every end would be slow."""
         self._pace, self._started = Pace(), time.monotonic()
 
     # ------------------------------------------------------------ specs
@@ -78,10 +81,12 @@ class Session:
         """The search that a cell stands for."""
         rules = cell.ruled(self.tuning.rules)
         axes = {knob: axis_of(cell.optimizer, knob, values, cell.name) for knob, values in cell.axes.items()}
+        if cell.phase > 1 and not set(rules.block or ()) <= axes.keys():
+            rules = replace(rules, block=None)  # its knobs were settled by earlier phases
         spare = {
             knob: axis_of(cell.optimizer, knob, [cell.start[knob]], cell.name)
             for knob in rules.block or ()
-            if cell.phase == 1 and knob not in axes and knob in cell.start and declared_knob(cell.optimizer, knob)
+            if knob not in axes and knob in cell.start and declared_knob(cell.optimizer, knob)
         }
         return Problem(
             start=cell.start,

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from optsweep_tui.tune.asked import TunedCell, Tuning
 from optsweep_tui.tune.procedure import Position, position
 from optsweep_tui.tune.search import Problem, Results
+from optsweep_tui.tune.tuning import TunedCell, Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
