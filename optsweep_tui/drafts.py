@@ -168,8 +168,12 @@ def _reread(study: Study, specs: Mapping[str, RunSpec], lookup: grid.Datasets) -
 # ---------------------------------------------------------------- text
 
 
-def grid_text(study: Study, comment: str) -> str:
-    """A study of listed runs as TOML: what all runs share under [defaults], then a table per run."""
+def grid_text(study: Study, comment: str, notes: Sequence[str] = ()) -> str:
+    """A study of listed runs as TOML: what all runs share under [defaults], then a table per run.
+
+    Args:
+        notes: a line to stand above each run; none or one per run.
+    """
     shared = dict(study.runs[0].set) if study.runs else {}
     for run in study.runs:
         shared = {key: value for key, value in shared.items() if key in run.set and _same(run.set[key], value)}
@@ -182,8 +186,9 @@ def grid_text(study: Study, comment: str) -> str:
         lines.append(f"dataset = {value_text(study.dataset)}")
     if shared:
         lines += ["", "[defaults]", *(f"{key} = {value_text(value)}" for key, value in sorted(shared.items()))]
-    for run in study.runs:
-        lines += ["", "[[run]]", f"optimizer = {value_text(run.optimizer)}", f"model = {value_text(run.model)}"]
+    for place, run in enumerate(study.runs):
+        lines += ["", *(f"# {note}" for note in notes[place : place + 1])]
+        lines += ["[[run]]", f"optimizer = {value_text(run.optimizer)}", f"model = {value_text(run.model)}"]
         lines.append(f"chinchilla = {value_text(run.chinchilla)}")
         if run.seed is not None:
             lines.append(f"seed = {run.seed}")

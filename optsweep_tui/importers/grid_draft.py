@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from optsweep_engines import data
-from optsweep_tui import grid
+from optsweep_tui import drafts, grid
 from optsweep_tui.core import ListedRun, Study
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.grid import DatasetFacts
@@ -68,45 +67,10 @@ def _facts(name: str) -> DatasetFacts:
 
 
 def _text(study: Study, source: str, runs: list[tuple[int, ListedRun]]) -> str:
-    """TOML: what all runs share in [defaults], then a table for each run with the number it has in its source."""
-    shared = dict(runs[0][1].set) if runs else {}
-    for _, run in runs:
-        shared = {key: value for key, value in shared.items() if key in run.set and run.set[key] == value}
-    lines = [
-        f"# {_comment(source)}",
-        "# Written by optsweep import; the number above each run is its array task there.",
-        f"name = {_value(study.name)}",
-        f"engine = {_value(study.engine)}",
-    ]
-    if study.dataset is not None:
-        lines.append(f"dataset = {_value(study.dataset)}")
-    seeds = {run.seed for _, run in runs}
-    if len(seeds) == 1 and None not in seeds:
-        lines.append(f"seeds = [{seeds.pop()}]")
-        runs = [(index, dataclasses.replace(run, seed=None)) for index, run in runs]
-    baseline = (
-        "adamw" if any(run.optimizer == "adamw" for _, run in runs) else runs[0][1].optimizer if runs else "adamw"
-    )
-    lines.append(f"baseline = {_value(baseline)}")
-    if shared:
-        lines += ["", "[defaults]", *(f"{key} = {_value(value)}" for key, value in shared.items())]
-    for index, run in runs:
-        own = {key: value for key, value in run.set.items() if key not in shared}
-        lines += ["", f"# {index}", "[[run]]", f"optimizer = {_value(run.optimizer)}", f"model = {_value(run.model)}"]
-        lines.append(f"chinchilla = {_value(run.chinchilla)}")
-        if run.seed is not None:
-            lines.append(f"seed = {run.seed}")
-        if own:
-            lines.append(f"set = {{ {', '.join(f'{key} = {_value(value)}' for key, value in own.items())} }}")
-    return "\n".join(lines) + "\n"
-
-
-def _value(value: Any) -> str:
-    """A TOML value; JSON spells texts, numbers and truth values alike."""
-    if isinstance(value, float) and "e" in repr(value) and "." not in repr(value):
-        return repr(value).replace("e", ".0e")
-    return json.dumps(value, ensure_ascii=not str(value).isprintable())
-
-
-def _comment(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)[:200]
+    """The grid file, with the number that each run has in its source above it."""
+    names = [run.optimizer for _, run in runs]
+    baseline = "adamw" if not names or "adamw" in names else names[0]
+    study = dataclasses.replace(study, baseline=baseline, runs=tuple(run for _, run in runs))
+    origin = "".join(character if character.isprintable() else "?" for character in source)[:200]
+    comment = f"{origin}\nWritten by optsweep import; the number above each run is its array task there."
+    return drafts.grid_text(study, comment, [str(index) for index, _ in runs])

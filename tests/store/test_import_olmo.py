@@ -147,10 +147,8 @@ def test_axes_blocks_and_merging_are_those_of_the_study(tmp_path: Path) -> None:
                 values_of = {**defaults, **whole, **dict(zip(axes, combination, strict=True))}
                 expected.append(tuple(values_of[key] for key in keys))
         path = composed(tmp_path / str(turn), yaml.safe_dump({**common, "sweep": blocks}, sort_keys=False))
-        (draft,) = read(path).grids.values()
-        top = tomllib.loads(draft.text).get("seeds", [None])[0]
         found = [
-            (*(run["set"][key] for key in ("lr", "beta1", "beta2", "batch_size")), run.get("seed", top))
+            (*(run["set"][key] for key in ("lr", "beta1", "beta2", "batch_size")), run["seed"])
             for run in runs_of(read(path))
         ]
         assert found == list(dict.fromkeys(expected))
