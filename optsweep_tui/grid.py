@@ -194,7 +194,7 @@ def select(study: Study, optimizers: Iterable[str], model_names: Iterable[str], 
     Raises:
         OptsweepError: nothing is left.
     """
-    wanted_optimizers = [optimizer_name(name) for name in optimizers]
+    wanted_optimizers = [optimizer_name(published.study_name(study.published, name)) for name in optimizers]
     wanted_models = [model_name(name) for name in model_names]
     wanted_ratios = [ratio(value) for value in ratios]
     cells = []
@@ -244,13 +244,13 @@ def with_settings(study: Study, sets: Iterable[str], sweeps: Iterable[str]) -> S
         )
     given: set[tuple[tuple[str, ...], str]] = set()
     for text in sets:
-        scope, knob, value = _assignment(text, "--set", selected)
+        scope, knob, value = _assignment(study, text, "--set", selected)
         if (scope, knob) in given:
             raise OptsweepError(f'--set "{text}": {knob} is given twice', "keep one of them")
         given.add((scope, knob))
         overrides.append(Override(optimizer=scope, set={knob: scalar(value)}))
     for text in sweeps:
-        parts = [_assignment(part, "--sweep", selected) for part in text.split("*")]
+        parts = [_assignment(study, part, "--sweep", selected) for part in text.split("*")]
         if any(part[0] != parts[0][0] for part in parts):
             raise OptsweepError(f'--sweep "{text}": the factors of a product name different optimizers')
         lists = {knob: tuple(scalar(value) for value in values.split(",")) for _, knob, values in parts}
@@ -262,12 +262,13 @@ def with_settings(study: Study, sets: Iterable[str], sweeps: Iterable[str]) -> S
     return dataclasses.replace(study, overrides=tuple(overrides), blocks=blocks)
 
 
-def _assignment(text: str, option: str, selected: list[str]) -> tuple[tuple[str, ...], str, str]:
+def _assignment(study: Study, text: str, option: str, selected: list[str]) -> tuple[tuple[str, ...], str, str]:
     left, equals, value = text.partition("=")
     if not equals or not left.strip() or not value.strip():
         raise OptsweepError(f'{option} "{text}" is not of the form knob=value', f"write {option} lr=0.003")
     first, dot, rest = left.strip().rpartition(".")  # a file's name may hold dots, a knob's holds none
-    scope: tuple[str, ...] = (optimizer_name(first, option),) if dot else ()
+    named = published.study_name(study.published, first)
+    scope: tuple[str, ...] = (optimizer_name(named, option),) if dot else ()
     knob = knob_name(rest, scope or selected, option)
     return scope, knob, value.strip()
 
@@ -424,7 +425,7 @@ def resolve(
         hyperparameters = catalogue.resolve_knobs(optimizer, rest, settings["schedule"])
     except ValueError as error:
         hint = f"optsweep optimizers {reference_of(optimizer)} shows the ranges"
-        if "schedule" in str(error):
+        if isinstance(error, catalogue.WrongSchedule):
             hint = f"give --set {reference_of(optimizer)}.schedule={rule.schedule}, or leave the schedule to it"
         raise OptsweepError(f"{where}: {error}", hint) from None
     spec = RunSpec(

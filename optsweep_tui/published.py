@@ -18,6 +18,9 @@ from optsweep_tui.resources import shipped
 STUDY_NAMES = {"scion": "scion_fantastic", "sophia": "sophia_h", "mini": "adam_mini", "soape": "soap"}
 """What the study calls an optimizer -> its catalogue name here (in the study `scion` is its own variant)."""
 
+CODE_DEFAULTS: dict[str, dict[str, Scalar]] = {"soap": {"partition_grads_into_blocks": True}}
+"""Knobs that some published configurations leave to the study's code, where its default is not ours (its SoapConfig)."""
+
 TOKENS_PER_SEQUENCE = 4096
 
 FOLDER = "reference"
@@ -61,12 +64,17 @@ def reference() -> dict[tuple[str, str, float], PublishedCell]:
             model=key[1],
             chinchilla=key[2],
             steps=int(row["steps"]),
-            incumbent=json.loads(row["incumbent_hyperparameters"]),
+            incumbent=CODE_DEFAULTS.get(key[0], {}) | json.loads(row["incumbent_hyperparameters"]),
             start=start.get(key, {}),
             sweep=sweep.get(key, {}),
             min_loss=float(row["min_loss"]),
         )
     return cells
+
+
+def study_name(study: str | None, optimizer: str) -> str:
+    """What an optimizer of a named study is called here: `scion` of the reference study is scion_fantastic."""
+    return STUDY_NAMES.get(optimizer.lower(), optimizer) if study and study.lower() == FOLDER else optimizer
 
 
 def _rows(name: str) -> list[dict[str, str]]:

@@ -126,6 +126,7 @@ def described(name: str) -> dict[str, Any]:
                 "aliases": list(knob.aliases),
                 "published": list(knob.published),
                 "roles": knob.roles,
+                "only_with": list(knob.only_with),
                 "doc": knob.doc,
             }
             for knob in knobs
@@ -137,10 +138,12 @@ def described(name: str) -> dict[str, Any]:
         "schedule": entry.schedule,
         "state_bytes_per_param": _state(entry, tensors, defaults) / shape.total_params if known_state else None,
         "flops_per_step": _flops(entry, tensors, defaults),
+        "extra_gradients_per_step": entry.extra_gradients(defaults),
         "costs_by_rule": _costs(entry, tensors, defaults) if own is None else [],
         "costs_for": "130m",
         "engines": list(own.engines) if own and own.engines else engine_names(),
         "file_hash": own.file_hash if own else None,
+        "fixed": list(own.fixed) if own else [],
     }
 
 
@@ -220,6 +223,8 @@ def _show(data: dict[str, Any]) -> None:
     if data["needs"]:
         _lines("needs", needs_text(data["needs"]))
     _lines("schedule", f"{data['schedule']} unless the model or grid names another")
+    if data["fixed"]:
+        _lines("fixed", f"{', '.join(data['fixed'])}: no number, switch or text, left at the default")
     _lines("engines", ", ".join(data["engines"]))
     _show_costs(data)
     for paper in data["papers"]:
@@ -231,7 +236,7 @@ def _show(data: dict[str, Any]) -> None:
 DECAY = {
     "lr_wd": "decoupled: a parameter shrinks by lr x weight_decay per step",
     "coupled": "coupled: weight_decay x parameter is part of the gradient or of the update",
-    "none": "none",
+    "none": "no knob; where the rule itself shrinks parameters, its formula says so",
     "own": "as the class does it, with what its parameter groups say",
 }
 
@@ -250,6 +255,8 @@ def _show_knob(knob: dict[str, Any], room: int) -> None:
     notes = [knob["doc"]]
     if knob["roles"] not in ("all", ""):
         notes.append(f"on {knob['roles']}")
+    if knob["only_with"]:
+        notes.append(f"only with {' or '.join(knob['only_with'])}")
     if knob["aliases"]:
         notes.append(f"also {', '.join(knob['aliases'])}")
     if knob["published"]:
@@ -274,6 +281,8 @@ def _show_costs(data: dict[str, Any]) -> None:
     state, flops = data["state_bytes_per_param"], data["flops_per_step"]
     parts = ["state not measured yet" if state is None else f"{state:.3g} bytes of state per parameter"]
     parts.append("FLOPs not known" if flops is None else f"{output.count_text(flops)} FLOPs per step")
+    if data["extra_gradients_per_step"]:
+        parts.append(f"{data['extra_gradients_per_step']:g} further gradients of the batch per step")
     _lines("costs", f"{', '.join(parts)} (shape {data['costs_for']}, default knobs)")
     for row in data["costs_by_rule"]:
         numbers = f"{row['state_floats_per_number']:.4g} floats, {output.count_text(row['flops_per_number'])} FLOPs"

@@ -146,6 +146,11 @@ FILES = {
     "nolr.py": RULE.replace("lr=0.01, ", "").replace("lr *", "hp.lr *"),
     "boom.py": RULE.replace("    m = beta", "    raise RuntimeError('boom')\n    m = beta"),
     "class.py": CLASS,
+    "closure.py": CLASS + "    def step(self, closure): closure()\n",
+    "odd.py": CLASS.replace(
+        "class Mine(torch.optim.SGD)",
+        "class Odd(type(torch.optim.SGD)):\n    __signature__ = 3\n\nclass Mine(torch.optim.SGD, metaclass=Odd)",
+    ),
 }
 
 MISTAKES: list[tuple[list[str], str]] = [
@@ -166,6 +171,8 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["./mine.py", "--set", "beat=1"], '"beat" is not known; did you mean "beta"?'),
     (["./mine.py", "--set", "beta=fast"], "is not a number"),
     (["./class.py", "--sweep", "momentum=0.5,1.5"], "ValueError: momentum must be below 1"),
+    (["./closure.py"], 'Mine: step() needs "closure". a run calls step() without arguments'),
+    (["./odd.py"], "TypeError"),
     (["mine:mine"], "name its file, ./mine.py:mine"),
     (["pytorch_optimizer:Lionn"], 'did you mean "Lion"?'),
 ]

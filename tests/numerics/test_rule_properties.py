@@ -13,9 +13,9 @@ import torch
 from array_api_compat import torch as torch_namespace
 
 from optsweep_engines.models import Parameter
-from optsweep_engines.optimizers.base import CAUTIOUS, NEEDS, SERVICES, advance, at_step
+from optsweep_engines.optimizers.base import CAUTIOUS, NEEDS, SERVICES, Knob, advance, at_step
 from optsweep_engines.optimizers.catalogue import all_knobs, optimizers, resolve_knobs
-from optsweep_engines.properties.listing import PROPERTIES, STEPS, Property, farthest
+from optsweep_engines.properties.listing import PROPERTIES, STEPS, Property, farthest, other_values
 from optsweep_engines.properties.services import services
 from optsweep_engines.properties.subject import Subject, of_rule
 from optsweep_engines.properties.tensors import ITEMS, ONE_EACH, Floats, factor, pull
@@ -138,6 +138,18 @@ def test_every_rule_with_decoupled_decay_offers_the_cautious_one() -> None:
         if entry.knob("weight_decay") and entry.decay_convention == "lr_wd":
             decoupled = all(rule.decay_rate is not None for rule in trained(name, steps=0).groups)
             assert (entry.knob(CAUTIOUS) is not None) == decoupled, name
+
+
+@pytest.mark.parametrize(
+    ("name", "knob"), [(name, knob) for name in NAMES for knob in optimizers()[name].knobs if knob.only_with]
+)
+def test_a_knob_said_to_act_only_with_others_does_nothing_without_them(name: str, knob: Knob) -> None:
+    off: dict[str, Scalar] = {other: 0 if other == "weight_decay" else False for other in knob.only_with}
+    assert all(optimizers()[name].knob(other) for other in off)
+    before = trained(name, off, items=ONE_EACH, steps=3)
+    changed = other_values(knob, before.knobs[knob.name])[0]
+    after = trained(name, {**off, knob.name: changed}, items=ONE_EACH, steps=3)
+    assert farthest(after.values(), before.values()) == 0
 
 
 # ---------------------------------------------------------------- what it keeps

@@ -366,6 +366,13 @@ BROKEN: dict[str, tuple[str, str]] = {
     "uphill": (ADAMW_RULE.replace("- lr * (m", "+ lr * (m"), "converges on a quadratic"),
     "swallows NaN": (ADAMW_RULE.replace("    m = beta1", "    grad = xp.nan_to_num(grad)\n    m = beta1").replace(
         "xp.nan_to_num(grad)", "xp.where(grad == grad, grad, xp.zeros_like(grad))"), "a NaN gradient shows"),
+    "a NaN in its state": (
+        ADAMW_RULE.replace('{"m": m, "v": v}\n', '{"m": m, "v": v, "x": state["x"]}\n').replace(
+            'xp.zeros_like(param)}', 'xp.zeros_like(param), "x": xp.zeros_like(param) + float("nan")}'
+        ),
+        "works on every shape",
+    ),
+    "0 / 0": (ADAMW_RULE.replace(" + eps", ""), "a zero gradient is survived"),
     "raises the type": (
         ADAMW_RULE.replace("return param *", "param = xp.astype(param, xp.float64)\n    return param *"),
         "keeps dtypes and shapes",
@@ -385,6 +392,29 @@ BROKEN: dict[str, tuple[str, str]] = {
         "works on every shape",
     ),
 }  # fmt: skip
+
+
+def test_an_optimizer_that_raises_is_told_so_and_passes_nothing_by_it() -> None:
+    found = verdicts(STEP + "    def move(self, p, lr, state): raise ValueError('no\\nway')\n")
+    assert (
+        "it raises at every learning rate tried: mine.py line 23: ValueError: no way"
+        in found["converges on a quadratic"]
+    )
+    for name in ("a NaN gradient shows", "an infinite gradient is survived or shown", "works on every shape"):
+        assert found[name].endswith("ValueError: no way"), name
+
+
+def test_an_optimizer_that_raises_on_a_nan_shows_it() -> None:
+    text = (
+        STEP
+        + "    def move(self, p, lr, state):\n        assert p.grad.isfinite().all(), 'bad'\n        p.sub_(p.grad, alpha=lr)\n"
+    )
+    assert verdicts(text) == {}
+
+
+def test_what_is_broken_elsewhere_is_not_called_a_write_into_an_argument() -> None:
+    text, _ = BROKEN["a NaN in its state"]
+    assert set(verdicts(text)) == {"works on every shape"}
 
 
 @pytest.mark.parametrize("case", sorted(BROKEN))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from optsweep_engines import models
 from optsweep_engines.optimizers import catalogue
-from optsweep_tui import grid, gridfile, plan, published
+from optsweep_tui import flow, grid, gridfile, plan, published
 from optsweep_tui.core import Study
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.grid import DatasetFacts
@@ -200,6 +200,46 @@ def test_an_optimizer_that_needs_a_schedule_of_its_own_gets_it_unless_the_grid_n
         assert found["adamw"] == models.model(model).schedule
     with pytest.raises(OptsweepError, match=r"sf_adamw\.schedule=constant"):
         grid.expand(grid.with_settings(study, ["schedule=cosine"], []), facts)
+
+
+def test_another_schedule_is_proposed_only_where_the_schedule_is_what_is_wrong() -> None:
+    for name, setting in (
+        ("sf_adamw", "decay=0.5"),
+        ("adamw", "lr=0.1,schedule=linear"),
+        ("prodigy", "growth_rate=0.5"),
+    ):
+        study = grid.from_names([name], ["bench-micro"], ["0.1"])
+        with pytest.raises(OptsweepError) as caught:
+            grid.expand(grid.with_settings(study, [setting], []), facts)
+        assert "--set" not in str(caught.value) and f"optsweep optimizers {name}" in str(caught.value), caught.value
+
+
+def test_a_name_of_the_published_study_means_there_what_it_means_in_that_study() -> None:
+    whole = gridfile.load("reference")
+    for name, ours in (("scion", "scion_fantastic"), ("Sophia", "sophia_h"), ("mini", "adam_mini")):
+        study = grid.with_settings(grid.select(whole, [name], ["130m"], ["1"]), [f"{name}.beta1=0.5"], [])
+        specs = grid.expand(study, facts, limit=1)
+        assert {spec.optimizer for spec in specs} == {ours} and specs[0].hyperparameters["beta1"] == 0.5
+        assert published.study_name("reference", name) == ours
+    assert grid.from_names(["scion"], ["130m"], ["1"]).cells[0].optimizer == ("scion",)
+    assert published.study_name(None, "scion") == published.study_name("mine", "scion") == "scion"
+
+
+def test_what_a_published_configuration_leaves_to_the_study_s_code_is_as_that_code_has_it() -> None:
+    """Its SoapConfig cuts gradients into blocks unless told otherwise; the largest model's cells do not say."""
+    for model in ("130m", "1.2b"):
+        (spec,) = grid.expand(grid.from_names(["soap"], [model], ["1"]), facts)
+        assert spec.hyperparameters["partition_grads_into_blocks"] is True
+    (spec,) = grid.expand(grid.from_names(["soap"], ["bench-micro"], ["1"]), facts)
+    assert spec.hyperparameters["partition_grads_into_blocks"] is False
+
+
+def test_a_knob_that_does_nothing_beside_the_others_is_remarked_on() -> None:
+    study = grid.from_names(["soap", "adamw"], ["bench-micro"], ["0.1"])
+    specs = grid.expand(grid.with_settings(study, ["soap.block_size=128", "weight_decay=0.2"], []), facts)
+    assert flow.cautions(specs) == ["soap: block_size does nothing without partition_grads_into_blocks (1 of 2 runs)"]
+    switched = ["soap.block_size=128", "soap.partition_grads_into_blocks=true"]
+    assert flow.cautions(grid.expand(grid.with_settings(study, switched, []), facts)) == []
 
 
 def test_every_optimizer_of_the_catalogue_can_be_planned_without_a_word_more() -> None:

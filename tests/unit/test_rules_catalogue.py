@@ -14,7 +14,9 @@ from optsweep_engines.optimizers.catalogue import (
     ENTRIES,
     FIELD_ALIASES,
     RUN_KNOBS,
+    WrongSchedule,
     all_knobs,
+    idle_knobs,
     optimizer,
     published_alias,
     resolve_knobs,
@@ -181,6 +183,29 @@ def test_what_a_rule_cannot_be_run_with_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         resolve_knobs(name, given, schedule)
+
+
+def test_only_a_schedule_that_the_rule_s_own_would_mend_is_called_wrong() -> None:
+    for name, given, schedule in (("sf_adamw", {}, "cosine"), ("adamw", {}, "freeze_cosine_with_warmup")):
+        with pytest.raises(WrongSchedule):
+            resolve_knobs(name, given, schedule)
+    with pytest.raises(ValueError, match="would shrink d") as caught:
+        resolve_knobs("prodigy", {"growth_rate": 0.5}, "linear")
+    assert not isinstance(caught.value, WrongSchedule)
+
+
+def test_a_changed_knob_whose_switch_is_off_is_idle() -> None:
+    off: dict[str, Scalar] = {"update_last": False, "update_norm": False}
+    for name, given, expected in (
+        ("soap", {"block_size": 128}, {"block_size": ("partition_grads_into_blocks",)}),
+        ("soap", {"block_size": 128, "partition_grads_into_blocks": True}, {}),
+        ("soap", {}, {}),
+        ("kron", {"block_size": 128}, {}),
+        ("adamw", {"cautious_weight_decay": True, "weight_decay": 0}, {"cautious_weight_decay": ("weight_decay",)}),
+        ("adalayer_last", {"lr_last": 0.1, **off}, {"lr_last": ("update_last", "update_norm")}),
+        ("adalayer_last", {"lr_last": 0.1, **off, "update_norm": True}, {}),
+    ):
+        assert idle_knobs(name, resolve_knobs(name, given)) == expected
 
 
 def test_a_schedule_that_decays_by_nothing_is_a_constant_one() -> None:

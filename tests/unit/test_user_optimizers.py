@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import pytest
 
 from optsweep_engines.optimizers import user
 from optsweep_engines.optimizers.user import OwnOptimizerError, Source
-from optsweep_engines.optimizers.user_knobs import call_arguments, signature
+from optsweep_engines.optimizers.user_knobs import call_arguments, check_step, signature
 
 
 def source(text: str, label: str = "./mine.py") -> Source:
@@ -150,6 +151,41 @@ def test_keyword_parameters_are_knobs_typed_by_their_defaults() -> None:
     assert called["betas"] == (0.0, 0.95) and called["N"] == 3 and called["warmup_steps"] == 0
     assert type(called["lr"]) is float and type(called["weight_decay"]) is float and type(called["steps"]) is int
     assert "foreach" not in called and "hook" not in called
+
+
+def test_hints_decide_only_where_they_name_a_type_of_number() -> None:
+    """A hint may be anything: what it holds need not be hashable, and a list of integers is no integer."""
+
+    def hinted(
+        params: Any,
+        lr: float = 1.0,
+        clip: Callable[[float], float] | None = None,
+        steps: list[int] | None = None,
+        size: int | None = None,
+        share: int | float | None = None,
+        quiet: bool | None = None,
+        tag: str | None = None,
+        start: float = 1,
+    ) -> None: ...
+
+    made = signature(hinted, ("params",), "mine.py: X")
+    kinds = {knob.name: knob.kind for knob in made.knobs}
+    assert kinds == {
+        "lr": "float", "size": "int", "share": "float", "quiet": "bool", "tag": "choice", "start": "float",
+    }  # fmt: skip
+    assert made.fixed == ("clip", "steps")
+
+
+def test_a_step_that_needs_an_argument_is_refused() -> None:
+    class Needs:
+        def step(self, closure: Any) -> None: ...
+
+    class Can:
+        def step(self, closure: Any = None, *args: Any, **kwargs: Any) -> None: ...
+
+    check_step(Can, "mine.py: Can")
+    with pytest.raises(OwnOptimizerError, match=r'mine\.py: Needs: step\(\) needs "closure"'):
+        check_step(Needs, "mine.py: Needs")
 
 
 @pytest.mark.parametrize(

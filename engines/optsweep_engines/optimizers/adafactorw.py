@@ -145,6 +145,7 @@ def last_knobs() -> tuple[Knob, Knob, Knob]:
             high=10.0,
             scale="log",
             roles="head, norms",
+            only_with=("update_last", "update_norm"),
         ),
         switch("update_last", True, "the head keeps an adaptive second moment", "head"),
         switch("update_norm", True, "norms keep an adaptive second moment", "norms"),

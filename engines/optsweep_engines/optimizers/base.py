@@ -76,6 +76,8 @@ class Knob:
     """Values swept in the reference study, arXiv 2509.02046."""
     roles: str = "all"
     """Which tensors it acts on, in words."""
+    only_with: tuple[str, ...] = ()
+    """Knobs of the same entry: where all of these are off or 0, this one does nothing."""
 
     def checked(self, value: Scalar, where: str = "") -> Scalar:
         """The value in the knob's own type.

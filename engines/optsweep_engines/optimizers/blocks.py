@@ -102,5 +102,6 @@ def block_knobs(default: bool, roles: str) -> tuple[Knob, ...]:
             scale="log",
             published=(128, 256, 512),
             roles=roles,
+            only_with=("partition_grads_into_blocks",),
         ),
     )

@@ -39,6 +39,11 @@ from optsweep_engines.spec import Scalar
 
 ENTRY_POINT_GROUP = "optsweep.optimizers"
 
+
+class WrongSchedule(ValueError):
+    """A rule that its own schedule suits is asked to run under another."""
+
+
 ENTRIES: dict[str, OptimizerEntry] = {
     entry.name: entry
     for entry in (
@@ -161,6 +166,7 @@ def resolve_knobs(name: str, given: Mapping[str, Scalar], schedule_name: str | N
 
     Raises:
         LookupError: no such optimizer or schedule.
+        WrongSchedule: a schedule that the rule cannot be run under, where its own would do.
         ValueError: an unknown knob, one given twice under two names, a value out of its range, or a combination that
             the rule cannot be run with, with the reason.
     """
@@ -187,18 +193,41 @@ def resolve_knobs(name: str, given: Mapping[str, Scalar], schedule_name: str | N
             resolved[knob.name] = checked
     lacking = sorted(shape.knobs - set(resolved))
     if lacking:
-        raise ValueError(f"{entry.name}: schedule {shape.name} reads {lacking[0]}, which this optimizer does not have")
+        raise WrongSchedule(
+            f"{entry.name}: schedule {shape.name} reads {lacking[0]}, which this optimizer does not have"
+        )
     reason = entry.refuses(shape.name, resolved)
     if reason is not None:
-        raise ValueError(f"{entry.name}: {reason}")
+        suited = shape.name != entry.schedule and entry.refuses(entry.schedule, resolved) is None
+        raise (WrongSchedule if suited else ValueError)(f"{entry.name}: {reason}")
     return resolved
+
+
+def idle_knobs(name: str, knobs: Mapping[str, Scalar]) -> dict[str, tuple[str, ...]]:
+    """Knobs that were changed and do nothing, with those that would have to be on for it.
+
+    Args:
+        knobs: resolved, of this optimizer.
+
+    Raises:
+        LookupError: no such optimizer.
+    """
+    return {
+        knob.name: knob.only_with
+        for knob in optimizer(name).knobs
+        if knob.only_with
+        and knobs.get(knob.name, knob.default) != knob.default
+        and not any(knobs.get(other) for other in knob.only_with)
+    }
 
 
 __all__ = [
     "ENTRIES",
     "FIELD_ALIASES",
     "RUN_KNOBS",
+    "WrongSchedule",
     "all_knobs",
+    "idle_knobs",
     "known",
     "optimizer",
     "optimizers",

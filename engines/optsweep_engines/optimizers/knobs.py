@@ -49,6 +49,7 @@ def cautious_weight_decay(roles: str = "all that is decayed") -> Knob:
         scale="categorical",
         aliases=("cwd", "cautious_wd"),
         roles=roles,
+        only_with=("weight_decay",),
     )
 
 

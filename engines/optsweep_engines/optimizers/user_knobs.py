@@ -7,6 +7,7 @@ import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any, Literal
 
 from optsweep_engines.optimizers.base import Knob
@@ -104,6 +105,27 @@ def signature(target: Any, given: Sequence[str], where: str) -> Signature:
     return Signature(knobs=tuple(ordered), arguments=tuple(arguments), fixed=tuple(fixed))
 
 
+def check_step(target: Any, where: str) -> None:
+    """Refuse a class whose `step` cannot be called as the engine does: without arguments, with every gradient filled in.
+
+    Raises:
+        OwnOptimizerError: it asks for more, a closure for one.
+    """
+    try:
+        _, *parameters = inspect.signature(target.step).parameters.values()
+    except (TypeError, ValueError):
+        return  # not written in Python
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    asked = [
+        item.name for item in parameters if item.default is inspect.Parameter.empty and item.kind not in open_ended
+    ]
+    if asked:
+        raise OwnOptimizerError(
+            f'{where}: step() needs "{asked[0]}"',
+            "a run calls step() without arguments, with every p.grad filled in; give it a default where it can do without",
+        )
+
+
 def _hints(function: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function)
@@ -137,22 +159,27 @@ def _knobs_of(item: inspect.Parameter, hint: Any) -> list[OwnKnob]:
 
 def _knob(name: str, default: Any, hint: Any, parameter: str) -> OwnKnob | None:
     """The knob of one value; None where its type cannot be told or typed on a command line."""
-    kinds = {kind for kind in (typing.get_args(hint) or (hint,)) if kind is not type(None)}
+    union = typing.get_origin(hint) in (typing.Union, UnionType)
+    kinds = [kind for kind in (typing.get_args(hint) if union else (hint,)) if kind is not type(None)]
+
+    def hinted(*wanted: type) -> bool:  # by identity: what stands in a hint need not be hashable
+        return bool(kinds) and all(any(kind is each for each in wanted) for kind in kinds)
+
     choices: tuple[str, ...] = ()
     literal = next((part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is Literal), None)
     if literal is not None and all(isinstance(entry, str) for entry in typing.get_args(literal)):
         choices = typing.get_args(literal)
     kind: Literal["float", "int", "bool", "choice"]
-    if isinstance(default, bool) or (default is None and kinds == {bool}):
+    if isinstance(default, bool) or (default is None and hinted(bool)):
         kind = "bool"
     elif isinstance(default, int | float):
         if not math.isfinite(default):
             return None
-        kind = "int" if isinstance(default, int) and float not in kinds else "float"
-    elif isinstance(default, str) or choices or (default is None and kinds == {str}):
+        kind = "int" if isinstance(default, int) and not any(each is float for each in kinds) else "float"
+    elif isinstance(default, str) or choices or (default is None and hinted(str)):
         kind = "choice"
-    elif default is None and kinds in ({int}, {float}, {int, float}):
-        kind = "int" if kinds == {int} else "float"
+    elif default is None and hinted(int, float):
+        kind = "int" if hinted(int) else "float"
     else:
         return None
     number = kind in ("int", "float")

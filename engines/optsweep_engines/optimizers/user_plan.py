@@ -42,6 +42,8 @@ class OwnEntry(OptimizerEntry):
     """None for a class of a package."""
     request: Mapping[str, Any]
     """What the probing process is asked about it."""
+    fixed: tuple[str, ...] = ()
+    """Parameters of its constructor that are no knobs and keep their defaults."""
     state_per_number: dict[str, float] = field(default_factory=dict)
     """"matrix" and "vector" -> floats of state per number, measured by `attempt`; empty before."""
 
@@ -127,6 +129,7 @@ def _entry(description: Mapping[str, Any], source: Source | None, request: Mappi
         engines=("torch",) if kind == "class" else (),
         source=source,
         request={**request, "name": name} if source else request,
+        fixed=tuple(description["fixed"]),
         state_per_number=measured,
         **options,
     )

@@ -22,7 +22,7 @@ from typing import Any
 
 from optsweep_engines.optimizers import user
 from optsweep_engines.optimizers.user import Found, OwnOptimizerError, Source
-from optsweep_engines.optimizers.user_knobs import OwnKnob, signature
+from optsweep_engines.optimizers.user_knobs import OwnKnob, check_step, signature
 
 FORMULA_LINES = 60
 """Lines of a user's source that are shown as the rule."""
@@ -118,6 +118,7 @@ def described(request: Mapping[str, Any]) -> dict[str, Any]:
     }
     if found.kind == "class":
         made = signature(found.target, ("params",), f"{label}: {found.name}")
+        check_step(found.target, f"{label}: {found.name}")
         own_doc = found.target.__doc__ if "__doc__" in vars(found.target) else None
         step = vars(found.target).get("step", found.target)
         doc = (inspect.cleandoc(own_doc or "") or "a torch.optim class").splitlines()[0]
@@ -196,6 +197,9 @@ def main() -> int:
         say({"end": True})
     except OwnOptimizerError as error:
         say({"error": str(error), "hint": error.hint})
+    except Exception as error:  # whatever a stranger's objects make of being looked at
+        label = request["source"]["label"] if "source" in request else f"{user.PACKAGE}:{request['package']}"
+        say({"error": user.error_line(error, label, None), "hint": ""})
     return 0
 
 

@@ -65,6 +65,15 @@ def go(training: Trained, steps: int) -> None:
         training.step({name: pull(item, values[name], training.done + 1) for name, item in training.items.items()})
 
 
+RAISED = (ArithmeticError, RuntimeError, ValueError)
+"""What an optimizer may raise on purpose; anything else is a mistake in its code and fails the property as such."""
+
+
+def said(error: Exception) -> str:
+    """An exception in one line."""
+    return str(error) if isinstance(error, OwnOptimizerError) else " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def farthest(one: Mapping[str, Floats], other: Mapping[str, Floats]) -> float:
     """Largest relative difference over the tensors; infinite where only one side is finite."""
     with np.errstate(all="ignore"):
@@ -80,14 +89,17 @@ def converges(problem: str) -> Callable[[Subject], str]:
 
     def check(subject: Subject) -> str:
         goal, found = PROBLEMS[problem].goal, {}
+        raised: dict[float, str] = {}
         for lr in LEARNING_RATES:
             with np.errstate(all="ignore"):  # the largest rates may overflow
                 try:
                     found[lr] = reached(subject, PROBLEMS[problem](), lr)
-                except (ArithmeticError, RuntimeError, OwnOptimizerError):  # as may a decomposition of what overflowed
-                    found[lr] = math.inf
+                except RAISED as error:  # as may a decomposition of what overflowed
+                    found[lr], raised[lr] = math.inf, said(error)
             if found[lr] < goal:
                 return f"{found[lr]:.2g} of the first loss at lr {lr:g}"
+        if len(raised) == len(found):
+            raise Violated(f"it raises at every learning rate tried: {raised[LEARNING_RATES[0]]}")
         tried = ", ".join(f"{value:.2g} at lr {lr:g}" for lr, value in sorted(found.items()))
         raise Violated(f"reached no less than {goal:g} of the first loss: {tried}")
 
@@ -154,9 +166,9 @@ def every_knob_counts(subject: Subject) -> str:
             untried.append(knob.name)  # a text without declared choices
         elif difference <= 1e-9:
             silent.append(knob.name)
-    if silent:
-        raise Violated(f"{', '.join(silent)}: another value changes nothing in {STEPS} steps")
     rest = f"; no other value known for {', '.join(untried)}" if untried else ""
+    if silent:
+        raise Violated(f"{', '.join(silent)}: another value changes nothing in {STEPS} steps{rest}")
     return f"{len(subject.knobs) - len(untried)} knobs{rest}"
 
 
@@ -164,8 +176,11 @@ def every_knob_counts(subject: Subject) -> str:
 
 
 def shapes(subject: Subject) -> str:
-    """Every tensor moves and stays finite."""
+    """Every tensor moves and stays finite, and no state holds a NaN."""
     training = trained(subject)
+    for name, array in training.arrays().items():
+        if name.startswith("state") and torch.isnan(array).any():
+            raise Violated(f"{name} holds a NaN after {STEPS} steps")
     for name, value in training.values().items():
         if not np.isfinite(value).all():
             raise Violated(f"{name} is not finite after {STEPS} steps")
@@ -235,6 +250,11 @@ def keeps_types(subject: Subject) -> str:
     return ", ".join(str(dtype).removeprefix("torch.") for dtype in subject.dtypes)
 
 
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Equal number by number, a NaN equal to a NaN."""
+    return bool(((one == other) | ((one != one) & (other != other))).all())
+
+
 def writes_into_nothing(subject: Subject) -> str:
     """A rule leaves its arguments as they were; a class works in place."""
     if not subject.is_rule:
@@ -244,7 +264,7 @@ def writes_into_nothing(subject: Subject) -> str:
     copies = {name: array.clone() for name, array in old.items()}
     go(training, 1)
     for name, array in old.items():
-        if not torch.equal(array, copies[name]):
+        if not same(array, copies[name]):
             raise Violated(f"it writes into {name}, which it was given")
     return ""
 
@@ -303,24 +323,41 @@ def not_finite(bad: float) -> Callable[[Subject], str]:
     An infinite gradient may be legal (a sign has one); a NaN must not be swallowed.
     """
 
-    def check(subject: Subject) -> str:
+    def three_steps(subject: Subject, first: float | None) -> Trained:
         training = subject.start(ITEMS)
         with np.errstate(all="ignore"):
             for step in (1, 2, 3):
                 grads = {item.name: pull(item, start(item), step) for item in ITEMS}
-                if step == 1:
+                if step == 1 and first is not None:
                     for grad in grads.values():
-                        grad.flat[-1] = bad
-                try:
-                    training.step(grads)
-                except (ArithmeticError, RuntimeError, ValueError) as reason:
-                    return f"raises {type(reason).__name__}"
+                        grad.flat[-1] = first
+                training.step(grads)
+        return training
+
+    def check(subject: Subject) -> str:
+        try:
+            training = three_steps(subject, bad)
+        except RAISED as error:
+            three_steps(subject, None)  # an optimizer that raises here, too, shows nothing by raising there
+            return f"it raises: {said(error)}"
         finite = [name for name, value in training.values().items() if not np.isnan(value).any()]
         if math.isnan(bad) and finite:
             raise Violated(f"{finite[0]} is finite three steps after a NaN in its gradient: training goes on unseen")
         return "the parameters show it" if math.isnan(bad) else ""
 
     return check
+
+
+def zero_gradient(subject: Subject) -> str:
+    """Gradients of zero, as rows of an embedding have that no batch drew: no number becomes NaN or infinite."""
+    training = subject.start(ITEMS)
+    for _ in range(3):
+        training.step({item.name: np.zeros(item.shape) for item in ITEMS})
+    go(training, 2)
+    for name, value in training.values().items():
+        if not np.isfinite(value).all():
+            raise Violated(f"{name} is not finite after three gradients of zero: 0 / 0?")
+    return ""
 
 
 PROPERTIES: tuple[Property, ...] = (
@@ -334,6 +371,7 @@ PROPERTIES: tuple[Property, ...] = (
     Property(name="state size", check=state_size),
     Property(name="saves and loads exactly", check=saved_exactly),
     Property(name="the same twice", check=repeatable),
+    Property(name="a zero gradient is survived", check=zero_gradient),
     Property(name="a NaN gradient shows", check=not_finite(math.nan)),
     Property(name="an infinite gradient is survived or shown", check=not_finite(math.inf)),
 )
