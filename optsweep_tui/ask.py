@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from optsweep_tui.analysis.reproduction import RunNoise
-    from optsweep_tui.analysis.reproduction import RunNoise
     from optsweep_tui.charts.figure import Figure
     from optsweep_tui.drawings import Choice
 
@@ -38,13 +37,6 @@ def baseline_of(workspace: Workspace, study: str | None) -> str:
         if entry["name"] == study:
             return str(entry.get("baseline", "adamw"))
     return "adamw"
-
-
-def run_noise(workspace: Workspace, run_id: str, study: str | None) -> RunNoise:
-    """The run-to-run sigma at a run's budget, as its study measured it."""
-    from optsweep_tui.analysis import reproduction
-
-    return reproduction.run_noise(results(workspace, Filter(study=study)), run_id, baseline_of(workspace, study))
 
 
 def run_noise(workspace: Workspace, run_id: str, study: str | None) -> RunNoise:
@@ -236,45 +228,6 @@ def project(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
     from optsweep_tui import analysis
 
     return analysis.joint_law(frame, **options)
-
-
-def report(
-    workspace: Workspace, frame: pd.DataFrame, *, baseline: str, sigma: float | None, kind: str, command: str
-) -> str:
-    """The report of one study as one text: the answers of the other verbs, in words, tables and figures.
-
-    Args:
-        frame: `results` of one study.
-        baseline: optimizer that speedups refer to.
-        sigma: run-to-run standard deviation given by the user, nats.
-        kind: "html" or "md".
-        command: how to make it again, printed at its end.
-    """
-    import datetime
-
-    from optsweep_tui import __version__, report
-    from optsweep_tui.analysis import flags
-    from optsweep_tui.store import queries
-
-    study = str(frame["study"].iloc[0])
-    cells = table(frame, baseline=baseline, sigma=sigma)
-    speedups = {unit: speedup(frame, baseline=baseline, sigma=sigma, unit=unit) for unit in ("tokens", "flops", "time")}
-    occurring = {flag for rows in (cells, *speedups.values()) for marks in rows["flags"] for flag in marks}
-    parts = report.Parts(
-        study=study,
-        baseline=baseline,
-        version=__version__,
-        date=datetime.date.today().isoformat(),
-        command=command,
-        runs=frame,
-        cells=cells,
-        curves=fit(frame, baseline=baseline, sigma=sigma),
-        speedups=speedups,
-        noise=noise(frame, baseline),
-        provenance=queries.provenance(workspace.store, study),
-        flags={flag: flags.MEANINGS[flag] for flag in flags.ordered(occurring)},
-    )
-    return report.rendered(parts, kind)
 
 
 def figure(workspace: Workspace, frame: pd.DataFrame, choice: Choice) -> Figure:

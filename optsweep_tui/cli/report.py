@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ def command(
     where: options.Where = None,
     baseline: options.Baseline = None,
     sigma: options.Sigma = None,
+    max_chinchilla: options.MaxChinchilla = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write, .html or .md [default: report-STUDY.html].")
     ] = None,
@@ -34,7 +36,7 @@ def command(
 
     Examples: optsweep report | optsweep report --study reference --out reference.html | optsweep report --out report.md
     """
-    from optsweep_tui import ask
+    from optsweep_tui import reporting
     from optsweep_tui.cli import present
     from optsweep_tui.errors import OptsweepError
 
@@ -48,15 +50,33 @@ def command(
         raise OptsweepError(f"--out {target}: a report is written as .html or .md", f"--out report-{name}.html")
     if target.exists() and not overwrite:
         raise OptsweepError(f"{target} exists already", "add --overwrite, or name another file with --out")
+    if not target.parent.is_dir():
+        raise OptsweepError(f"{target} cannot be written: {target.parent} is no folder", f"mkdir -p {target.parent}")
     reference = present.baseline_name(place, frame, baseline)
-    text = ask.report(
-        place, frame, baseline=reference, sigma=options.checked_sigma(sigma), kind=kind, command=_command(context)
+    choice = reporting.Choice(
+        baseline=reference,
+        sigma=options.checked_sigma(sigma),
+        max_chinchilla=max_chinchilla,
+        kind=kind,
+        command=_command(context),
     )
+    text = reporting.report(place, frame, choice, progress=_told() if not json_ else None)
     output.write_text(target, text)
     if json_:
         output.emit_json({"path": str(target), "study": name, "format": kind, "bytes": len(text.encode())})
     else:
         print(target)
+
+
+def _told() -> Callable[[str], None]:
+    """One line of progress that is written over itself; nothing where stderr is no terminal."""
+    import sys
+
+    def say(doing: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{doing} ...", end="" if doing else "\r\x1b[K", file=sys.stderr, flush=True)
+
+    return say
 
 
 def _command(context: typer.Context) -> str:

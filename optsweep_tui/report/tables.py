@@ -47,7 +47,7 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *
 def losses(cells: pd.DataFrame) -> list[Table]:
     """Final losses, optimizer x ratio, a table per comparable group."""
     return [
-        _matrix(group, f"Final validation loss, nats per token (seeds) · {headline(group[0])}", _loss, _loss_notes)
+        matrix(group, f"Final validation loss, nats per token (seeds) · {headline(group[0])}", _loss, _loss_notes)
         for group in grouped(cells)
     ]
 
@@ -56,7 +56,7 @@ def speedups(rows: pd.DataFrame, unit: str) -> list[Table]:
     """Speedups with their intervals, optimizer x ratio, a table per comparable group."""
     word = {"tokens": "tokens", "flops": "FLOPs", "time": "seconds"}[unit]
     return [
-        _matrix(
+        matrix(
             group,
             f"Speedup in {word} over {group[0]['baseline']} [95 %] · {headline(group[0])}",
             _speedup,
@@ -208,12 +208,13 @@ def headline(row: Row) -> str:
     return ", ".join(str(part) for part in parts if isinstance(part, str))
 
 
-def _matrix(
+def matrix(
     group: list[Row], caption: str, text: Callable[[Row], str], notes: Callable[[list[Row]], list[str]]
 ) -> Table:
+    """Optimizer x ratio, the optimizer of the smallest loss first."""
     ratios = sorted({row["chinchilla"] for row in group})
     lowest = {
-        name: min((row["loss"] for row in group if row["optimizer"] == name and has(row["loss"])), default=math.inf)
+        name: min((row["loss"] for row in group if row["optimizer"] == name and has(row.get("loss"))), default=math.inf)
         for name in ordered_names(group)
     }
     rows = []
