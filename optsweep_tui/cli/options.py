@@ -101,13 +101,13 @@ def make_filter(
 
     `mine:MyOptimizer` picks every content of a user's file, `mine:MyOptimizer@1a2b3c` one.
     """
-    from optsweep_tui import grid
+    from optsweep_tui import grid, published
     from optsweep_tui.core import Filter
 
     return Filter(
         study=study,
         models=split(models),
-        optimizers=tuple(grid.result_name(name) for name in split(optimizers)),
+        optimizers=tuple(grid.result_name(published.study_name(study, name)) for name in split(optimizers)),
         chinchillas=tuple(grid.ratio(value) for value in split(ratios)),
         datasets=split(datasets),
         engines=split(engines),
