@@ -51,11 +51,16 @@ class Rule:
         return bool(abs(self.theta[column]) > NO_TREND_SE * self.se[column])
 
     def predicted(self, log_params: float, log_ratio: float) -> tuple[float, float]:
-        """(z, half of its 95 % interval for one more optimum: uncertainty of the rule and spread; Student, n - p dof)."""
+        """(z, half of its 95 % interval for one more optimum: uncertainty of the rule and spread).
+
+        Likelihood takes no degrees of freedom off for the exponents, so a few cells are fitted too closely: where the
+        spread was measured the variance gets the usual n / (n - p), and the quantile is Student's with n - p.
+        """
         x = np.array([1.0, log_params, log_ratio])
         variance = float(x @ self.covariance @ x) + self.sigma**2
         dof = max(1, self.n - 1 - len(self.columns))
-        return float(x @ self.theta), float(stats.t.ppf(0.5 + LEVEL / 2, dof)) * math.sqrt(variance)
+        factor = 1.0 if self.at_floor else self.n / dof
+        return float(x @ self.theta), float(stats.t.ppf(0.5 + LEVEL / 2, dof)) * math.sqrt(variance * factor)
 
 
 @dataclass(frozen=True, kw_only=True)
