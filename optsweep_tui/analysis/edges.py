@@ -86,9 +86,7 @@ def edges_of(line: Line, bounds: tuple[float | None, float | None]) -> list[Edge
     return found
 
 
-def natural_bounds(
-    knob: str, tried: Sequence[float], bounds: tuple[float | None, float | None]
-) -> tuple[float, float]:
+def natural_bounds(knob: str, tried: Sequence[float], bounds: tuple[float | None, float | None]) -> tuple[float, float]:
     """The declared range, its open sides closed by what no value can cross: FLOOR unless negative values were tried."""
     low, high = bounds
     if low is None or math.isinf(low):
