@@ -196,9 +196,9 @@ def step_row(cell: TunedCell, step: Step, number: int) -> dict[str, Any]:
 
 def _tried_row(tried: Tried, step: Step) -> dict[str, Any]:
     outcome = tried.outcome
-    change = dict(tried.change) if step.kind != "start" else {}
     return {
-        "change": change,
+        "values": {knob: tried.config[knob] for knob in step.knobs},
+        "change": dict(tried.change) if step.kind != "start" else {},
         "seed": tried.seed,
         "loss": outcome.loss,
         "state": outcome.state,

@@ -58,12 +58,17 @@ def tuning_of(request: Request, datasets: grid.Datasets, own_grids: Path | None 
     Raises:
         OptsweepError: an unknown name, a list or an option that cannot be, or nothing to tune.
     """
-    pair = tuple(grid.knob_name(knob, None, "--block") for knob in request.rules.block or ())
     study = study_of(request, own_grids)
+    scope = list(dict.fromkeys(cell[0] for cell in grid.cells_of(study)))
+    pair = tuple(_knob(knob, scope, "--block") for knob in request.rules.block or ())
+    knobs = tuple(dict.fromkeys(_knob(knob, scope, "--knobs") for knob in request.knobs))
+    request = dataclasses.replace(request, knobs=knobs)
     fresh = request.fresh_seeds
     if fresh is None:
         fresh = study.fresh_seeds.count if study.fresh_seeds else request.rules.fresh_seeds
     rules = dataclasses.replace(request.rules, block=(pair[0], pair[1]) if pair else None, fresh_seeds=fresh)
+    if rules.sampler == "optuna" and rules.max_runs is None:
+        rules = dataclasses.replace(rules, max_runs=sampling.DEFAULT_RUNS)
     check_rules(rules)
     cells = tuple(_cell(study, request, cell, datasets) for cell in dict.fromkeys(grid.cells_of(study)))
     name = request.study or _default_name(request, study.name, cells)
@@ -79,6 +84,16 @@ def tuning_of(request: Request, datasets: grid.Datasets, own_grids: Path | None 
         phased=request.phased,
         sampler_version=sampling.version() if rules.sampler == "optuna" else None,
     )
+
+
+def _knob(name: str, optimizers: list[str], where: str) -> str:
+    """Our name of a knob that one of the optimizers has at least."""
+    for optimizer in optimizers[1:]:
+        try:
+            return grid.knob_name(name, [optimizer], where)
+        except OptsweepError:
+            continue
+    return grid.knob_name(name, optimizers[:1], where)
 
 
 def study_of(request: Request, own_grids: Path | None = None) -> Study:

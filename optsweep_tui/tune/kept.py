@@ -12,6 +12,7 @@ from optsweep_engines.spec import canonical_json
 from optsweep_tui import grid, rundir, studies
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.settings import Workspace
+from optsweep_tui.tune import sampling
 from optsweep_tui.tune.tuning import Tuning, from_dict, to_dict
 
 SUFFIX = ".tune"
@@ -38,6 +39,11 @@ def load(workspace: Workspace, name: str) -> Tuning | None:
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         hint = "move it away and give the whole command again: finished runs are found"
         raise OptsweepError(f"{path} cannot be used: {error!r}", hint) from None
+    if tuning.sampler_version is not None and tuning.sampler_version != sampling.version():
+        raise OptsweepError(
+            f"tuning {name} was begun with Optuna {tuning.sampler_version}, {sampling.version()} would sample otherwise",
+            f"pip install optuna=={tuning.sampler_version}, or give another --study NAME",
+        )
     for cell in tuning.cells:
         found = grid.optimizer_name(cell.reference)
         if found != cell.optimizer:
@@ -124,7 +130,7 @@ def _comparable(tuning: Tuning) -> dict[str, Any]:
         for cell in data["cells"]
     }
     return {
-        **{key: data[key] for key in ("engine", "dataset", "baseline", "equal_budget", "phased", "sampler_version")},
+        **{key: data[key] for key in ("engine", "dataset", "baseline", "equal_budget", "phased")},
         **rules,
         "cell": cells,
     }

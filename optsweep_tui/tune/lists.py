@@ -56,8 +56,7 @@ def chosen(
     if not wanted:
         return dict(lists)
     found = {}
-    for name in wanted:
-        knob = grid.knob_name(name, None, "--knobs")
+    for knob in wanted:
         if knob not in start:
             continue  # another optimizer's
         here, declared = start[knob], declared_knob(optimizer, knob)
@@ -68,7 +67,7 @@ def chosen(
         elif declared is not None and declared.scale == "log" and isinstance(here, int | float) and here > 0:
             found[knob] = (here / SPAN, here, here * SPAN)
         else:
-            raise OptsweepError(f"--knobs {name}: {optimizer} has no list of values for it", f"give --sweep {knob}=...")
+            raise OptsweepError(f"--knobs {knob}: {optimizer} has no list of values for it", f"give --sweep {knob}=...")
     return found
 
 

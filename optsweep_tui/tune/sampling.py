@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import math
+import warnings
 from typing import Any
 
 from optsweep_engines.spec import Scalar, canonical_scalar
@@ -83,7 +84,9 @@ def suggested(search: Search, count: int, number: int) -> list[Config]:
     spaces = {knob: space for knob, axis in search.axes.items() if (space := _space(optuna, axis)) is not None}
     if not spaces:
         return []
-    sampler = optuna.samplers.TPESampler(seed=search.rules.seed * 100_003 + number, constant_liar=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna 4 calls the argument experimental
+        sampler = optuna.samplers.TPESampler(seed=search.rules.seed * 100_003 + number, constant_liar=True)
     study = optuna.create_study(direction="minimize", sampler=sampler)
     losses = [search.loss(candidate.config) for candidate in search.tuning]
     worst = max((loss for loss in losses if math.isfinite(loss)), default=0.0)

@@ -100,6 +100,7 @@ class Problem:
 class Tried:
     """A run of a step."""
 
+    config: Config
     change: Mapping[str, Scalar]
     """The knobs in which it differs from the incumbent that the step began with."""
     seed: int
@@ -258,8 +259,8 @@ class Search:
         gain = ours - theirs
         if gain > self.threshold:
             self.incumbent = dict(config)
-            return gain, True, f"better by {gain:.4f}, more than {self.threshold:.4g}"
-        return gain, False, f"better by {gain:.4f}, not more than {self.threshold:.4g}" if gain > 0 else "no better"
+            return gain, True, f"gains more than {self.threshold:.3g}"
+        return gain, False, f"gains not more than {self.threshold:.3g}" if gain > 0 else "no better"
 
     # ------------------------------------------------------------ the account
 
@@ -278,5 +279,5 @@ class Search:
             outcome = self.outcome(config, own)
             if outcome is not None:
                 change = {knob: value for knob, value in config.items() if not same(value, base.get(knob))}
-                found.append(Tried(change=change, seed=own, outcome=outcome))
+                found.append(Tried(config=config, change=change, seed=own, outcome=outcome))
         return tuple(found)
