@@ -23,7 +23,8 @@ from optsweep_engines.engine import engine_names
 from optsweep_tui import rundir
 from optsweep_tui import studies as study_files
 from optsweep_tui.core import Filter, RunSpec, Study
-from optsweep_tui.dispatch.lines import Progress, RunLine, cell_of, look, run_line, run_lines, spec_of
+from optsweep_tui.dispatch import lines as run_looks
+from optsweep_tui.dispatch.lines import Progress, RunLine, cell_of, run_line, run_lines, spec_of
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.settings import Workspace
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from optsweep_tui.importers.protocol import Skip
     from optsweep_tui.store.ingest import CollectReport
 
-__all__ = ["Progress", "RunLine", "cell_of", "look", "run_line", "run_lines", "spec_of"]
+__all__ = ["Progress", "RunLine", "cell_of", "run_line", "run_lines", "spec_of"]
 
 ENGINE_LIBRARY = {"torch": "torch", "jax": "jax"}
 """What must be installed for an in-tree engine to run here."""
@@ -238,6 +239,8 @@ def detach(workspace: Workspace, *verb: str) -> int:
     """Leave a controller in the background that drives everything unfinished, or another command; returns its pid."""
     log = os.open(workspace.ensure().root / "controller.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     command = [sys.executable, "-m", "optsweep_tui", *(verb or ("resume",)), "--workspace", str(workspace.root)]
+    if not verb:
+        command += [f"--sink={sink}" for sink in workspace.sinks]
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     finally:
@@ -248,13 +251,48 @@ def detach(workspace: Workspace, *verb: str) -> int:
 # ---------------------------------------------------------------- drive
 
 
-def drive(workspace: Workspace, run_ids: Iterable[str]) -> Iterator[Progress]:
-    """Keep runs going until all are over; yields a look a few times a second. Stopping the iteration loses nothing."""
+def drive(
+    workspace: Workspace, run_ids: Iterable[str], say: Callable[[str], None] | None = None
+) -> Iterator[Progress]:
+    """Keep runs going until all are over; yields a look a few times a second. Stopping the iteration loses nothing.
+
+    Args:
+        say: called with a line about a sink that had to stop.
+    """
     from optsweep_tui.dispatch import drive as driving
 
     wanted = list(run_ids)
     _require_data(workspace, [run_id for run_id in wanted if not rundir.state_of(workspace.runs / run_id).finished])
-    return driving.drive(workspace, _dispatcher(workspace), wanted)
+    return _copied(workspace, driving.drive(workspace, _dispatcher(workspace), wanted), say)
+
+
+def look(
+    workspace: Workspace, run_ids: Iterable[str], *, once: bool = False, say: Callable[[str], None] | None = None
+) -> Iterator[Progress]:
+    """The same looks as `drive`, without touching the runs; into the sinks of the workspace go their copies all the same."""
+    looks = run_looks.look(workspace, run_ids, once=once)
+    return looks if once else _copied(workspace, looks, say)
+
+
+def _copied(workspace: Workspace, looks: Iterator[Progress], say: Callable[[str], None] | None) -> Iterator[Progress]:
+    """The looks as they are; beside them a thread copies their runs into the sinks of the workspace."""
+    if not workspace.sinks:
+        return looks
+    from optsweep_tui.exporters import follow, sinks
+
+    targets = [sinks.parsed(text, workspace.root) for text in workspace.sinks]
+
+    def passing() -> Iterator[Progress]:
+        follower = follow.Follower(workspace.runs, targets, say or (lambda _: None))
+        follower.start()
+        try:
+            for seen in looks:
+                follower.watch(line.run_id for line in seen.lines)
+                yield seen
+        finally:
+            follower.stop()
+
+    return passing()
 
 
 def _require_data(workspace: Workspace, run_ids: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from optsweep_tui.errors import OptsweepError, UnknownName
 
-_KEYS = {"slots", "device", "checkpoint_seconds", "poll_seconds"}
+_KEYS = {"slots", "device", "checkpoint_seconds", "poll_seconds", "sinks"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,8 @@ class Workspace:
     """Between two checkpoints of a run."""
     poll_seconds: float
     """Between two looks of the controller at its runs."""
+    sinks: tuple[str, ...] = ()
+    """Where runs are copied to while they go on: "tensorboard:DIR", "wandb:DIR"; a relative DIR is in the workspace."""
 
     @property
     def runs(self) -> Path:
@@ -93,6 +95,7 @@ def workspace(root: Path | None = None) -> Workspace:
         device=str(values.get("device", "auto")),
         checkpoint_seconds=float(values.get("checkpoint_seconds", 30.0)),
         poll_seconds=float(values.get("poll_seconds", 0.25)),
+        sinks=tuple(values.get("sinks", ())),
     )
 
 
@@ -111,6 +114,11 @@ def _read(path: Path) -> dict[str, Any]:
         if key == "device":
             if not isinstance(value, str):
                 raise OptsweepError(f"{path}: device = {value!r} is not a text", 'write device = "cpu"')
+        elif key == "sinks":
+            if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+                raise OptsweepError(
+                    f"{path}: sinks = {value!r} is not a list of texts", 'write sinks = ["tensorboard:DIR"]'
+                )
         elif isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise OptsweepError(f"{path}: {key} = {value!r} is not a positive number", f"write {key} = 2")
     return values

@@ -38,6 +38,13 @@ def complete_grid(incomplete: str) -> list[str]:
     return [name for name in gridfile.names() if name.startswith(incomplete.lower())]
 
 
+def complete_kind(incomplete: str) -> list[str]:
+    """Kinds of figures for shell completion."""
+    from optsweep_tui.charts import kinds
+
+    return [name for name in kinds.KINDS if name.startswith(incomplete.lower())]
+
+
 def complete_run(incomplete: str) -> list[str]:
     """Run ids of the workspace for shell completion."""
     from optsweep_tui import rundir, settings
@@ -73,6 +80,10 @@ Threshold = Annotated[
     float | None,
     typer.Option("--threshold", help="Near-best: below a cell's smallest loss plus this, nats [default: 0.003]."),
 ]
+Sinks = Annotated[
+    list[str] | None,
+    typer.Option("--sink", help="Copy the runs live to tensorboard:DIR or wandb:DIR [also: sinks in optsweep.toml]."),
+]
 Runs = Annotated[list[str] | None, typer.Argument(help="Run ids, or their first digits.", autocompletion=complete_run)]
 
 
@@ -81,6 +92,24 @@ def open_workspace(context: typer.Context, workspace: Path | None) -> Workspace:
     from optsweep_tui import settings
 
     return settings.workspace(workspace or context.obj)
+
+
+def with_sinks(workspace: Workspace, given: list[str] | None) -> Workspace:
+    """The workspace with the sinks of this call beside its own; each is checked here.
+
+    A folder that was typed is relative to the current folder, one of optsweep.toml to the workspace.
+    """
+    if not workspace.sinks and not given:
+        return workspace
+    import dataclasses
+    from pathlib import Path
+
+    from optsweep_tui.exporters import sinks
+
+    found = [sinks.parsed(text, workspace.root) for text in workspace.sinks]
+    for text in given or []:
+        found.append(sinks.parsed(text, Path.cwd() if ":" in text else workspace.root))
+    return dataclasses.replace(workspace, sinks=tuple(dict.fromkeys(f"{kind}:{folder}" for kind, folder in found)))
 
 
 def split(text: str | None) -> tuple[str, ...]:

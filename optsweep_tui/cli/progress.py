@@ -31,7 +31,7 @@ def drive(workspace: Workspace, run_ids: Iterable[str], title: str, *, quiet: bo
     from optsweep_tui import flow
 
     wanted = list(run_ids)
-    last = followed(workspace, lambda: drawn(flow.drive(workspace, wanted), title, quiet), wanted)
+    last = followed(workspace, lambda: drawn(flow.drive(workspace, wanted, output.say), title, quiet), wanted)
     assert last is not None
     return last
 

@@ -7,7 +7,12 @@ import typer
 from optsweep_tui.cli import options, output
 
 
-def command(context: typer.Context, workspace: options.WorkspaceDir = None, json_: options.Json = False) -> None:
+def command(
+    context: typer.Context,
+    sinks: options.Sinks = None,
+    workspace: options.WorkspaceDir = None,
+    json_: options.Json = False,
+) -> None:
     """Reattach to running runs, restart lost ones from their checkpoints, plant owed fresh seeds, wait for all.
 
     Example: optsweep resume
@@ -15,7 +20,7 @@ def command(context: typer.Context, workspace: options.WorkspaceDir = None, json
     from optsweep_tui import flow
     from optsweep_tui.cli import progress
 
-    place = options.open_workspace(context, workspace)
+    place = options.with_sinks(options.open_workspace(context, workspace), sinks)
     wanted = flow.unfinished(place)
     for why in flow.broken(place).values():
         output.say(f"left alone: {why}")

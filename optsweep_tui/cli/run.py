@@ -45,6 +45,7 @@ def command(
     ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Launch, leave a controller behind, return.")] = False,
     force: Annotated[bool, typer.Option("--force", help="A new attempt of runs that are finished already.")] = False,
+    sinks: options.Sinks = None,
     workspace: options.WorkspaceDir = None,
     json_: options.Json = False,
 ) -> None:
@@ -61,7 +62,7 @@ def command(
 
     if host != "local":
         raise UnknownName("host", host, ["local"], hint="(optsweep doctor lists the hosts)")
-    place = options.open_workspace(context, workspace)
+    place = options.with_sinks(options.open_workspace(context, workspace), sinks)
     request = flow.Request(
         grid=grid,
         optimizers=options.split(optimizers),

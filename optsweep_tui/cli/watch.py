@@ -14,17 +14,18 @@ def command(
     context: typer.Context,
     runs: options.Runs = None,
     once: Annotated[bool, typer.Option("--once", help="One look, then leave.")] = False,
+    sinks: options.Sinks = None,
     workspace: options.WorkspaceDir = None,
     json_: options.Json = False,
 ) -> None:
     """Watch runs until all are over. With --json: one object per run and change, a line each.
 
-    Examples: optsweep watch | optsweep watch 3fa2 --json | optsweep watch --once
+    Examples: optsweep watch | optsweep watch 3fa2 --json | optsweep watch --once | optsweep watch --sink tensorboard:tb
     """
     from optsweep_tui import flow, rundir
     from optsweep_tui.cli import progress
 
-    place = options.open_workspace(context, workspace)
+    place = options.with_sinks(options.open_workspace(context, workspace), sinks)
     wanted = options.chosen_runs(place, runs)
     if not runs:
         wanted = rundir.native_ids(place.runs)
@@ -33,7 +34,7 @@ def command(
     if not wanted:
         output.say(f"no runs in {place.root}. optsweep quickstart makes some")
         return
-    looks = flow.look(place, wanted, once=once)
+    looks = flow.look(place, wanted, once=once, say=output.say)
     if json_:
         seen: dict[str, object] = {}
         for look in looks:
