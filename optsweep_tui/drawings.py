@@ -6,29 +6,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from optsweep_tui import __version__, analysis
-from optsweep_tui.analysis.audits.fairness_audit import fairness_audit
+from optsweep_tui import __version__, analysis, grid
 from optsweep_tui.analysis.bands import bands
 from optsweep_tui.analysis.edges import KnobInfo
 from optsweep_tui.analysis.rank_curves import contenders, rank_curves
-from optsweep_tui.analysis.strips import knobs, strips
+from optsweep_tui.analysis.strips import strips
 from optsweep_tui.charts.figure import Figure
-from optsweep_tui.charts.kinds import KINDS, best_after_k, deff, loss, lr, overhead, rank, ratio, speedup, strip
+from optsweep_tui.charts.kinds import (
+    best_after_k,
+    checked_kind,
+    checked_x,
+    deff,
+    loss,
+    lr,
+    overhead,
+    rank,
+    ratio,
+    speedup,
+    strip,
+)
 from optsweep_tui.charts.kinds.common import Source, source
 from optsweep_tui.charts.reduce import smoothed
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.store import queries
 
-X = {"loss": ("step", "tokens", "minutes"), "speedup": ("size", "ratio"), "rank": ("step", "ratio")}
-"""What may stand on the x axis of the kinds that have a choice."""
 LEAST_POINTS = 3
 """Points of a loss inside a run that make a curve: a final loss alone is none."""
 RANK_COLUMNS = 200
@@ -48,38 +56,13 @@ class Choice:
     unit: str = "tokens"
     """Of speedups: tokens, flops or time."""
     x: str | None = None
-    """One of `X`; None = what suits the data."""
+    """One of `charts.kinds.X`; None = what suits the data."""
     knob: str | None = None
     """Of `strip`."""
-    asked_ratios: bool = False
-    """The frame was filtered by budgets: draw all of them."""
-    optimizers: tuple[str, ...] = field(default=())
-    """Draw these alone; the baseline's runs are in the frame all the same."""
-
-
-def checked_kind(kind: str) -> str:
-    """The kind as it is spelled in `KINDS`.
-
-    Raises:
-        UnknownName: there is none of that name.
-    """
-    name = kind.lower().replace("_", "-")
-    if name not in KINDS:
-        raise UnknownName("plot", kind, KINDS, hint=f"kinds: {', '.join(KINDS)}")
-    return name
-
-
-def checked_x(kind: str, x: str | None) -> str | None:
-    """What was asked for on the x axis, if the kind has it.
-
-    Raises:
-        OptsweepError: it has not.
-    """
-    if x is None or x in X.get(kind, ()):
-        return x
-    if kind not in X:
-        raise OptsweepError(f"--x {x}: plot {kind} has one x axis only", f"kinds with a choice: {', '.join(X)}")
-    raise UnknownName("--x", x, X[kind], hint=f"plot {kind} knows: {', '.join(X[kind])}")
+    optimizers: tuple[str, ...] = ()
+    """Draw these alone; the baseline's runs must be in the frame all the same."""
+    chinchillas: tuple[float, ...] = ()
+    """Draw these budgets alone; fits and their bands use all."""
 
 
 def drawing(
@@ -104,7 +87,7 @@ def drawing(
     """
     kind = checked_kind(choice.kind)
     checked_x(kind, choice.x)
-    where = source(results, choice.baseline, __version__, choice.asked_ratios)
+    where = source(results, choice.baseline, __version__, bool(choice.chinchillas))
     work = _Work(results=results, choice=choice, where=where, store=store, knob_info=knob_info, facts=facts)
     makers = {
         "ratio": work.ratio,
@@ -118,11 +101,19 @@ def drawing(
     }
     if kind not in makers:
         raise OptsweepError(f"plot {kind} is drawn from run folders", "ask for it with loss_drawing")
-    return makers[kind]()
+    figure = makers[kind]()
+    if figure.empty and not figure.refused:
+        return replace(figure, refused=["no cell is left of the selection, or none of those left has a loss"])
+    return figure
 
 
 def loss_drawing(
-    runs: pd.DataFrame, curves: pd.DataFrame, *, x: str | None = None, smooth: float | None = None
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    *,
+    x: str | None = None,
+    log_x: bool = False,
+    smooth: float | None = None,
 ) -> Figure:
     """The figure `loss`.
 
@@ -130,11 +121,12 @@ def loss_drawing(
         runs: run_id, study, state, loss, optimizer, model, chinchilla, lr; in drawing order.
         curves: run_id, metric, step, tokens, seconds, value.
         x: "step", "tokens" or "minutes"; None = tokens.
+        log_x: logarithmic x axis.
         smooth: time constant in steps; 0 = raw; None = 2 % of a run with a noisy training loss.
     """
     checked_x("loss", x)
     where = source(runs, "", __version__)
-    return loss.build(runs, curves, where, x=x or "tokens", smooth=smooth)
+    return loss.build(runs, curves, where, x=x or "tokens", log_x=log_x, smooth=smooth)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +146,16 @@ class _Work:
         return {"baseline": choice.baseline, "sigma": choice.sigma, "max_chinchilla": choice.max_chinchilla}
 
     def _kept(self, rows: pd.DataFrame, *, baseline_too: bool = False) -> pd.DataFrame:
-        """The optimizers that were asked for."""
-        wanted = set(self.choice.optimizers)
-        if not wanted:
-            return rows
-        wanted |= {self.choice.baseline} if baseline_too else set()
-        return rows[[name in wanted or name.partition("@")[0] in wanted for name in rows["optimizer"]]]
+        """The rows that were asked for."""
+        wanted, ratios = self.choice.optimizers, self.choice.chinchillas
+        if wanted and baseline_too:
+            wanted = (*wanted, self.choice.baseline)
+        keep = [
+            (not wanted or any(grid.same_optimizer(name, want) for want in wanted))
+            and (not ratios or any(grid.same_ratio(ratio, want) for want in ratios))
+            for name, ratio in zip(rows["optimizer"], rows["chinchilla"], strict=True)
+        ]
+        return rows[np.array(keep, dtype=bool)]
 
     def _table(self) -> pd.DataFrame:
         return analysis.table(
@@ -187,7 +183,7 @@ class _Work:
     def _strips(self, knob: str) -> pd.DataFrame:
         found = self._kept(strips(self.results, knob, knob_info=self.knob_info))
         if len(found) == 0:
-            known = knobs(self.results)
+            known = analysis.swept_knobs(self.results)
             if not known:
                 raise OptsweepError(
                     "no knob was tried at two values in any cell here",
@@ -195,7 +191,7 @@ class _Work:
                 )
             if knob not in known:
                 raise UnknownName("knob", knob, known, hint=f"swept here: {', '.join(known)}")
-            raise OptsweepError(f"{knob} was not swept by the optimizers asked for", "leave out -o")
+            raise OptsweepError(f"{knob} was not swept in the cells asked for", "leave out -o or -c")
         return found
 
     def lr(self) -> Figure:
@@ -203,7 +199,7 @@ class _Work:
 
     def strip(self) -> Figure:
         if self.choice.knob is None:
-            known = ", ".join(knobs(self.results)) or "none"
+            known = ", ".join(analysis.swept_knobs(self.results)) or "none"
             raise OptsweepError("plot strip needs the name of a knob", f"optsweep plot strip KNOB; swept here: {known}")
         return strip.build(self._strips(self.choice.knob), self.choice.knob, self.where)
 
@@ -218,7 +214,9 @@ class _Work:
         return overhead.build(self._speedups("tokens"), self._speedups("time"), self._table(), self.where)
 
     def best_after_k(self) -> Figure:
-        efforts = fairness_audit(self.results, baseline=self.choice.baseline, sigma=self.choice.sigma, facts=self.facts)
+        efforts = analysis.fairness_audit(
+            self.results, baseline=self.choice.baseline, sigma=self.choice.sigma, facts=self.facts
+        )
         return best_after_k.build(self._kept(efforts, baseline_too=True), self.where)
 
 
@@ -253,17 +251,3 @@ def _thinned(ranks: pd.DataFrame) -> pd.DataFrame:
         every = max(1, math.ceil(len(own) / RANK_COLUMNS))
         parts.append(own.iloc[np.arange(len(own) - 1, -1, -every)[::-1]])
     return pd.concat(parts, ignore_index=True)
-
-
-def plan_facts(studies: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Place of every run in the order in which its study planned it, columns of `analysis.columns.FACTS`.
-
-    Args:
-        studies: name and runs (ids in plan order), as `flow.studies` returns them.
-    """
-    rows = [
-        {"run_id": run_id, "study": study["name"], "tokens_done": math.nan, "place": float(place)}
-        for study in studies
-        for place, run_id in enumerate(study.get("runs", ()))
-    ]
-    return pd.DataFrame(rows, columns=["run_id", "study", "tokens_done", "place"])

@@ -40,12 +40,6 @@ def strips(
     return pd.DataFrame(rows, columns=list(STRIP))
 
 
-def knobs(results: pd.DataFrame) -> list[str]:
-    """Every knob that some cell tried at two values or more."""
-    found = {name for group in groups(results) for cell in group.cells for name in lines(cell.swept)}
-    return sorted(found)
-
-
 def _rows(cell: CellLoss, line: Line, ranges: Ranges, threshold: float) -> list[dict[str, Any]]:
     smallest = min(line.losses.values())
     sides = {edge.side for edge in edges_of(line, ranges.get(line.knob, (None, None)))}

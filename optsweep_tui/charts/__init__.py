@@ -1,1 +1,1 @@
-"""Charts as rows of coloured text: a fast braille rasteriser for live curves, plotext for static ones, one style."""
+"""Charts: a fast braille rasteriser for live curves, plotext for static figures, matplotlib for files, one style."""

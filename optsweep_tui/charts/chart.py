@@ -1,10 +1,10 @@
-"""What a chart is made of: curves in, a view on them, rows of coloured text out; the protocol of both rasterisers."""
+"""What a live chart is made of: curves in, a view on them, rows of coloured text out."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -63,12 +63,6 @@ class Span(NamedTuple):
 
 
 Row: TypeAlias = tuple[Span, ...]
-
-
-class Rasterise(Protocol):
-    """Both rasterisers: as many rows as the view is high, each as wide as the view."""
-
-    def __call__(self, curves: Sequence[Curve], view: View) -> list[Row]: ...
 
 
 def plain(rows: Sequence[Row]) -> str:

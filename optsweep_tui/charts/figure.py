@@ -95,6 +95,8 @@ class Reference:
     x: Floats
     y: Floats
     text: str
+    start: Literal["", "above", "below"] = ""
+    """The text stands at the left end of the line, above or below it; empty = where the line ends or leaves the panel."""
     bar: bool = False
     """Thick and pale: joins what is tied."""
 
@@ -157,6 +159,8 @@ class Figure:
     """What the marks mean: INTERP, EXTRAP, REFUSE."""
     caption: Sequence[str] = ()
     """Sentences: what is drawn, sigma with its source, flags."""
+    on_paper: Sequence[str] = ()
+    """Sentences about what only a figure file shows."""
     provenance: str = ""
     """Study, runs and version."""
     refused: Sequence[str] = ()

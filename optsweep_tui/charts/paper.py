@@ -25,7 +25,7 @@ COLUMN_INCHES, PAGE_INCHES = 3.4, 7.0
 """Widths of one column and of the text of a two-column paper (ICML and NeurIPS: 3.25 to 3.4, and 6.75 to 7)."""
 TEXT_POINTS = 7.0
 # Set on top of matplotlib's defaults, never of the user's matplotlibrc: the same figure everywhere.
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": TEXT_POINTS,
     "axes.labelsize": TEXT_POINTS,
@@ -57,7 +57,8 @@ def settings() -> Iterator[None]:
     """matplotlib's defaults and ours, whatever the user's own settings are; theirs come back afterwards."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS)
+        for name, value in _SETTINGS.items():
+            matplotlib.rcParams[name] = value
         yield
 
 
@@ -106,7 +107,7 @@ def _footer(figure: Figure, width: float) -> tuple[str, str]:
     """(caption, provenance), wrapped to the width of the page."""
     # DejaVu Sans at 6 points is about 0.0475 inches a letter.
     letters = int(width / 0.0475)
-    caption = "\n".join(textwrap.wrap(" ".join(figure.caption), letters))
+    caption = "\n".join(textwrap.wrap(" ".join([*figure.caption, *figure.on_paper]), letters))
     refused = [f"Not drawn: {text}" for text in figure.refused]
     lines = [line for text in refused for line in textwrap.wrap(text, letters)]
     return "\n".join([caption, *lines]), "\n".join(textwrap.wrap(figure.provenance, letters))
@@ -154,7 +155,7 @@ def _names(figure: Figure) -> tuple[list[Any], list[str]]:
         own = [one for panel in figure.panels for one in panel.series if one.name == name]
         marked = any(one.marks in ("solid", "hollow") for one in own) or any(one.ends for one in own)
         lined = next((one.line for one in own if one.line in ("curve", "steps")), "none")
-        style_of_line = {"linestyle": "none" if lined == "none" else "-", "linewidth": 1.1}
+        style_of_line: dict[str, Any] = {"linestyle": "none" if lined == "none" else "-", "linewidth": 1.1}
         shape = look.marker if marked else "none"
         handles.append(
             Line2D([], [], color=look.paper, marker=shape, markersize=4.2, markeredgewidth=0.7, **style_of_line)
@@ -170,9 +171,11 @@ def _keys(figure: Figure) -> tuple[list[Any], list[str]]:
         if key == "shade":
             handles.append(Patch(facecolor=style.PALE_INK, alpha=0.18, edgecolor="none"))
             continue
-        marker: Any = {"bound": arrow("up"), "edge": arrow("right"), "cross": "x"}.get(key, "o")
+        marker: Any = {"bound": arrow("up", centred=True), "edge": arrow("right", centred=True), "cross": "x"}.get(
+            key, "o"
+        )
         look: dict[str, Any] = {"color": style.INK, "marker": marker, "linestyle": "none", "markeredgewidth": 0.8}
-        size = 13.0 if key in ("bound", "edge") else 4.2
+        size = 7.0 if key in ("bound", "edge") else 4.2
         handles.append(
             Line2D([], [], markersize=size, markerfacecolor=style.INK if key == "solid" else "white", **look)
         )

@@ -12,12 +12,14 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Affine2D, blended_transform_factory
 
 from optsweep_tui.charts import style
-from optsweep_tui.charts.figure import LEVEL, Axis, Panel, Series, covered, drawn_x
+from optsweep_tui.charts.figure import LEVEL, Axis, Panel, Reference, Series, covered, drawn_x
 from optsweep_tui.charts.ticks import axis_ticks
 
 SMALL_POINTS, TINY_POINTS = 6.0, 4.5
 ROW_INCHES = 0.17
 """Height of one row of a list."""
+AROUND_INCHES = 0.45
+"""What title and labels of a panel take."""
 ROWS_INCHES = 0.55
 """What a list needs for its title and labels."""
 
@@ -33,7 +35,7 @@ def draw(axes: Axes, panel: Panel, inches: float) -> None:
     axes.set_title(panel.title, loc="left", pad=3)
     axes.set_xlabel(panel.x.label, labelpad=2)
     # A letter of 7 points is about 0.055 inches wide.
-    axes.set_ylabel("\n".join(textwrap.wrap(panel.y.label, int((inches - 0.45) / 0.055))), labelpad=2)
+    axes.set_ylabel("\n".join(textwrap.wrap(panel.y.label, int((inches - AROUND_INCHES) / 0.055))), labelpad=2)
     if panel.x.log:
         axes.set_xscale("log")
     if panel.y.log:
@@ -51,9 +53,10 @@ def draw(axes: Axes, panel: Panel, inches: float) -> None:
             band.x, band.low, band.high, color=band.look.paper, alpha=0.12 if band.pale else 0.25, linewidth=0, zorder=1
         )
     for line in panel.references:
-        _reference(axes, line.x, line.y, line.text, line.bar)
+        _reference(axes, line)
     for place, one in enumerate(reversed(panel.series)):
         _series(axes, one, panel, 3.0 + place / 100.0)
+    _letters(axes, panel, across, along, inches)
     _ticks(axes, panel.x, across, "x")
     _ticks(axes, panel.y, along, "y")
     lines = [line for note in panel.notes for line in textwrap.wrap(note, int(45 * inches / 2.4))]
@@ -61,15 +64,21 @@ def draw(axes: Axes, panel: Panel, inches: float) -> None:
     axes.text(0.99, 0.98, "\n".join(lines), transform=axes.transAxes, **look)
 
 
-def _reference(axes: Axes, x: Any, y: Any, text: str, bar: bool) -> None:
-    if bar:
-        axes.plot(x, y, color=style.PALE_INK, linewidth=4.0, alpha=0.35, solid_capstyle="round", zorder=1)
+def _reference(axes: Axes, line: Reference) -> None:
+    if line.bar:
+        axes.plot(line.x, line.y, color=style.PALE_INK, linewidth=4.0, alpha=0.35, solid_capstyle="round", zorder=1)
         return
-    axes.plot(x, y, color=style.PALE_INK, linewidth=0.6, linestyle=(0, (4, 2)), zorder=1)
-    if text and len(x):
-        at, on_top = _leaving(axes, x, y)
+    axes.plot(line.x, line.y, color=style.PALE_INK, linewidth=0.6, linestyle=(0, (4, 2)), zorder=1)
+    if line.text and len(line.x):
+        at, on_top = _leaving(axes, line.x, line.y)
         where: dict[str, Any] = {"ha": "left" if on_top else "right", "va": "top", "xytext": (1.5, -1.0)}
-        axes.annotate(text, at, textcoords="offset points", fontsize=SMALL_POINTS - 1, color=style.PALE_INK, **where)
+        if line.start:
+            at = (max(float(line.x[0]), axes.get_xlim()[0]), float(np.interp(axes.get_xlim()[0], line.x, line.y)))
+            above = line.start == "above"
+            where = {"ha": "left", "va": "bottom" if above else "top", "xytext": (1.5, 4.5 if above else -1.0)}
+        axes.annotate(
+            line.text, at, textcoords="offset points", fontsize=SMALL_POINTS - 1, color=style.PALE_INK, **where
+        )
 
 
 def _leaving(axes: Axes, x: Any, y: Any) -> tuple[tuple[float, float], bool]:
@@ -111,18 +120,33 @@ def _series(axes: Axes, one: Series, panel: Panel, order: float) -> None:
     if one.arrow:
         look = {"marker": arrow(one.arrow), "markersize": 17, "markeredgewidth": 0.9, "fillstyle": "none"}
         axes.plot(x, y, linestyle="none", zorder=order + 1, clip_on=False, color=colour, **look)
-    if one.letters and np.isfinite(y).any():
-        last = int(np.flatnonzero(np.isfinite(y))[-1])
-        _word(axes, one.look.letter, (x[last], y[last]), (2, 0), SMALL_POINTS, ha="left", va="center", color=colour)
     for at, height, word in zip(x, y, one.text, strict=False):
         _word(axes, word, (at, height), (0, 2.8), TINY_POINTS, ha="center", va="bottom")
+
+
+def _letters(axes: Axes, panel: Panel, across: tuple[float, float], along: tuple[float, float], inches: float) -> None:
+    """The letters at the ends of curves, moved apart where they would cover each other."""
+    ends = []
+    for one in panel.series:
+        good = np.flatnonzero(np.isfinite(one.y))
+        if one.letters and len(good):
+            at = (float(drawn_x(one, panel.x.log)[good[-1]]), float(one.y[good[-1]]))
+            part = (at[0] - across[0]) / (across[1] - across[0])
+            ends.append((round(20 * part), at[1], at, one.look))
+    points_per_unit = 72.0 * (inches - AROUND_INCHES) / (along[1] - along[0])
+    lowest: dict[int, float] = {}
+    for column, y, at, look in sorted(ends, key=lambda end: end[:2]):
+        place = max(y * points_per_unit, lowest.get(column, -np.inf))
+        lowest[column] = place + SMALL_POINTS
+        off = (2.0, place - y * points_per_unit)
+        _word(axes, look.letter, at, off, SMALL_POINTS, ha="left", va="center", color=look.paper)
 
 
 def _word(axes: Axes, word: str, at: tuple[float, float], off: tuple[float, float], points: float, **look: Any) -> None:
     """A word beside a point, `off` points of type away from it; it may stand beyond the panel's border."""
     if word:
-        look = {"color": style.INK, "annotation_clip": False} | look
-        axes.annotate(word, at, xytext=off, textcoords="offset points", fontsize=points, **look)
+        full: dict[str, Any] = {"color": style.INK, "annotation_clip": False} | look
+        axes.annotate(word, at, xytext=off, textcoords="offset points", fontsize=points, **full)
 
 
 def _shape(one: Series) -> dict[str, Any]:
@@ -138,7 +162,8 @@ def _cross() -> dict[str, Any]:
 def _on_top(axes: Axes, x: Any, one: Series, order: float) -> None:
     """Points whose y is not known, or lies above the panel: crosses, or arrows with the value beside them, in levels."""
     above = blended_transform_factory(axes.transData, axes.transAxes)
-    height = np.array([1.0 - LEVEL * (0.5 + level) for level in one.levels or [0] * len(x)])
+    part = 0.5 if one.marks == "cross" else 0.95  # an arrow begins at the foot of its level
+    height = np.array([1.0 - LEVEL * (part + level) for level in one.levels or [0] * len(x)])
     look = _cross() if one.marks == "cross" else {"marker": arrow("up"), "markersize": 9.0, "fillstyle": "none"}
     axes.plot(x, height, linestyle="none", transform=above, zorder=order + 2, color=one.look.paper, **look)
     for at, there, word in zip(x, height, one.text, strict=False):
@@ -155,14 +180,15 @@ def _bars(axes: Axes, x: Any, one: Series, order: float) -> None:
     axes.vlines(x[known], low, high, color=one.look.paper, linewidth=0.8, linestyles=dashes, zorder=order, alpha=0.9)
 
 
-def arrow(direction: str) -> Any:
-    """An arrow that starts at the point; matplotlib scales a marker so that its farthest part lies half a size away."""
+def arrow(direction: str, *, centred: bool = False) -> Any:
+    """An arrow that starts at the point, or lies around it; a marker's farthest part lies half its size away."""
     outline = Outline(
         [(0.0, 0.3), (0.0, 1.0), (-0.22, 0.72), (0.0, 1.0), (0.22, 0.72)],
         [Outline.MOVETO, Outline.LINETO, Outline.MOVETO, Outline.LINETO, Outline.LINETO],
     )
     degrees = {"up": 0.0, "left": 90.0, "down": 180.0, "right": -90.0}[direction]
-    return outline.transformed(Affine2D().rotate_deg(degrees))
+    moved = Affine2D().translate(0.0, -0.65 if centred else 0.0)
+    return outline.transformed(moved.rotate_deg(degrees))
 
 
 def _ticks(axes: Axes, axis: Axis, limits: tuple[float, float], which: str) -> None:

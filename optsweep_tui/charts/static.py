@@ -1,112 +1,128 @@
-"""Charts for the command line, drawn by plotext: `picture(curves, width=..., height=...)` is text ready to print.
+"""Figures on a terminal, drawn by plotext: `text(figure, width=80, height=20)` is ready to print.
 
-`rasterise` implements the same protocol as `charts.raster`; `picture` chooses round ranges and adds a legend.
+A point is the letter of its optimizer; circled where it is extrapolated, with an arrow above or below where it is a bound.
+Intervals are bars, dotted where extrapolated. Letters that would cover each other stand side by side.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import math
 import re
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import plotext
 
-from optsweep_tui.charts.chart import Curve, Extent, Row, Span, View, ansi, extent, plain
-from optsweep_tui.charts.ticks import SteadyScale, tick_labels, ticks
+from optsweep_tui.charts import style
+from optsweep_tui.charts.chart import Row, Span, ansi, plain
+from optsweep_tui.charts.figure import Axis, Figure, Panel, covered
+from optsweep_tui.charts.static_panel import LOST, Cells, Drawing, scaled
+from optsweep_tui.charts.ticks import axis_ticks
 
 _ESCAPES = re.compile(r"\x1b\[([0-9;]*)m")
 
+MOVED = "A letter whose place is taken stands right of it."
+LEAST_WIDTH, LEAST_HEIGHT = 40, 8
 
-def rasterise(curves: Sequence[Curve], view: View) -> list[Row]:
-    """Draw curves with plotext. Clears and uses plotext's one global figure, so one thread at a time.
+
+def text(figure: Figure, *, width: int, height: int, colour: bool = True) -> str:
+    """A whole figure: heading, panels one below the other, legend, caption.
 
     Args:
-        curves: the first lies on top.
-        view: ranges must be rising, and positive on log axes; no crosshair.
-
-    Returns:
-        `view.height` rows of at most `view.width` columns.
+        figure: panels without anything to draw are left out, with their reasons in the caption.
+        width: columns.
+        height: rows of one panel, its title and labels included.
+        colour: False = no escape sequences at all.
     """
+    width, height = max(LEAST_WIDTH, width), max(LEAST_HEIGHT, height)
+    rows: list[Row] = [*_wrapped(f"{figure.title}", width, bold=True)]
+    for panel in figure.panels:
+        if not panel.empty:
+            rows += _panel(panel, width, height)
+    if not figure.empty:
+        rows += _legend(figure, width)
+    for sentence in figure.caption if not figure.empty else ():
+        rows += _wrapped(sentence, width, indent=1)
+    for reason in figure.refused:
+        rows += _wrapped(f"not drawn: {reason}", width, indent=1)
+    rows += _wrapped(figure.provenance, width, indent=1, colour=style.GREY)
+    return ansi(rows) if colour else plain(rows)
+
+
+def _wrapped(words: str, width: int, *, indent: int = 0, bold: bool = False, colour: str | None = None) -> list[Row]:
+    blank = " " * indent
+    lines = textwrap.wrap(words, width, initial_indent=blank, subsequent_indent=blank)
+    return [(Span(line, colour, bold=bold),) for line in lines]
+
+
+# ---------------------------------------------------------------- one panel
+
+
+def _panel(panel: Panel, width: int, height: int) -> list[Row]:
+    """Title, the y label, the chart."""
+    if panel.y.rows and panel.y.limits is not None:
+        height = max(LEAST_HEIGHT, round(panel.y.limits[1] - panel.y.limits[0]) + 5)
+    elif panel.y.ticks is not None:  # ranks: a row each
+        height = max(height, len(panel.y.ticks) + 6)
+    title = panel.title or panel.y.label
+    head = f"{panel.title}   {panel.y.label}" if panel.title and panel.y.label else title
+    rows = [*_wrapped(head, width), *_chart(panel, width, height - 1)]
+    for note in panel.notes:
+        rows += _wrapped(note, width, indent=2, colour=style.GREY)
+    return rows
+
+
+def _chart(panel: Panel, width: int, height: int) -> list[Row]:
+    x_range, y_range = covered(panel, "x"), covered(panel, "y")
+    x_ticks, y_ticks = _ticks(panel.x, x_range, width // 12), _ticks(panel.y, y_range, max(2, height // 4))
+    sign = -1.0 if panel.y.inverted else 1.0
+    labels = max((len(label) for _, label in y_ticks), default=0)
+    limits = sorted(sign * value for value in scaled(np.array(y_range), panel.y.log).tolist())
+    cells = Cells(
+        columns=max(1, width - labels - 2),
+        rows=max(1, height - 4),
+        x=tuple(scaled(np.array(x_range), panel.x.log).tolist()),
+        y=(limits[0], limits[1]),
+    )
     plotext.clear_figure()
     plotext.theme("clear")
-    plotext.plotsize(view.width, view.height)
-    places = _point_places(curves, view)
-    drawn_first = [curve for curve in curves if curve.dim][::-1]
-    for curve in [*drawn_first, *[curve for curve in curves if not curve.dim][::-1]]:  # the first comes last, on top
-        _add(curve, view, places)
-    values = ticks(*view.x_range, view.width // 14, view.x_log)
-    plotext.xlim(*(_scaled(value, view.x_log) for value in view.x_range))
-    plotext.xticks([_scaled(value, view.x_log) for value in values], tick_labels(values))
-    values = ticks(*view.y_range, max(2, view.height // 4), view.y_log)
-    plotext.ylim(*(_scaled(value, view.y_log) for value in view.y_range))
-    plotext.yticks([_scaled(value, view.y_log) for value in values], tick_labels(values))
-    if view.unit:
-        plotext.xlabel(view.unit)
+    plotext.plotsize(width, height)
+    plotext.xlim(*cells.x)
+    plotext.ylim(*cells.y)
+    plotext.xticks(
+        [float(scaled(np.array(value), panel.x.log)) for value, _ in x_ticks], _spread(x_ticks, cells, panel.x)
+    )
+    plotext.yticks(
+        [sign * float(scaled(np.array(value), panel.y.log)) for value, _ in y_ticks], [text for _, text in y_ticks]
+    )
+    plotext.xlabel(panel.x.label)
+    drawing = Drawing(panel, cells, sign)
+    drawing.draw()
     with contextlib.redirect_stdout(io.StringIO()):  # plotext warns on stdout when the terminal is smaller
-        text = plotext.build()
+        drawn = plotext.build()
     plotext.clear_figure()
-    rows = [_parsed(line) for line in text.split("\n")]
-    return [*rows, *([()] * view.height)][: view.height]
+    rows = [_parsed(line) for line in drawn.rstrip("\n").split("\n")]
+    return rows + (_wrapped(MOVED, width, indent=2, colour=style.GREY) if drawing.moved else [])
 
 
-def _add(curve: Curve, view: View, places: dict[int, list[tuple[float, float]]]) -> None:
-    """Hand one curve to plotext, gaps as separate pieces: it would draw a line through NaN."""
-    colour = tuple(int(curve.colour[start : start + 2], 16) for start in (1, 3, 5))
-    if curve.points:
-        for x, y in places[id(curve)]:
-            plotext.scatter([x], [y], marker=curve.letter or "•", color=colour)
-        return
-    good = _visible(curve, view)
-    borders = np.flatnonzero(np.diff(good.astype(np.int8), prepend=0, append=0))
-    for start, end in zip(borders[::2], borders[1::2], strict=True):
-        xs = [_scaled(float(value), view.x_log) for value in curve.x[start:end]]
-        ys = [_scaled(float(value), view.y_log) for value in curve.y[start:end]]
-        if len(xs) == 1:
-            plotext.scatter(xs, ys, marker=curve.letter or "•", color=colour)
-        else:
-            plotext.plot(xs, ys, marker="braille", color=colour)
-    if curve.letter and good.any():
-        last = int(np.flatnonzero(good)[-1])
-        at = (_scaled(float(curve.x[last]), view.x_log), _scaled(float(curve.y[last]), view.y_log))
-        plotext.text(curve.letter, *at, color=colour, alignment="right")
+def _ticks(axis: Axis, limits: tuple[float, float], count: int) -> list[tuple[float, str]]:
+    if axis.ticks is None:
+        return axis_ticks(limits[0], limits[1], count, axis.log)
+    return [(value, label) for value, label in axis.ticks if limits[0] <= value <= limits[1]]
 
 
-def _visible(curve: Curve, view: View) -> npt.NDArray[np.bool_]:
-    good: npt.NDArray[np.bool_] = np.isfinite(curve.y) & (curve.x >= view.x_range[0]) & (curve.x <= view.x_range[1])
-    if view.y_log:
-        good &= curve.y > 0
-    if view.x_log:
-        good &= curve.x > 0
-    return good
-
-
-def _point_places(curves: Sequence[Curve], view: View) -> dict[int, list[tuple[float, float]]]:
-    """Where the letters of points stand: one that would cover an earlier one moves a column to the right."""
-    low_x, high_x = (_scaled(value, view.x_log) for value in view.x_range)
-    low_y, high_y = (_scaled(value, view.y_log) for value in view.y_range)
-    column, row = (high_x - low_x) / max(1, view.width - 6), (high_y - low_y) / max(1, view.height - 4)
-    taken: list[tuple[float, float]] = []
-    found: dict[int, list[tuple[float, float]]] = {}
-    for curve in curves:
-        if curve.points:
-            found[id(curve)] = []
-            good = _visible(curve, view)
-            for x, y in zip(curve.x[good], curve.y[good], strict=True):
-                at_x, at_y = _scaled(float(x), view.x_log), _scaled(float(y), view.y_log)
-                while any(abs(at_x - other_x) < column and abs(at_y - other_y) < row for other_x, other_y in taken):
-                    at_x += column
-                taken.append((at_x, at_y))
-                found[id(curve)].append((at_x, at_y))
+def _spread(ticks: Sequence[tuple[float, str]], cells: Cells, axis: Axis) -> list[str]:
+    """Labels of x without those that would touch the one before."""
+    found, free = [], -1
+    for value, label in ticks:
+        middle = cells.column(float(scaled(np.array(value), axis.log)))
+        start = middle - len(label) // 2
+        fits = start > free
+        found.append(label if fits else "")
+        free = start + len(label) if fits else free
     return found
-
-
-def _scaled(value: float, log: bool) -> float:
-    """plotext's own log axes place ticks by natural logs; ours are drawn on a linear axis of log10."""
-    return math.log10(value) if log else value
 
 
 def _parsed(line: str) -> Row:
@@ -126,61 +142,33 @@ def _parsed(line: str) -> Row:
     return tuple(spans)
 
 
-def picture(
-    curves: Sequence[Curve],
-    *,
-    width: int,
-    height: int,
-    x_log: bool = False,
-    y_log: bool = False,
-    unit: str = "",
-    colour: bool = True,
-) -> str:
-    """A whole chart as text: axes that fit the data, and a legend of letters and labels below.
-
-    Args:
-        curves: the first lies on top; labels must be set for the legend.
-        width: columns.
-        height: rows, without the legend.
-        x_log: logarithmic x.
-        y_log: logarithmic y.
-        unit: name of x with its unit.
-        colour: False = no escape sequences at all.
-
-    Returns:
-        Lines without a newline at the end; one sentence where there is nothing to draw.
-    """
-    found = extent(curves)
-    if (
-        found.empty
-        or (x_log and not math.isfinite(found.positive_x))
-        or (y_log and not math.isfinite(found.positive_y))
-    ):
-        return "no points to draw"
-    view = View(
-        width=max(30, width),
-        height=max(8, height),
-        x_range=_x_range(found, x_log, any(curve.points for curve in curves)),
-        y_range=SteadyScale().fit(found.positive_y if y_log else found.y[0], found.y[1], y_log),
-        x_log=x_log,
-        y_log=y_log,
-        unit=unit,
-    )
-    rows = rasterise(curves, view)
-    for curve in curves:
-        if curve.label:
-            mark = curve.letter or "─"
-            rows.append((Span(f" {mark} ", curve.colour, bold=True), Span(curve.label[: max(1, width - 3)])))
-    return ansi(rows) if colour else plain(rows)
+# ---------------------------------------------------------------- below the panels
 
 
-def _x_range(found: Extent, log: bool, points: bool) -> tuple[float, float]:
-    """All of the data; points keep a little distance from the borders."""
-    low, high = (found.positive_x if log else found.x[0]), found.x[1]
-    if high <= low:
-        return (low / 2, low * 2) if log else (low - (abs(low) or 1.0), high + (abs(high) or 1.0))
-    if log:
-        margin = (high / low) ** (0.04 if points else 0.0)
-        return low / margin, high * margin
-    margin = 0.04 * (high - low) if points else 0.0
-    return (low - margin if points else min(low, 0.0)), high + margin
+def _legend(figure: Figure, width: int) -> list[Row]:
+    """Letters with their names in columns, and what the marks mean."""
+    entries = []
+    for name, look in figure.names.items():
+        own = [one for panel in figure.panels for one in panel.series if one.name == name]
+        only_line = all(one.marks == "none" and not one.letters and not one.ends for one in own)
+        entries.append(("─" if only_line else look.letter, name, look.colour))
+    rows: list[Row] = []
+    cell = max((len(name) for _, name, _ in entries), default=0) + 4
+    columns = max(1, width // cell)
+    for start in range(0, len(entries), columns):
+        spans: list[Span] = []
+        for mark, name, colour in entries[start : start + columns]:
+            spans += [Span(f" {mark} ", colour, bold=True), Span(name[: max(1, width - 3)].ljust(cell - 3))]
+        rows.append(tuple(spans))
+    listed = any(panel.y.rows for panel in figure.panels)
+    marks = {
+        "solid": "●" if listed else "m",
+        "hollow": "○" if listed else "ⓜ with dotted bar",
+        "bound": "ⓜ with arrow",
+        "shade": "·",
+        "edge": "→",
+        "cross": LOST,
+    }
+    if figure.keys:
+        rows += _wrapped("   ".join(f"{marks[key]} {meaning}" for key, meaning in figure.keys), width, indent=1)
+    return rows

@@ -145,7 +145,8 @@ def looks(optimizers: Iterable[str]) -> dict[str, Look]:
         if base_name(name) not in LOOKS or own.letter in letters:
             first = MARKERS.index(own.marker)
             markers = MARKERS[first:] + MARKERS[:first]
-            marker = next((each for each in markers if (own.paper, each) not in shapes), own.marker)
+            unseen = (each for each in markers if each not in {shape for _, shape in shapes})
+            marker = next(unseen, next((each for each in markers if (own.paper, each) not in shapes), own.marker))
             choices = [own.letter, *base_name(name), *string.digits, *string.ascii_uppercase]
             letter = next((each for each in choices if each.isalnum() and each not in letters), own.letter)
             own = own._replace(marker=marker, letter=letter)

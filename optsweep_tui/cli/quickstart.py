@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -91,11 +92,8 @@ def report(workspace: Workspace, chosen: Plan, seconds: float, trained: int, jso
     print()
     present_speedups.print_speedups(rows, study.baseline, "tokens", brief=True)
     print()
-    print(
-        charts.draw(
-            charts.ratio_curves(workspace, Filter(study=study.name)), "ratio", width=None, height=16, log_x=True
-        )
-    )
+    picture = charts.figure(workspace, Filter(study=study.name), charts.Asked(kind="ratio", baseline=study.baseline))
+    print(charts.draw(dataclasses.replace(picture, panels=picture.panels[:1]), width=None, height=16))
     print()
     print(f"{len(frame)} runs, {seconds:.0f} s. next:")
     print("  optsweep tui                       the sweep, live curves and SQL in the terminal")

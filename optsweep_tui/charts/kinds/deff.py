@@ -68,7 +68,9 @@ def _panel(title: str, members: list[Row], fit: Row | None, looks: dict[str, sty
     if known:
         ends = np.array([min(known) / 1.25, max(known) * 1.25])
         references = [
-            Reference(x=ends, y=ends * factor, text=f"{factor:g}x" if factor in (LINES[0], LINES[-1]) else "")
+            Reference(x=ends, y=ends * factor, text=f"{factor:g}x", start="above")
+            if factor == LINES[-1]
+            else Reference(x=ends, y=ends * factor, text=f"{factor:g}x" if factor == LINES[0] else "", start="below")
             for factor in LINES
         ]
     budgets = [row["tokens"] for row in members if row["tokens"]]

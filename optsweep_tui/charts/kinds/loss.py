@@ -19,12 +19,20 @@ SMOOTHED_OVER = 0.02
 """Part of a run that the average of a noisy training loss reaches over, when nothing is asked for."""
 NOISY_POINTS = 100
 """A training loss of fewer points is shown as it is."""
+START = 0.05
+"""Part of a run whose losses do not decide the scale."""
 MOST_COLUMNS = 1500
 """Points of a raw curve in a figure: two per column, its smallest and largest value there."""
 
 
 def build(
-    runs: pd.DataFrame, curves: pd.DataFrame, source: Source, *, x: str = "tokens", smooth: float | None = None
+    runs: pd.DataFrame,
+    curves: pd.DataFrame,
+    source: Source,
+    *,
+    x: str = "tokens",
+    log_x: bool = False,
+    smooth: float | None = None,
 ) -> Figure:
     """One curve per run, lettered A, B, C, ...
 
@@ -33,6 +41,7 @@ def build(
         curves: run_id, metric (train_loss or val_loss), step, tokens, seconds, value.
         source: of the data.
         x: "step", "tokens" or "minutes".
+        log_x: logarithmic x axis; step 0 has no place on it.
         smooth: time constant in steps; 0 = raw; None = 2 % of a run where its training loss has 100 points or more.
     """
     looks = style.looks(runs["optimizer"])
@@ -76,7 +85,12 @@ def build(
         caption.append(f"Lines: averages over {steps_text} steps; pale: as logged.")
     if len(metrics) > 1:
         caption.append("Training and validation losses are different things; compare curves of one kind.")
-    panel = Panel(title="", x=Axis(label=X[x]), y=Axis(label=f"{kinds}, nats/token"), series=[*series, *raw])
+    top = None if log_x else _top(series)
+    if top is not None and any(one.y[0] > top for one in series):
+        caption.append(f"Losses before {100 * START:g} % of a run are out of scale where they are higher.")
+    panel = Panel(
+        title="", x=Axis(label=X[x], log=log_x), y=Axis(label=f"{kinds}, nats/token", top=top), series=[*series, *raw]
+    )
     return Figure(
         kind="loss",
         title=f"loss against {x}",
@@ -86,6 +100,12 @@ def build(
         provenance=source.line,
         refused=refused,
     )
+
+
+def _top(series: list[Series]) -> float | None:
+    """The largest loss that is shown: the first fall of a run would flatten all that follows."""
+    later = [one.y[one.x >= START * one.x[-1]] for one in series]
+    return max((float(np.nanmax(values)) for values in later if np.isfinite(values).any()), default=None)
 
 
 def _name(row: Row) -> str:

@@ -33,8 +33,8 @@ def build(strips: pd.DataFrame, source: Source) -> Figure:
     if edges:
         keys.append(("edge", "best lr at the end of what was tried: the optimum may lie outside"))
     caption = [
-        "Runs that differ in lr alone, one each; lines only join them.",
-        "Right: nats above the best of the same curve against doublings of lr from there.",
+        "Runs that differ in lr alone, one each.",
+        "Aligned: nats above the best of the same curve against doublings of lr from there.",
         "Differences below sigma mean nothing. Arrows up: out of scale, with the loss.",
         *note,
     ]
@@ -45,6 +45,7 @@ def build(strips: pd.DataFrame, source: Source) -> Figure:
         columns=2,
         keys=keys,
         caption=caption,
+        on_paper=["Faint lines only join the points."],
         provenance=source.line,
     )
 

@@ -136,6 +136,7 @@ def _panel(
         series += _gaps(own, name, looks[name], cost) if by_gap else _gains(own, name, looks[name], cost)
     costs = [cost.scale * row[cost.column] for row in known]
     ends = np.array([min([0.0, *costs]), max([0.0, *costs])])
+    ends = ends if ends[1] > ends[0] else np.array([0.0, 1.0])
     references = []
     if by_gap:
         references.append(Reference(x=ends, y=np.zeros(2), text=""))

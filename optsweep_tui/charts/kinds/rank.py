@@ -50,7 +50,7 @@ def build(
             refused.append("inside runs: no two runs of one model and budget have a loss curve here")
     if x in (None, "ratio"):
         panels += [_budgets(title, members, looks) for title, members in grouped(rows)]
-        caption.append("Against budget: rank 1 is the smallest final loss; bars join neighbours that are tied.")
+        caption.append("Against budget: rank 1 is the smallest final loss; bars join those that are tied.")
         caption.append(sigma_sentence(rows, intervals=False))
     return Figure(
         kind="rank",
@@ -58,6 +58,7 @@ def build(
         panels=panels,
         columns=2,
         caption=caption,
+        on_paper=["Faint lines only join the points."] if x != "step" else [],
         provenance=source.line,
         refused=refused,
     )

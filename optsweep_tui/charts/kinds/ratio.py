@@ -68,8 +68,8 @@ def build(cells: pd.DataFrame, fits: pd.DataFrame, bands: pd.DataFrame, source: 
         known = any(row["sigma"] is not None for row in drawn)
         caption += ["Band: 95 % profile limits of the curve."] if known else []
         caption.append(
-            "Right: the same, the curve taken off; where it is extrapolated the band is paler and points are hollow; points of "
-            "one budget stand side by side."
+            "Minus the curve: the same with the curve taken off; points of one budget stand side by side, hollow where the "
+            "curve is extrapolated."
         )
         caption += _marks(drawn)
     caption.append(sigma_sentence(drawn or rows, intervals=False))

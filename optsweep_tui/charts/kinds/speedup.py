@@ -54,7 +54,7 @@ def build(speedups: pd.DataFrame, source: Source, *, x: str | None = None, unit:
     against = "model size" if x == "size" else "budget"
     caption = [
         f"How many times fewer {UNITS[unit]} than {source.baseline} for the same final loss. Points of one {against} stand "
-        f"side by side; faint lines only join the points inside {source.baseline}'s budgets."
+        f"side by side."
     ]
     caption += [sigma_sentence(shown), *flag_sentences(shown)]
     return Figure(
@@ -64,6 +64,7 @@ def build(speedups: pd.DataFrame, source: Source, *, x: str | None = None, unit:
         columns=2,
         keys=used_states(rows),
         caption=caption,
+        on_paper=[f"Faint lines only join the points inside {source.baseline}'s budgets."],
         provenance=source.line,
         refused=refusals(rows),
     )
