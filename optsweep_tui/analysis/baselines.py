@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -51,29 +52,43 @@ class Baseline:
     chi2_p: float
     misfit: bool
 
-    @property
+    @cached_property
     def tokens(self) -> Floats:
         return np.array([point.tokens for point in self.points])
 
-    @property
+    @cached_property
     def losses(self) -> Floats:
         return np.array([point.loss for point in self.points])
 
-    @property
+    @cached_property
     def counts(self) -> Floats:
         return np.array([float(point.n) for point in self.points])
+
+    @cached_property
+    def falls(self) -> bool:
+        """Every larger budget has a smaller loss."""
+        return len(self.points) > 1 and bool(np.all(np.diff(self.losses) < 0))
 
     @property
     def support(self) -> tuple[float, float]:
         """Smallest and largest ratio of the fit."""
         return self.points[0].chinchilla, self.points[-1].chinchilla
 
+    @cached_property
+    def _all(self) -> tuple[list[CellLoss], list[float]]:
+        """(every baseline cell with a loss, fitted or cut off; log tokens of each), by rising budget."""
+        cells = [cell for cell in self.group.of(self.baseline) if cell.has_loss and cell.tokens > 0]
+        return cells, [math.log(cell.tokens) for cell in cells]
+
     def nearest(self, tokens: float) -> CellLoss | None:
         """The baseline cell with a loss at this budget, else the nearest one in log tokens; fitted or cut off."""
-        cells = [cell for cell in self.group.of(self.baseline) if cell.has_loss and cell.tokens > 0]
+        cells, logs = self._all
         if not cells or not tokens > 0:
             return None
-        return min(cells, key=lambda cell: (abs(math.log(cell.tokens / tokens)), cell.tokens))
+        at = math.log(tokens)
+        place = bisect_left(logs, at)
+        beside = range(max(0, place - 1), min(len(cells), place + 1))
+        return cells[min(beside, key=lambda near: abs(logs[near] - at))]
 
 
 @dataclass(frozen=True, kw_only=True)

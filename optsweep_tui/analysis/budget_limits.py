@@ -51,7 +51,9 @@ def budget_limits(
     exponents = exponent_limits(points, best, pair_rise, families, families.of[curve])
     low, high = np.full(len(owner), np.nan), np.full(len(owner), np.nan)
     widest = int(families.counts.max(initial=1)) * points.u.shape[1]
-    for part in chunks(len(owner), FINE * max(widest, 4)):
+    # Per loss: the fields of its line over the exponents, its points in the search, and its part of the lines' making.
+    numbers = max(FINE * FIELDS, widest, FINE * widest * len(pairs) // max(1, len(owner)))
+    for part in chunks(len(owner), numbers):
         used, place = np.unique(pair_of[part], return_inverse=True)
         mine = _Entries(
             points=points.take(owner[part]),
@@ -63,6 +65,10 @@ def budget_limits(
         found = _extremes(mine, lines, place, best.take(owner[part]).invert(loss[part]))
         low[part], high[part] = found.low, found.high
     return Limits(low=low, high=high)
+
+
+FIELDS = 8
+"""Arrays of a line's projection that the quadratic needs."""
 
 
 @dataclass(frozen=True, kw_only=True)

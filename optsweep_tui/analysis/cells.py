@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import fmean, median
 
 import pandas as pd
@@ -79,9 +80,16 @@ class Group:
     base_seed: int | None
     cells: tuple[CellLoss, ...]
 
+    @cached_property
+    def _by_optimizer(self) -> dict[str, list[CellLoss]]:
+        found: dict[str, list[CellLoss]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.optimizer, []).append(cell)
+        return found
+
     def of(self, optimizer: str) -> list[CellLoss]:
         """Cells of one optimizer by rising budget."""
-        return [cell for cell in self.cells if cell.optimizer == optimizer]
+        return list(self._by_optimizer.get(optimizer, ()))
 
     @property
     def columns(self) -> dict[str, str | float | None]:

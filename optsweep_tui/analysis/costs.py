@@ -50,8 +50,6 @@ class Costs:
     """Why the FLOPs ratio is withheld; empty when it is known."""
     no_time: str
     """Why the time ratio is withheld; empty when it is known."""
-    timing: Timing
-    """How far two timings of the same thing lie apart here."""
 
     @property
     def step_overhead(self) -> float:
@@ -89,12 +87,11 @@ def costs(cell: CellLoss, reference: CellLoss | None, group: Group, baseline: st
         state_bytes_per_param=state,
         no_flops=no_flops,
         no_time=no_time,
-        timing=timing(cell, group, baseline),
     )
 
 
 def timing(cell: CellLoss, group: Group, baseline: str) -> Timing:
-    """Spread of the timings of both optimizers within the cells that were timed in the same place."""
+    """How far two timings of the same thing lie apart: of both optimizers, within cells timed in the same place."""
     own, own_dof = _spread(other for other in group.of(cell.optimizer) if same_place(cell, other))
     theirs, their_dof = _spread(other for other in group.of(baseline) if same_place(cell, other))
     if not own_dof or not their_dof:

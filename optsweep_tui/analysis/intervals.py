@@ -26,6 +26,8 @@ from optsweep_tui.analysis.noise import Floats, Rows
 
 # Exponents per interval. The extremes are refined between them, so the count decides the time, not the result.
 FINE = 65
+# How near to an extreme the search ends, as a share of the interval. Extremes are flat: the limit is off by its square.
+NEAR = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +194,7 @@ class Span:
                 return function(self.b(s, row), row)
 
             low, centre, high = (GRID[place[inner] + step] for step in (-1, 0, 1))
-            s = minimised(lambda s, row: -np.nan_to_num(at(s, row), nan=-1e300), low, centre, high, inner)
+            s = minimised(lambda s, row: -np.nan_to_num(at(s, row), nan=-1e300), low, centre, high, inner, NEAR)
             top[inner] = np.fmax(top[inner], at(s, inner))
         return np.where(np.isneginf(top), np.nan, top)
 

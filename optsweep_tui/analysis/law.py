@@ -236,7 +236,9 @@ def fitted(points: Points, families: Families | None = None) -> Curves:
     )
 
 
-def minimised(function: RowFunction, low: Floats, middle: Floats, high: Floats, rows: Rows) -> Floats:
+def minimised(
+    function: RowFunction, low: Floats, middle: Floats, high: Floats, rows: Rows, near: float = FOUND
+) -> Floats:
     """Bottom of function(t, row) inside each bracket; the middle where a bracket does not hold.
 
     Args:
@@ -245,6 +247,7 @@ def minimised(function: RowFunction, low: Floats, middle: Floats, high: Floats, 
         middle: points no higher than the ends, shape (M,).
         high: right ends, shape (M,).
         rows: what to hand to the function, shape (M,).
+        near: how near to the bottom is near enough, in t.
     """
     # The stubs know functions of one argument only. scipy hands arguments on as floats.
     find: Any = elementwise.find_minimum
@@ -252,5 +255,5 @@ def minimised(function: RowFunction, low: Floats, middle: Floats, high: Floats, 
     def on_rows(t: Floats, row: Floats) -> Floats:
         return function(t, row.astype(np.intp))
 
-    result = find(on_rows, (low, middle, high), args=(rows.astype(float),), tolerances={"xatol": FOUND})
+    result = find(on_rows, (low, middle, high), args=(rows.astype(float),), tolerances={"xatol": near})
     return np.where(np.isfinite(result.x) & (result.x >= low) & (result.x <= high), result.x, middle)

@@ -25,6 +25,8 @@ TEXTS = frozenset(
 )
 FINISHED = frozenset({"done", "diverged", "nan", "missing", "oom", "failed", "cancelled"})
 LOST = frozenset({"diverged", "nan"})
+WHOLE_TOKENS = 1e6
+"""A budget from here on is a whole number of tokens; below it may be in another unit."""
 TUNING = frozenset({"done", "diverged", "nan", "cancelled"})
 """States of runs that spent tuning budget: a diverged or stopped run taught something, a crashed one did not."""
 
@@ -131,7 +133,10 @@ def _budget(tokens: float, chinchilla: float, params: float) -> float:
     """Target tokens; from the ratio where the tokens are missing; 0 when neither says."""
     if not (math.isfinite(tokens) and tokens > 0):
         tokens = chinchilla * 20.0 * params
-    return float(round(tokens)) if math.isfinite(tokens) and tokens > 0 else 0.0
+    if not (math.isfinite(tokens) and tokens > 0):
+        return 0.0
+    # Products of a ratio and N that stand for one budget differ in their last digits. Budgets in other units are kept.
+    return float(round(tokens)) if tokens >= WHOLE_TOKENS else float(f"{tokens:.9g}")
 
 
 def _text(value: Any) -> str | None:

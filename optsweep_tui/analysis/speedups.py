@@ -12,7 +12,7 @@ from optsweep_tui.analysis import flags as F
 from optsweep_tui.analysis.baselines import Baseline, Baselines, baselines, family_of
 from optsweep_tui.analysis.cells import CellLoss, groups
 from optsweep_tui.analysis.columns import SPEEDUP
-from optsweep_tui.analysis.costs import LOADED_SD, Costs, Timing, costs
+from optsweep_tui.analysis.costs import LOADED_SD, Costs, Timing, costs, timing
 from optsweep_tui.analysis.edges import KnobInfo
 from optsweep_tui.analysis.estimates import Case, Ci, Estimate, cases_of, estimated
 from optsweep_tui.analysis.fairness import comparison_flags
@@ -135,9 +135,10 @@ def _row(case: Case, found: Baselines, unit: Unit, estimate: Estimate, marks: se
         row["speedup"] = scale * math.exp(estimate.u)
         low, high = estimate.low, estimate.high
         if unit == "time":
-            low, high = _with_timing(estimate, cost.timing)
-            marks |= {F.TIMED_ONCE} if math.isnan(cost.timing.sd) else set()
-            marks |= {F.LOADED} if cost.timing.worst > LOADED_SD else set()
+            timed = timing(cell, item.group, item.baseline)
+            low, high = _with_timing(estimate, timed)
+            marks |= {F.TIMED_ONCE} if math.isnan(timed.sd) else set()
+            marks |= {F.LOADED} if timed.worst > LOADED_SD else set()
         row["low"], row["high"] = (scale * float(np.exp(end)) for end in (low, high))
         row["own_noise_low"], row["own_noise_high"] = estimate.own
         if row["low"] == 0 or math.isinf(row["high"]):
@@ -147,11 +148,11 @@ def _row(case: Case, found: Baselines, unit: Unit, estimate: Estimate, marks: se
     return row | {"flags": F.ordered(marks)}
 
 
-def _with_timing(estimate: Estimate, timing: Timing) -> tuple[float, float]:
+def _with_timing(estimate: Estimate, timed: Timing) -> tuple[float, float]:
     """The ends of log D_eff moved out by the noise of the timings, in quadrature; unmoved where it is not known."""
-    if math.isnan(timing.sd):
+    if math.isnan(timed.sd):
         return estimate.low, estimate.high
-    half = timing.half_width
+    half = timed.half_width
     low = estimate.u - math.hypot(estimate.u - estimate.low, half)
     return low, estimate.u + math.hypot(estimate.high - estimate.u, half)
 
@@ -196,8 +197,7 @@ def interpolated_speedup(item: Baseline, cell: CellLoss) -> float:
 
     NaN outside the points, without a loss, and where the baseline's losses do not fall all along.
     """
-    losses = item.losses
-    if not (cell.has_loss and cell.tokens > 0 and len(losses) > 1 and bool(np.all(np.diff(losses) < 0))):
+    if not (cell.has_loss and cell.tokens > 0 and item.falls):
         return math.nan
-    log_tokens = np.interp(cell.loss, losses[::-1], np.log(item.tokens)[::-1], left=math.nan, right=math.nan)
-    return float(np.exp(log_tokens - math.log(cell.tokens)))
+    log_tokens = np.interp(cell.loss, item.losses[::-1], np.log(item.tokens)[::-1], left=math.nan, right=math.nan)
+    return math.exp(float(log_tokens) - math.log(cell.tokens))
