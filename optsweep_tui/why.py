@@ -143,6 +143,9 @@ def _options(address: Address, frame: pd.DataFrame, workspace: Workspace) -> dic
         )
     elif "baseline" not in given and options["baseline"] not in set(frame["optimizer"]):
         options["baseline"] = ask.baseline_of(workspace, str(frame["study"].iloc[0]))
+    known = sorted(set(frame["optimizer"].dropna()))
+    if options["baseline"] not in known:
+        raise UnknownName("baseline", options["baseline"], known, where=address.kind, hint="it has no runs in that study")
     return options
 
 

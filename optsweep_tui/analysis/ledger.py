@@ -48,7 +48,7 @@ def noise_ledger(
                 continue
             end = ends.get(cell.tokens, "") if cell.optimizer == baseline else ""
             used = noise.source == "measured" and bool(end)
-            rows.append(_ledger_row(group, cell, end, used, _why(cell, end, used)))
+            rows.append(_ledger_row(group, cell, end, used, _why(cell, end, noise.source)))
         if noise.source != "measured":
             rows.append(
                 {
@@ -115,11 +115,13 @@ def _ledger_row(group: Group, cell: CellLoss, end: str, used: bool, reason: str)
     }
 
 
-def _why(cell: CellLoss, end: str, used: bool) -> str:
-    if used:
-        return f"{end} budget of the baseline"
+def _why(cell: CellLoss, end: str, source: str) -> str:
     if not end:
         return "shown only: not an end of the baseline"
+    if source == "measured":
+        return f"{end} budget of the baseline"
+    if source == "given":
+        return "not used: sigma was given"
     return f"not used: {cell.n_fresh} fresh seeds here, {FRESH_SEEDS_NEEDED} at both ends are needed"
 
 

@@ -29,7 +29,7 @@ DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 """Options and filters with the value that an address leaves out."""
 HASH_DIGITS = 12
-_SAFE = ":@,+ "
+_SAFE = ":@,"
 EXAMPLE = "speedup/reference/muon/130m/8"
 
 
@@ -127,12 +127,12 @@ def parsed(text: str) -> Address:
         OptsweepError: it is none.
     """
     path, _, query = text.strip().partition("?")
-    kind, *parts = [unquote(part) for part in path.strip("/").split("/")]
+    kind, *parts = path.strip("/").split("/")  # still quoted: an equals sign inside a name is none of ours
     kind = kind.lower()
     if kind not in KINDS:
         raise UnknownName("number id", kind, KINDS, where=text, hint=f"a number id looks like {EXAMPLE}")
     names = ("study", *KINDS[kind])
-    plain = [part for part in parts[: len(names)] if "=" not in part]
+    plain = [unquote(part) for part in parts[: len(names)] if "=" not in part]
     if len(plain) < len(names):
         shape = "/".join([kind, *(name.upper() for name in names)])
         raise OptsweepError(f'"{text}" is no number id: expected {shape}', f"optsweep {kind} --json lists them")
@@ -141,7 +141,7 @@ def parsed(text: str) -> Address:
         name, sign, value = part.partition("=")
         if not sign or name not in EXTRAS:
             raise UnknownName("part", name, EXTRAS, where=text, hint="parts look like engine=torch")
-        extras[name] = value
+        extras[name] = unquote(value)
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name in options:
         if name not in DEFAULTS:

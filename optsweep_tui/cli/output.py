@@ -35,7 +35,7 @@ def clean(item: Any) -> Any:
         return item if math.isfinite(item) else None
     if hasattr(item, "tolist"):  # numpy scalars and arrays
         return clean(item.tolist())
-    if item != item:  # pandas' NA and NaT
+    if type(item).__name__ == "NAType" or item != item:  # pandas' NA, which has no truth value, and NaT
         return None
     return str(item)
 

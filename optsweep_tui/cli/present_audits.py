@@ -128,6 +128,8 @@ def _print_summary(data: Sequence[Mapping[str, Any]], baseline: str) -> None:
 
 def print_ledger(ledger: pd.DataFrame, baseline: str) -> None:
     """Every replicate group, and the sigma that intervals of its group use."""
+    if not len(ledger):
+        print("nothing here was run under several seeds; optsweep noise without a filter shows what intervals use")
     for group in comparable(ledger):
         print(f"run-to-run noise of the final loss, nats   {headline(group[0])}")
         replicated = [row for row in group if row["source"] == "measured"]
@@ -140,7 +142,7 @@ def print_ledger(ledger: pd.DataFrame, baseline: str) -> None:
                         f"{row['chinchilla']:g}",
                         f"{row['sigma']:.4f}",
                         f"{output.number(row['sigma_low'], 2)} - {output.number(row['sigma_high'], 2)}",
-                        row["n_seeds"],
+                        output.number(row["n_seeds"], 6),
                         output.number(row["dof"], 3),
                         "yes" if row["used"] else "no",
                         row["reason"],

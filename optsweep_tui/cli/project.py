@@ -11,6 +11,8 @@ from optsweep_tui.cli import options, output
 if TYPE_CHECKING:
     import pandas as pd
 
+    from optsweep_tui.core import Filter
+
 
 def command(
     context: typer.Context,
@@ -48,6 +50,8 @@ def command(
     place = options.open_workspace(context, workspace)
     frame = present.answers(place, options.make_filter(study, None, None, None, datasets, engines, where))
     reference = present.baseline_name(place, frame, baseline)
+    if optimizer is not None and not present.kept(frame, _only(optimizer)).size:
+        raise OptsweepError(f"{optimizer} has no runs here", "optsweep table lists what has")
     name = present.baseline_name(place, frame, optimizer) if optimizer else reference
     label, params = _size(frame, model)
     rows = ask.project(
@@ -68,6 +72,13 @@ def command(
         present_projection.print_projection(rows)
     if (rows["state"] == "REFUSE").all():
         raise typer.Exit(1)
+
+
+def _only(optimizer: str) -> Filter:
+    from optsweep_tui import grid
+    from optsweep_tui.core import Filter
+
+    return Filter(optimizers=(grid.result_name(optimizer),))
 
 
 def _size(frame: pd.DataFrame, model: str) -> tuple[str, float]:

@@ -26,6 +26,8 @@ VERBS = (
     "run", "tune", "watch", "ls", "show", "logs", "cancel", "retry", "resume",
     "collect", "import", "export", "reproduce", "sql", "snapshot", "gc",
     "table", "fit", "speedup",
+    "stable", "edges", "sensitivity", "hp", "predict",
+    "fairness", "flips", "noise", "power", "stop-audit", "profile", "ttest", "project", "why",
     "plot", "report",
     "doctor", "tui",
 )  # fmt: skip
@@ -34,7 +36,7 @@ VERBS = (
 
 def function_of(verb: str) -> Callable[..., None]:
     """What a verb calls; its module is imported here, so that the other verbs cost nothing."""
-    module = f"{verb}_" if verb == "import" else verb
+    module = f"{verb}_" if verb == "import" else verb.replace("-", "_")
     function: Callable[..., None] = importlib.import_module(f"optsweep_tui.cli.{module}").command
     return function
 

@@ -26,14 +26,16 @@ def command(
     Examples: optsweep table | optsweep table --model 130m --json
     """
     from optsweep_tui import ask
-    from optsweep_tui.cli import present
+    from optsweep_tui.cli import numbers, present
 
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
     frame = present.answers(place, chosen)
     reference = present.baseline_name(place, frame, baseline)
     cells = ask.table(frame, baseline=reference, sigma=options.checked_sigma(sigma))
+    cells = numbers.with_filters(cells, chosen, cut=True)
     if json_:
         output.emit_json(output.records(cells))
     else:
         present.print_cells(cells)
+        numbers.point_to_why(cells)

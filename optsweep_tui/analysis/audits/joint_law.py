@@ -1,8 +1,8 @@
 """`joint_law`: L(N, D) = E + A / N^alpha + B / D^beta on one optimizer's cells, to plan the next size with; nothing else.
 
 Sizes and budgets are held as x = log(N / N0), y = log(D / D0) around their geometric means, so nothing overflows; fitted
-in log A, log alpha, log B, log beta, log E from a grid of exponents. The form of the law: Hoffmann et al. 2022, arXiv
-2203.15556. Speedups never rest on it: there each size has a curve of its own.
+in log A, log alpha, log B, log beta, log E from the best of a grid of exponents, and from others to see whether they agree.
+The form of the law: Hoffmann et al. 2022, arXiv 2203.15556. Speedups never rest on it: there each size has its own curve.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ USE = "planning only, never used for speedups"
 PARAMETERS = 5
 MIN_SIZES = 3
 MIN_BUDGETS = 3
-FEW_STARTS = ((0.1, 0.1), (0.3, 0.3), (0.6, 0.6), (1.2, 1.2))
-"""For the Huber loss, whose trust region takes long."""
-STARTS = tuple((alpha, beta) for alpha in (0.1, 0.3, 0.6, 1.2) for beta in (0.1, 0.3, 0.6, 1.2))
+EXPONENTS: Floats = np.geomspace(0.02, 3.0, 30)
+"""Of the grid whose best pair is the first start."""
+OTHER_STARTS = ((0.1, 0.1), (0.3, 0.3), (0.6, 0.6), (1.2, 1.2))
+"""Pairs of exponents that the solver is started from as well, to see whether it ends at the same place."""
 # Cells "at one ratio", or "that very cell", agree this well: ratios are kept to five digits.
 SAME_RATIO = 1e-3
 MOST_DOUBLINGS = 12
@@ -224,8 +225,14 @@ def _law(theta: Floats, x: Floats, y: Floats) -> tuple[Floats, Floats]:
     return size + budget + e, slopes
 
 
-def fit_law(sample: Sample, loss: Loss = "squares") -> Law:
-    """All five parameters at once from 16 pairs of exponents (Huber: 4); amplitudes and floor start at their best there."""
+def fit_law(sample: Sample, loss: Loss = "squares", others: Sequence[tuple[float, float]] = OTHER_STARTS) -> Law:
+    """All five parameters at once, from the best pair of a grid of exponents and from some others.
+
+    Args:
+        sample: the cells.
+        loss: squares or huber.
+        others: further pairs to start from.
+    """
     root, logs = np.sqrt(sample.w), np.log(sample.loss)
 
     def residuals(theta: Floats) -> Floats:
@@ -236,11 +243,11 @@ def fit_law(sample: Sample, loss: Loss = "squares") -> Law:
         value, slopes = _law(theta, sample.x, sample.y)
         return np.asarray((root if loss == "squares" else 1.0 / value)[:, None] * slopes)
 
-    options: dict[str, Any] = (
-        {"method": "lm"} if loss == "squares" else {"loss": "huber", "f_scale": HUBER_DELTA, "x_scale": "jac"}
-    )
+    options: dict[str, Any] = {"method": "lm"}
+    if loss == "huber":
+        options = {"loss": "huber", "f_scale": HUBER_DELTA, "x_scale": "jac"}
     found = []
-    for alpha, beta in STARTS if loss == "squares" else FEW_STARTS:
+    for alpha, beta in (_best_pair(sample), *others):
         columns = np.stack([np.exp(-alpha * sample.x), np.exp(-beta * sample.y), np.ones_like(sample.x)], axis=-1)
         size, budget, floor = nnls(root[:, None] * columns, root * sample.loss)[0]
         start = np.log([max(size, 1e-3), alpha, max(budget, 1e-3), beta, max(floor, 1e-3)])
@@ -251,6 +258,18 @@ def fit_law(sample: Sample, loss: Loss = "squares") -> Law:
     best, theta = min(found, key=lambda entry: entry[0])
     agreeing = sum(cost <= best * (1 + SAME) + 1e-12 for cost, _ in found)
     return Law(theta=theta, starts=len(found), agreeing=agreeing)
+
+
+def _best_pair(sample: Sample) -> tuple[float, float]:
+    """The exponents of a grid whose law with positive terms lies nearest, amplitudes and floor at their best."""
+    alpha, beta = (each.ravel() for each in np.meshgrid(EXPONENTS, EXPONENTS, indexing="ij"))
+    size, budget = np.exp(-alpha[:, None] * sample.x), np.exp(-beta[:, None] * sample.y)
+    columns = np.sqrt(sample.w)[:, None] * np.stack([size, budget, np.ones_like(size)], axis=-1)
+    target = np.sqrt(sample.w) * sample.loss
+    terms = np.linalg.pinv(columns) @ target
+    chi2 = ((columns @ terms[..., None])[..., 0] - target) ** 2
+    place = int(np.argmin(np.where((terms >= 0).all(axis=1), chi2.sum(axis=1), np.inf)))
+    return float(alpha[place]), float(beta[place])
 
 
 def profile_limits(
@@ -324,7 +343,7 @@ def _held_out(found: Sequence[tuple[str, CellLoss, Noise]], sample: Sample, loss
         gone = np.array([cell.params == size for _, cell, _ in found])
         if (~gone).sum() <= PARAMETERS:
             continue
-        predicted = fit_law(sample.without(gone), loss).at(sample.x[gone], sample.y[gone])
+        predicted = fit_law(sample.without(gone), loss, others=()).at(sample.x[gone], sample.y[gone])
         left = [(model, cell) for model, cell, _ in found if cell.params == size]
         rows += [
             {

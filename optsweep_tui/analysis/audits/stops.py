@@ -218,7 +218,8 @@ def _train_rise(trace: Trace) -> Kill | None:
 
 
 def _first_rise(steps: Floats, values: Floats, least: Floats, what: str) -> Kill | None:
-    over = np.flatnonzero(values - least > DIVERGED_ABOVE_MINIMUM)
+    with np.errstate(invalid="ignore"):
+        over = np.flatnonzero(values - least > DIVERGED_ABOVE_MINIMUM)
     if not len(over):
         return None
     place = int(over[0])
