@@ -49,7 +49,8 @@ bench: install
 
 faults: install
 	OPTSWEEP_FAULTS=20 $(BIN)/python -m pytest -q tests/e2e/test_kill.py
-	OPTSWEEP_FUZZ=20000 $(BIN)/python -m pytest -q tests/store/test_import_marin.py tests/store/test_import_files.py -k mutated
+	OPTSWEEP_FUZZ=20000 $(BIN)/python -m pytest -q tests/store/test_import_marin.py tests/store/test_import_files.py \
+		tests/store/test_import_logs.py tests/store/test_import_olmo.py tests/store/test_export_bundle.py -k mutated
 
 format: install
 	$(BIN)/ruff format .

@@ -459,6 +459,7 @@ def export_formats() -> list[dict[str, str]]:
 
     found = {name: f"a {name} file with a row per run; `import {name}` reads it back" for name in TABLES}
     found |= {name: protocol.load_exporter(name).doc for name in protocol.IN_TREE}
+    found["baselines"] = "predicted configurations in the marin tree's baseline_config shape; -o, -m and -c name the cells"
     found["bundle"] = "one run in one file, for `reproduce`: optsweep export bundle RUN"
     return [{"name": name, "doc": found[name]} for name in sorted(found)]
 
@@ -476,7 +477,7 @@ def export_results(workspace: Workspace, name: str, target: Path, chosen: Filter
 
     known = {*TABLES, *protocol.IN_TREE}
     if name.lower() not in known:
-        raise UnknownName("format", name, sorted({*known, "bundle"}))
+        raise UnknownName("format", name, sorted({*known, "baselines", "bundle"}))
     if name.lower() in TABLES:
         return _export_table(queries.results(workspace.store, chosen), name.lower(), target)
     exporter = protocol.load_exporter(name)
@@ -495,6 +496,40 @@ def export_results(workspace: Workspace, name: str, target: Path, chosen: Filter
         written.skip(run_id, why)
     return ExportReport(
         format=exporter.name, file=str(target), rows=written.runs, files=written.files, skipped=written.skipped
+    )
+
+
+def export_baselines(workspace: Workspace, target: Path, chosen: Filter) -> ExportReport:
+    """Predicted configurations as files of the published study's baseline_config tree.
+
+    Args:
+        chosen: study and optimizers whose sweeps are learnt from; its models and ratios are the cells that are predicted,
+            measured or not (none named: those of the study).
+
+    Raises:
+        OptsweepError: no such study or model, or the target exists or cannot be written.
+    """
+    from optsweep_tui import ask, grid
+    from optsweep_tui.exporters import baselines, protocol
+
+    learnt = dataclasses.replace(chosen, models=(), chinchillas=())
+    frame = ask.results(workspace, learnt)
+    models = [grid.model_name(name) for name in chosen.models] or list(dict.fromkeys(frame["model"].dropna()))
+    ratios = list(chosen.chinchillas) or sorted(frame["chinchilla"].dropna().unique())
+    optimizers = sorted(frame["optimizer"].dropna().unique())
+    predictions = (
+        ask.predict(frame[frame["optimizer"] == optimizer], optimizer=optimizer, model=model, chinchilla=float(ratio))
+        for optimizer in optimizers
+        for model in models
+        for ratio in ratios
+    )
+    protocol.new_folder(target)
+    try:
+        written = baselines.write(predictions, target)
+    except OSError as error:
+        raise OptsweepError(f"{target} cannot be written: {error.strerror}", "name another folder") from None
+    return ExportReport(
+        format="baselines", file=str(target), rows=written.runs, files=written.files, skipped=written.skipped
     )
 
 

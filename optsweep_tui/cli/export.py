@@ -59,14 +59,21 @@ def command(
         return
     if out is not None:
         raise OptsweepError("--out is for bundles", f"optsweep export {format_} TARGET")
-    report = flow.export_results(place, format_, Path(target), chosen)
+    if format_.lower() == "baselines":
+        report = flow.export_baselines(place, Path(target), chosen)
+    else:
+        report = flow.export_results(place, format_, Path(target), chosen)
     if json_:
         output.emit_json(report)
     else:
         files = f"   {report.files} files" if report.files > 1 else ""
         print(f"{report.file}   {output.runs_text(report.rows)}{files}")
         for entry in report.skipped:
-            output.say(f"left out: {entry.where}: {entry.why}")
+            output.say(
+                f"{entry.where}: {entry.why}"
+                if report.format == "baselines"
+                else f"left out: {entry.where}: {entry.why}"
+            )
     if not report.rows and report.skipped:
         raise typer.Exit(1)
 

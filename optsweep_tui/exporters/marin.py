@@ -46,7 +46,7 @@ class MarinExporter:
             if not run.state.finished:
                 written.skip(run.title, f"it is {run.state.state}: the tree holds ended runs")
                 continue
-            key = (_study_name(run.spec.optimizer), run.spec.model.lower(), f"{run.chinchilla:g}")
+            key = (study_name(run.spec.optimizer), run.spec.model.lower(), f"{run.chinchilla:g}")
             cells.setdefault(key, []).append(run)
         _remark(runs, written)
         for key, members in sorted(cells.items()):
@@ -276,7 +276,7 @@ def published_name(optimizer: str, knob: str) -> str:
     return own.aliases[0] if own is not None and own.aliases else knob
 
 
-def _study_name(optimizer: str) -> str:
+def study_name(optimizer: str) -> str:
     """What the study calls an optimizer."""
     theirs = {ours: name for name, ours in published.STUDY_NAMES.items()}
     return theirs.get(optimizer, optimizer)

@@ -25,7 +25,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Pat
     """(workspace with one trained run, its bundle)."""
     root = tmp_path_factory.mktemp("reproduce")
     work, grid = root / "work", workbench.grid_file(root, "0.01", seeds=1)
-    optsweep("run", "--grid", str(grid), "-o", "muon", workspace=work)
+    sinks = ("--sink", "tensorboard", "--sink", f"wandb:{root / 'offline'}")
+    optsweep("run", "--grid", str(grid), "-o", "muon", *sinks, workspace=work)
     (run,) = (work / "runs").iterdir()
     said = json.loads(
         optsweep("export", "bundle", run.name[:8], "--out", str(root / "run.zip"), "--json", workspace=work).stdout
@@ -113,3 +114,24 @@ def test_the_code_in_a_bundle_is_python_that_its_reader_can_look_at(bundle: tupl
     subprocess.run(["python3", "-m", "zipfile", "-e", str(path), str(tmp_path / "out")], check=True, timeout=60)
     assert (tmp_path / "out" / "code" / "optsweep_engines" / "torch_engine" / "train.py").is_file()
     assert "optsweep reproduce" in (tmp_path / "out" / "README.txt").read_text()
+
+
+def test_the_sinks_of_a_real_run_hold_it_whole(bundle: tuple[Path, Path], tmp_path: Path) -> None:
+    work, _ = bundle
+    rows = json.loads(
+        optsweep(
+            "sql", "select step, value from v_metric where key = 'train_loss' order by step", "--json", workspace=work
+        ).stdout
+    )
+    (loss,) = json.loads(optsweep("sql", "select loss from v_run", "--json", workspace=work).stdout)
+    for kind, place in (("tensorboard", work / "tensorboard"), ("wandb", work.parent / "offline")):
+        report = json.loads(optsweep("import", kind, str(place), "--json", workspace=tmp_path / kind).stdout)
+        assert report["states"] == {"done": 1}
+        query = "select step, value from v_metric where key = 'train_loss' order by step"
+        copied = json.loads(optsweep("sql", query, "--json", workspace=tmp_path / kind).stdout)
+        assert [row["step"] for row in copied] == [row["step"] for row in rows] and len(rows) > 100
+        assert [row["value"] for row in copied] == pytest.approx([row["value"] for row in rows], rel=1e-6)
+        (run,) = json.loads(
+            optsweep("sql", "select loss, optimizer, lr from v_run", "--json", workspace=tmp_path / kind).stdout
+        )
+        assert run["loss"] == pytest.approx(loss["loss"], rel=1e-6) and (run["optimizer"], run["lr"]) == ("muon", 0.02)

@@ -186,3 +186,39 @@ def test_a_broken_run_folder_is_listed(tmp_path: Path) -> None:
     (place.runs / ids["lr"] / rundir.SPEC).write_text("{")
     report = flow.export_results(place, "wandb", tmp_path / "wandb", Filter())
     assert report.rows == 8 and [entry.where for entry in report.skipped] == [ids["lr"]]
+
+
+# ---------------------------------------------------------------- predicted configurations
+
+
+def test_predictions_are_written_in_the_studys_shape_and_what_they_rest_on_is_said(
+    published: Workspace, tmp_path: Path
+) -> None:
+    from optsweep_tui import ask
+    from optsweep_tui.importers.cells import knob_name
+
+    chosen_cells = Filter(
+        study="reference", optimizers=("scion_fantastic",), models=("520m", "1.2B"), chinchillas=(8.0,)
+    )
+    report = flow.export_baselines(published, tmp_path / "tree", chosen_cells)
+    assert (report.rows, report.files) == (2, 2)
+    assert [entry.where for entry in report.skipped if "EXTRAP" in entry.why] == ["scion_fantastic 1.2b 8"]
+    frame = ask.results(published, Filter(study="reference", optimizers=("scion_fantastic",)))
+    for model in ("520m", "1.2b"):
+        size = model.upper()
+        file = tmp_path / "tree" / "baseline_config" / "scion" / size / "8" / f"sweep_{size}_8.json"
+        document = json.loads(file.read_text())
+        assert set(document) == {"baseline_config", "model_size", "optimizer_name", "target_chinchilla"}
+        assert (document["model_size"], document["optimizer_name"], document["target_chinchilla"]) == (
+            model,
+            "scion",
+            8,
+        )
+        found = ask.predict(frame, optimizer="scion_fantastic", model=model, chinchilla=8.0)
+        back = {knob_name("scion_fantastic", key): value for key, value in document["baseline_config"].items()}
+        assert back.pop("batch_size") == found["batch_size"] and back.pop("schedule", "cosine") == found["schedule"]
+        assert back == pytest.approx(
+            {key: value for key, value in found["hyperparameters"].items() if value is not None}
+        )
+    with pytest.raises(OptsweepError, match=r"1\.2g"):
+        flow.export_baselines(published, tmp_path / "x", Filter(study="reference", models=("1.2g",)))
