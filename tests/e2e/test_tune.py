@@ -1,0 +1,125 @@
+"""A real cell tuned on CPU: it improves, goes beyond a list that is too narrow, ends with seeds; kill -9 changes nothing.
+
+OPTSWEEP_TUNE_FAULTS=20 makes the kills a campaign; the test suite runs a few.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e import workbench
+from tests.e2e.test_kill import wait_for_training
+from tests.e2e.workbench import optsweep
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+FAULTS = int(os.environ.get("OPTSWEEP_TUNE_FAULTS", "2"))
+VICTIMS = ("everything", "controller", "engine", "shim")
+GRID = """
+name = "narrow"
+dataset = "embedded"
+[defaults]
+batch_size = 4
+seq_len = 32
+schedule = "linear"
+validation_tokens = 2048
+[[cells]]
+optimizer = ["adamw"]
+model = ["bench-micro"]
+chinchilla = [{ratio}]
+[optimizer.adamw]
+set = {{ lr = 0.001 }}
+sweep = {{ lr = [0.001, 0.002] }}
+"""
+STUDY = "tune-narrow-adamw-bench-micro"
+
+
+def command(folder: Path, ratio: str) -> list[str]:
+    path = folder / "narrow.toml"
+    path.write_text(GRID.format(ratio=ratio))
+    return ["tune", "--grid", str(path), "--threshold", "0.02", "--block", "none", "--fresh-seeds", "2"]
+
+
+def account(workspace: Path, arguments: list[str]) -> dict[str, Any]:
+    """What the tuning says at its end, without what a clock decides."""
+    # One worker at a time: starting PyTorch costs more than these runs do.
+    workspace.mkdir(exist_ok=True)
+    (workspace / "optsweep.toml").write_text("slots = 1\ncheckpoint_seconds = 0.3\npoll_seconds = 0.1\n")
+    data: dict[str, Any] = json.loads(optsweep(*arguments, "--json", workspace=workspace, timeout=900).stdout)
+    for row in data["runs"]:
+        row.pop("seconds_estimate")
+    return data
+
+
+def disturbed(workspace: Path, arguments: list[str], faults: int, chance: random.Random) -> None:
+    """Run a tuning and kill parts of it at random moments, starting the same command again whenever it is gone."""
+    controller = workbench.start(*arguments, workspace=workspace)
+    for number in range(faults):
+        if not wait_for_training(workspace, 60.0):
+            break
+        time.sleep(chance.uniform(0.0, 1.0))
+        victim = VICTIMS[number % len(VICTIMS)]
+        if victim in ("controller", "everything"):
+            controller.kill()
+            controller.wait()
+        for module in {"engine": ["run"], "shim": ["shim"], "everything": ["shim", "run"]}.get(victim, []):
+            for pid in workbench.processes(workspace, f"optsweep_engines.{module}"):
+                workbench.kill(pid)
+        if controller.poll() is not None:
+            time.sleep(chance.uniform(0.0, 1.5))  # workers go on without it, and end without anybody who looks
+            controller = workbench.start(*arguments, workspace=workspace)
+    controller.kill()
+    controller.wait()
+
+
+def test_a_tuning_improves_extends_seeds_and_is_the_same_after_any_kill_9(tmp_path: Path) -> None:
+    calm, wild = tmp_path / "calm", tmp_path / "wild"
+    arguments = command(tmp_path, "0.015")
+    expected = account(calm, arguments)
+    best = expected["incumbent"]
+    assert best["state"] == "ended" and best["resolved"] is True and best["improvement"] > 0.1
+    assert best["loss"] < best["start_loss"] and best["n"] == 2
+    kinds = [step["kind"] for step in expected["history"]]
+    assert kinds[0] == "start" and kinds.count("extend") >= 2 and kinds[-1] == "seeds"
+    assert best["hyperparameters"]["lr"] > 0.002 and best["edges"] == {}, "beyond the list that was given"
+
+    wild.mkdir()
+    (wild / "optsweep.toml").write_text((calm / "optsweep.toml").read_text())
+    try:
+        disturbed(wild, arguments, FAULTS, random.Random(20260101))
+        found = account(wild, arguments)
+    finally:
+        workbench.stop_everything(wild)
+    assert found == expected
+    before, after = workbench.records(calm), workbench.records(wild)
+    assert {run: record["parameters_sha256"] for run, record in after.items()} == {
+        run: record["parameters_sha256"] for run, record in before.items()
+    }, "the same runs, and no other was planted"
+    assert sum(record["attempt"] for record in after.values()) > len(after), "no kill hit a run"
+    (cell,) = json.loads(optsweep("table", "--study", f"{STUDY}-0.015", "--json", workspace=wild).stdout)
+    assert cell["loss"] == pytest.approx(best["loss"], abs=1e-12) and cell["n"] == 2 and cell["edges"] == []
+
+
+def test_ctrl_c_leaves_the_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    workspace = tmp_path / "work"
+    arguments = command(tmp_path, "0.01")
+    controller = workbench.start(*arguments, workspace=workspace)
+    try:
+        assert wait_for_training(workspace)
+        controller.send_signal(signal.SIGINT)
+        assert controller.wait(timeout=60) == 130
+        resumed = account(workspace, ["tune", "--resume"])
+    finally:
+        workbench.stop_everything(workspace)
+    assert resumed["incumbent"]["state"] == "ended" and resumed["study"] == f"{STUDY}-0.01"
+    assert {record["attempt"] for record in workbench.records(workspace).values()} == {1}, "nothing ran twice"
+    other = optsweep(*arguments[:-1], "1", workspace=workspace, check=False)
+    assert other.returncode == 2 and "fresh_seeds was 2, now 1" in other.stderr and other.stderr.count("\n") == 1
