@@ -40,7 +40,10 @@ def command(
     """
     from optsweep_tui import ask, drafts, grid
     from optsweep_tui.cli import present, present_hyperparameters
+    from optsweep_tui.errors import OptsweepError
 
+    if len(options.split(optimizer)) != 1:
+        raise OptsweepError(f'predict takes one optimizer; "{optimizer}" is not one', "name one with -o")
     path = None if out is None else drafts.checked_path(out)
     place = options.open_workspace(context, workspace)
     wanted_model, ratio = grid.model_name(model), grid.ratio(chinchilla)

@@ -42,7 +42,14 @@ def sweep(
         knobs = dict(fixed or {}) | ({} if knob == "batch_size" else {knob: value})
         rows.append(
             run(
-                optimizer, chinchilla, loss, knobs=knobs, state=state, model=model, params=SIZES[model], **(settings | other)
+                optimizer,
+                chinchilla,
+                loss,
+                knobs=knobs,
+                state=state,
+                model=model,
+                params=SIZES[model],
+                **(settings | other),
             )
         )
     return rows

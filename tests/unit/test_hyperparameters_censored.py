@@ -19,7 +19,9 @@ STEP = math.log(2.0)
 FLOOR = STEP / SQRT_12
 
 
-def cells(theta: tuple[float, float, float], sigma: float, seed: int, offset: float = 0.0) -> tuple[Floats, Floats, Floats]:
+def cells(
+    theta: tuple[float, float, float], sigma: float, seed: int, offset: float = 0.0
+) -> tuple[Floats, Floats, Floats]:
     """12 cells of 3 sizes and 4 ratios; optima read off a grid of factor 2, open at its ends."""
     sizes = np.repeat([134217728.0, 301989888.0, 536870912.0], 4)
     ratios = np.tile([1.0, 2.0, 4.0, 8.0], 3)
@@ -60,7 +62,9 @@ def test_no_other_point_is_likelier(seed: int, sigma: float, offset: float) -> N
 
     def minus_log_likelihood(point: Floats) -> float:
         spread = max(FLOOR, math.exp(point[3]))
-        mass = stats.norm.cdf((high - design @ point[:3]) / spread) - stats.norm.cdf((low - design @ point[:3]) / spread)
+        mass = stats.norm.cdf((high - design @ point[:3]) / spread) - stats.norm.cdf(
+            (low - design @ point[:3]) / spread
+        )
         return float(-np.sum(np.log(np.maximum(mass, 1e-300))))
 
     here = np.append(found.theta[0], math.log(found.sigma[0]))
@@ -159,7 +163,7 @@ def by_linear_program(design: Floats, low: Floats, high: Floats) -> bool:
         bounds=(-1.0, 1.0),
         method="highs",
     )
-    return bool(answer.status == 0 and -answer.fun < 1e-7)
+    return bool(answer.status == 0 and float(answer.fun or 0.0) > -1e-7)
 
 
 def test_the_mass_of_an_interval_is_exact_in_both_tails() -> None:

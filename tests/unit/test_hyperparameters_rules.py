@@ -144,7 +144,9 @@ def test_categories_are_never_fitted_and_whole_numbers_stay_whole() -> None:
             losses = {size: 3 + abs(math.log2(size / best)) / 10 for size in (64, 128, 256, 512)}
             rows += sweep("batch_size", losses, fixed={"lr": 0.01}, model=model, chinchilla=ratio)
     found = only(rows, "batch_size")
-    assert found.integer and all(cell["predicted"] in (128, 256) for cell in found.cells), "powers of two like all tried"
+    assert found.integer and all(cell["predicted"] in (128, 256) for cell in found.cells), (
+        "powers of two like all tried"
+    )
 
 
 def test_predictions_never_leave_the_declared_range() -> None:

@@ -93,7 +93,9 @@ def test_a_geometric_list_goes_on_by_its_ratio_and_an_arithmetic_one_by_its_diff
     if count > 2:
         differences = [first + step * place for place in range(count)]
         expected = first - step if side == "low" else differences[-1] + step
-        found = next_beyond(differences, side, Knob(name="x", low=-1e9, high=1e9, kind="float", declared_scale="linear"))
+        found = next_beyond(
+            differences, side, Knob(name="x", low=-1e9, high=1e9, kind="float", declared_scale="linear")
+        )
         assert found.values[0] == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 

@@ -76,14 +76,20 @@ def test_diverged_and_missing_values_count_as_tried_and_the_threshold_is_one_for
 
 
 def test_booleans_and_texts_are_judged_like_numbers() -> None:
-    rows = [run(chinchilla=c, loss=3.0 - flag / 10, knobs={"nesterov": flag, "scheme": "a"}) for c in (1, 2) for flag in (False, True)]
+    rows = [
+        run(chinchilla=c, loss=3.0 - flag / 10, knobs={"nesterov": flag, "scheme": "a"})
+        for c in (1, 2)
+        for flag in (False, True)
+    ]
     found = stable(frame(rows))
     assert only(found, "nesterov").values == [True]
     assert list(found.knob) == ["nesterov"], "a knob with one value was not swept"
 
 
 def test_other_data_or_lengths_are_other_scopes() -> None:
-    rows = sweep("lr", {0.001: 3.0, 0.002: 3.1}) + sweep("lr", {0.001: 3.1, 0.002: 3.0}, seq_len=1024, tokens_per_step=128 * 1024)
+    rows = sweep("lr", {0.001: 3.0, 0.002: 3.1}) + sweep(
+        "lr", {0.001: 3.1, 0.002: 3.0}, seq_len=1024, tokens_per_step=128 * 1024
+    )
     found = stable(frame(rows))
     assert list(found["values"]) == [[0.002], [0.001]] or list(found["values"]) == [[0.001], [0.002]]
     assert (found.n_cells == 1).all()

@@ -89,7 +89,11 @@ def test_a_fine_parabola_has_the_width_of_its_formula(curvature: float, shift: f
 
 
 def test_the_noise_band_is_that_of_two_single_runs_and_the_summary_takes_medians() -> None:
-    rows = [row for c, up in ((1, 0.04), (2, 0.05), (4, 0.08)) for row in sweep("lr", {0.5: 3.1, 1.0: 3.0, 2.0: 3.0 + up}, chinchilla=c)]
+    rows = [
+        row
+        for c, up in ((1, 0.04), (2, 0.05), (4, 0.08))
+        for row in sweep("lr", {0.5: 3.1, 1.0: 3.0, 2.0: 3.0 + up}, chinchilla=c)
+    ]
     found = sensitivity(frame(rows), "lr", sigma=0.002)
     cells, (summary,) = found[found.level == "cell"], found[found.level == "optimizer"].itertuples()
     assert (cells.sigma == 0.002).all() and (cells.sigma_source == "given").all()
@@ -97,7 +101,7 @@ def test_the_noise_band_is_that_of_two_single_runs_and_the_summary_takes_medians
     first = cells.curve.iloc[0][1]
     assert first["high"] - first["low"] == pytest.approx(2 * 1.959964 * 0.002)
     assert summary.cost_double == pytest.approx(0.05)
-    assert (summary.cost_double_min, summary.cost_double_max) == (pytest.approx(0.04), pytest.approx(0.08))
+    assert summary.cost_double_min == pytest.approx(0.04) and summary.cost_double_max == pytest.approx(0.08)
     assert summary.n_cells == 3 and summary.n_double == 3 and summary.n_open == 0
     assert summary.width == pytest.approx(np.median([0.2 + 0.02 / up for up in (0.04, 0.05, 0.08)]))
 
@@ -106,7 +110,8 @@ def test_bad_options_are_refused_and_an_unswept_knob_has_no_rows() -> None:
     rows = frame(sweep("lr", {0.001: 3.0, 0.002: 3.1}))
     assert len(sensitivity(rows, "beta1")) == 0
     assert len(sensitivity(frame([run()]), "lr")) == 0
-    for options in ({"within": 0.0}, {"within": math.nan}, {"threshold": -1.0}, {"sigma": math.inf}):
+    bad: list[dict[str, Any]] = [{"within": 0.0}, {"within": math.nan}, {"threshold": -1.0}, {"sigma": math.inf}]
+    for options in bad:
         with pytest.raises(OptsweepError):
             sensitivity(rows, "lr", **options)
 

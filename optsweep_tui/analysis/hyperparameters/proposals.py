@@ -25,7 +25,8 @@ def grid_edges(
     The best value is that of the knob's own line (`lines.lines`), whoever holds the cell's smallest loss: in a cell of
     an unlisted minimum the listed runs' edges are reported and carry the flag. The list is every value that a
     base-seed run of the cell reports on, diverged and missing ones included. A best value at a declared bound, or at
-    one that cannot be crossed (0 = off, decay 1, batch 1), is no edge. Spacing and next value: `spacing.next_beyond`.
+    one that cannot be crossed (0 = off, decay 1, batch 1), is no edge; nor is one that an inner value equals to the last
+    digit. Spacing and next value: `spacing.next_beyond`.
 
     Args:
         results: one row per run, columns of `columns.RESULTS`.
