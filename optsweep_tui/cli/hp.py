@@ -27,7 +27,7 @@ def command(
     Examples: optsweep hp | optsweep hp -o adamw,muon --json
     """
     from optsweep_tui import ask
-    from optsweep_tui.cli import present, present_hyperparameters
+    from optsweep_tui.cli import present, present_hyperparameters, present_rules
 
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
@@ -35,6 +35,6 @@ def command(
     if json_:
         output.emit_json(output.records(rows))
     elif len(rows):
-        present_hyperparameters.print_rules(rows)
+        present_rules.print_rules(rows)
     else:
         print(present_hyperparameters.NOTHING_SWEPT)

@@ -39,7 +39,7 @@ def command(
     Examples: optsweep predict -o adamw -m 1.2b -c 8 | optsweep predict -o muon -m 520m -c 4 --out next.toml
     """
     from optsweep_tui import ask, drafts, grid
-    from optsweep_tui.cli import present, present_hyperparameters
+    from optsweep_tui.cli import present, present_rules
     from optsweep_tui.errors import OptsweepError
 
     if len(options.split(optimizer)) != 1:
@@ -62,7 +62,7 @@ def command(
     if json_:
         output.emit_json(found)
     else:
-        present_hyperparameters.print_prediction(found)
+        present_rules.print_prediction(found)
     if refused:
         raise typer.Exit(1)
 

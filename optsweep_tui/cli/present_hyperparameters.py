@@ -1,9 +1,8 @@
-"""Answers about hyperparameters as text: stable values, edges, one knob's curve, scaling rules, a predicted configuration."""
+"""Answers about single hyperparameters as text: stable values, edges, the curve of one knob."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ def values(items: Iterable[Any]) -> str:
     return " ".join(value(item) for item in items)
 
 
-def _scopes(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def scopes(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Rows that were judged together, by study, engine, data and length."""
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
@@ -40,7 +39,7 @@ def _scopes(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return list(found.values())
 
 
-def _head(row: Mapping[str, Any]) -> str:
+def head(row: Mapping[str, Any]) -> str:
     parts = [row["study"], row["engine"], row["dataset"], None if row["seq_len"] is None else f"seq {row['seq_len']:g}"]
     return "  ".join(str(part) for part in parts if part is not None)
 
@@ -51,7 +50,7 @@ def _own_flags(group: Sequence[dict[str, Any]]) -> Callable[[Mapping[str, Any]],
     return lambda row: [flag for flag in row["flags"] or [] if flag not in everywhere]
 
 
-def _near(row: Mapping[str, Any]) -> str:
+def near_text(row: Mapping[str, Any]) -> str:
     return f"near-best: below a cell's smallest loss + {row['threshold']:g} nats"
 
 
@@ -61,8 +60,8 @@ def _near(row: Mapping[str, Any]) -> str:
 def print_stable(frame: pd.DataFrame) -> None:
     """One line per optimizer and knob: the values that do everywhere, or the smallest sets that do."""
     rows = output.records(frame)
-    for group in _scopes(rows):
-        print(f"stable hyperparameters   {_head(group[0])}   {_near(group[0])}")
+    for group in scopes(rows):
+        print(f"stable hyperparameters   {head(group[0])}   {near_text(group[0])}")
         output.print_table(
             ["optimizer", "knob", "verdict", "cells", "edges", "values, or smallest covering sets", "remarks"],
             [
@@ -121,10 +120,10 @@ def print_edges(frame: pd.DataFrame) -> None:
     if not rows:
         print("no edge: every best value lies inside its list, or at a bound that cannot be crossed")
         return
-    for group in _scopes(rows):
+    for group in scopes(rows):
         own = _own_flags(group)
         cells = {(row["optimizer"], row["model"], row["chinchilla"]) for row in group}
-        print(f"{len(group)} edges in {len(cells)} cells   {_head(group[0])}")
+        print(f"{len(group)} edges in {len(cells)} cells   {head(group[0])}")
         output.print_table(
             ["optimizer", "model", "ratio", "knob", "best", "end", "next", "gain nats", "list and remarks"],
             [
@@ -171,10 +170,10 @@ def _gain(row: Mapping[str, Any]) -> str:
 def print_sensitivity(frame: pd.DataFrame, knob: str) -> None:
     """The curve of each cell, then the summary of each optimizer."""
     rows = output.records(frame)
-    for group in _scopes(rows):
+    for group in scopes(rows):
         cells = [row for row in group if row["level"] == "cell"]
         own = _own_flags(cells)
-        print(f"{knob}   {_head(group[0])}   width: log2, within {group[0]['within']:g} nats of the best")
+        print(f"{knob}   {head(group[0])}   width: log2, within {group[0]['within']:g} nats of the best")
         output.print_table(
             ["optimizer", "model", "ratio", "best", "loss", "width", "2x", "0.5x", "noise", "nats above the best"],
             [
@@ -248,134 +247,3 @@ def _curve(row: Mapping[str, Any]) -> str:
             excess = point["excess"]
             parts.append(f"{value(point['value'])} {'best' if point['value'] == row['best'] else f'{excess:+.4f}'}")
     return "  ".join(parts)
-
-
-# ---------------------------------------------------------------- rules
-
-
-def print_rules(frame: pd.DataFrame) -> None:
-    """One line per optimizer and knob: the rule, its exponents with standard errors, left-out errors, the reason."""
-    rows = output.records(frame)
-    for group in _scopes(rows):
-        print(f"scaling rules   {_head(group[0])}   N = non-embedding parameters, c = D / (20 N)")
-        output.print_table(
-            ["optimizer", "knob", "verdict", "N^b", "c^d", "left-out", "constant", "cells", "rule and remarks"],
-            [
-                (
-                    row["optimizer"],
-                    row["knob"],
-                    row["verdict"],
-                    _exponent(row, "b"),
-                    _exponent(row, "d"),
-                    output.number(row["loo_rule"], 2),
-                    output.number(row["loo_constant"], 2),
-                    f"{row['n_fit']}/{row['n_cells']}",
-                    ", ".join(_remarks(row)),
-                )
-                for row in group
-            ],
-            left=(0, 1, 2, 8),
-        )
-        print(" b, d: exponents of the full rule +- one standard error; within 2 of 0 they are taken out")
-        print(" left-out, constant: mean distance of a left-out cell's interval from the rule and from the constant,")
-        print(
-            "   in natural logarithms (0.69 = a factor of 2); cells: in the fit, of those in which the knob was swept"
-        )
-        print(f" not fitted: the value that was best in most cells; {_near(group[0])}")
-        present.print_flags(group)
-        print()
-
-
-def _exponent(row: Mapping[str, Any], name: str) -> str:
-    if row[name] is None:
-        return "·"
-    return f"{row[name]:+.2f} +- {row[f'{name}_se']:.2f}"
-
-
-def _remarks(row: Mapping[str, Any]) -> list[str]:
-    parts = [row["rule"]] if row["rule"] else []
-    if row["verdict"] == "not fitted" and row["counts"]:
-        first = row["counts"][0]
-        parts.append(
-            f"{value(first['value'])} best in {first['n']} of {sum(item['n'] for item in row['counts'])} cells"
-        )
-    if row["n_edge"]:
-        parts.append(f"{row['n_edge']} at an end of their list")
-    if row["n_zero"]:
-        parts.append(f"{row['n_zero']} best at 0, left out")
-    if row["se_from"] == "floor":
-        parts.append("errors rest on the grid's step")
-    parts += [row["reason"]] if row["reason"] else []
-    return parts
-
-
-# ---------------------------------------------------------------- prediction
-
-
-def print_prediction(found: Mapping[str, Any]) -> None:
-    """The configuration, a line per knob, then what it rests on."""
-    data = output.clean(found)
-    print(
-        f"{data['optimizer']} {data['model']} {data['chinchilla']:g}   N {output.count_text(data['params'])}   "
-        f"D {output.count_text(data['tokens'])}   from {data['n_cells']} swept cells of study {data['study']}"
-    )
-    if data["state"] == "REFUSE":
-        print(f"  REFUSE  {data['reason']}")
-        return
-    mark = f"~ EXTRAP: {data['reason']}; the rules are believed there, not measured" if data["reason"] else "INTERP"
-    print(f"{mark}")
-    output.print_table(
-        ["knob", "value", "95 % interval", "basis", "grid", "cells", "rule and remarks"],
-        [
-            (
-                entry["knob"],
-                value(entry["value"]),
-                _interval(entry),
-                entry["basis"],
-                _grid(entry),
-                entry["n_cells"] or "·",
-                ", ".join(_entry_remarks(entry, data)),
-            )
-            for entry in data["knobs"]
-        ],
-        left=(0, 2, 3, 4, 6),
-    )
-    batch, steps = data["batch_size"], data["steps"]
-    print(
-        f" batch_size {value(batch)} x seq {value(data['seq_len'])}   {value(steps)} steps   schedule {data['schedule']}"
-    )
-    near = data["nearest_cell"]
-    print(
-        f" nearest measured cell: {near['model']} {near['chinchilla']:g}, loss {near['loss']:.4f}, run {near['run_id'][:8]}"
-    )
-    for note in data["notes"]:
-        print(f" note: {note}")
-    print(" 95 % interval: of the optimum itself, rule and spread; grid: the values tried next below and above")
-    present.print_flags([dict(data)])
-
-
-def _interval(entry: Mapping[str, Any]) -> str:
-    if entry["low"] is None or entry["high"] is None:
-        return ""
-    return f"{entry['low']:.3g} - {entry['high']:.3g}"
-
-
-def _grid(entry: Mapping[str, Any]) -> str:
-    if entry["grid_below"] is None and entry["grid_above"] is None:
-        return ""
-    return f"{value(entry['grid_below'])} | {value(entry['grid_above'])}"
-
-
-def _entry_remarks(entry: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
-    parts = [entry["rule"]] if entry["rule"] else []
-    for key, name in (("params_factor", "N"), ("chinchilla_factor", "ratio")):
-        factor = entry.get(key)
-        if factor is not None and factor > 1.0 and not math.isclose(factor, data[key]):
-            parts.append(f"swept up to {factor:.3g}x from this {name} only")
-    if entry["clipped"]:
-        parts.append("clipped")
-    if entry["off_grid"]:
-        parts.append("outside every value tried")
-    if not entry["rule"] and entry["reason"]:
-        parts.append(entry["reason"])
-    return parts

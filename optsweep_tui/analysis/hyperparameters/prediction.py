@@ -12,10 +12,11 @@ from optsweep_tui.analysis import flags as F
 from optsweep_tui.analysis.edges import KnobInfo
 from optsweep_tui.analysis.hyperparameters.choices import votes
 from optsweep_tui.analysis.hyperparameters.observations import evidence
-from optsweep_tui.analysis.hyperparameters.rules import MIN_CELLS, around, knob_fit, predicted, rule_text
+from optsweep_tui.analysis.hyperparameters.rules import MIN_CELLS, knob_fit
 from optsweep_tui.analysis.hyperparameters.scale import FRACTION_OR_STEPS, shown, shown_all
 from optsweep_tui.analysis.hyperparameters.stable import judge
 from optsweep_tui.analysis.hyperparameters.tuned import Family, Tuned, checked_threshold, families, family_flags
+from optsweep_tui.analysis.hyperparameters.values import around, predicted, rule_text
 from optsweep_tui.analysis.lines import BATCH, NEAR_BEST, Value, settings_of, value_text
 from optsweep_tui.errors import OptsweepError
 

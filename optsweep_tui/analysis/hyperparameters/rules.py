@@ -11,14 +11,13 @@ from scipy import stats
 
 from optsweep_tui.analysis.hyperparameters.censored import Floats, fit, identified
 from optsweep_tui.analysis.hyperparameters.observations import Evidence, Observation
-from optsweep_tui.analysis.hyperparameters.scale import LOG_REST, Transform, back, forward, rounded
+from optsweep_tui.analysis.hyperparameters.scale import LOG_REST
 
 # A rule of two exponents and a spread needs cells to be wrong on; below this many even a constant is hearsay.
 MIN_CELLS = 3
 # analysis.md: an exponent within so many standard errors of 0 is no trend.
 NO_TREND_SE = 2.0
 LEVEL = 0.95
-DIGITS = 4
 
 Columns = tuple[int, ...]
 """Exponents in a rule: 1 = of N, 2 = of c; the intercept always."""
@@ -91,17 +90,6 @@ class KnobFit:
     verdict: str
     """"trend", "no trend" or "not fitted"."""
     reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Predicted:
-    """A predicted value of a knob."""
-
-    value: float
-    low: float
-    high: float
-    clipped: bool
-    """The rule's own value is outside what the catalogue allows, or a constant's far outside what was tried."""
 
 
 def knob_fit(found: Evidence, stable: str) -> KnobFit:
@@ -293,65 +281,3 @@ def left_out(found: Evidence, columns: Columns) -> LeftOut:
                 away.append(abs(z - observations[place].z))
     n = len(outside)
     return LeftOut(interval=math.fsum(outside) / n if n else math.nan, grid=math.fsum(away) / n if n else math.nan, n=n)
-
-
-# ---------------------------------------------------------------- values
-
-
-def predicted(found: Evidence, chosen: Rule, params: float, chinchilla: float) -> Predicted:
-    """The value that a rule predicts, with the 95 % interval of the optimum there.
-
-    Clipped to the range of the catalogue, and a constant to one grid step beyond the values tried (best values that
-    crowd at an end say "further", not how far). Whole numbers stay whole, and powers of two such where every value
-    tried is one; else four digits.
-    """
-    assert found.transform is not None
-    z, half = chosen.predicted(math.log(params), math.log(chinchilla))
-    raw = back(found.transform, z)
-    if not chosen.columns:
-        z = _near_grid(found, z)
-    ends = sorted(back(found.transform, end) for end in (z - half, z + half))
-    low, high = found.knob.bounds(found.tried)
-    inside = min(max(back(found.transform, z), low), high)
-    return Predicted(
-        value=_settled(found, inside, low, high),
-        low=min(max(ends[0], low), high),
-        high=min(max(ends[1], low), high),
-        clipped=inside != raw,
-    )
-
-
-def _near_grid(found: Evidence, z: float) -> float:
-    assert found.transform is not None
-    zs = [forward(found.transform, value) for value in found.tried]
-    finite = [each for each in zs if math.isfinite(each)]
-    return min(max(z, min(finite) - found.step), max(finite) + found.step)
-
-
-def _settled(found: Evidence, value: float, low: float, high: float) -> float:
-    if found.powers_of_two and value > 0:
-        whole = 2.0 ** math.floor(math.log2(value) + 0.5)
-    elif found.integer:
-        whole = float(math.floor(value + 0.5))
-    else:
-        return min(max(rounded(found.transform, value, DIGITS), low), high)
-    smallest = max(low, 1.0 if min(found.tried) >= 1.0 else 0.0)
-    return min(max(whole, float(math.ceil(smallest))), high)
-
-
-def rule_text(name: str, transform: Transform, chosen: Rule) -> str:
-    """The rule as a formula: "lr = 816 N^(-0.61 +- 0.15)", "1 - beta2 = 0.0213 (constant)"."""
-    left = f"1 - {name}" if transform == LOG_REST else name
-    a = float(chosen.theta[0])
-    parts = [f"{math.exp(a):.3g}" if abs(a) < 700 else f"exp({a:.4g})"]
-    for column, symbol in ((1, "N"), (2, "c")):
-        if column in chosen.columns:
-            parts.append(f"{symbol}^({chosen.theta[column]:.3g} +- {chosen.se[column]:.2g})")
-    return f"{left} = {' '.join(parts)}" + ("" if chosen.columns else " (constant)")
-
-
-def around(tried: Sequence[float], value: float) -> tuple[float | None, float | None]:
-    """The grid values next below and above, the value itself where it is one; None beyond the grid."""
-    below = [each for each in tried if each <= value or math.isclose(each, value, rel_tol=1e-9)]
-    above = [each for each in tried if each >= value or math.isclose(each, value, rel_tol=1e-9)]
-    return max(below, default=None), min(above, default=None)

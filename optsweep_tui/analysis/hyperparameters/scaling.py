@@ -11,10 +11,11 @@ from optsweep_tui.analysis.columns.hyperparameters import HP
 from optsweep_tui.analysis.edges import KnobInfo
 from optsweep_tui.analysis.hyperparameters.choices import votes
 from optsweep_tui.analysis.hyperparameters.observations import Observation, evidence
-from optsweep_tui.analysis.hyperparameters.rules import KnobFit, around, knob_fit, predicted, rule_text
+from optsweep_tui.analysis.hyperparameters.rules import KnobFit, knob_fit
 from optsweep_tui.analysis.hyperparameters.scale import back, shown, shown_all
 from optsweep_tui.analysis.hyperparameters.stable import judge
 from optsweep_tui.analysis.hyperparameters.tuned import Family, Tuned, checked_threshold, families, family_flags
+from optsweep_tui.analysis.hyperparameters.values import around, predicted, rule_text
 from optsweep_tui.analysis.lines import NEAR_BEST, value_text
 
 
