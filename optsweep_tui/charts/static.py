@@ -18,7 +18,7 @@ import plotext
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span, ansi, plain
 from optsweep_tui.charts.figure import Axis, Figure, Panel, covered
-from optsweep_tui.charts.static_panel import LOST, Cells, Drawing, scaled
+from optsweep_tui.charts.static_panel import LOST, Cells, Drawing, circled, scaled
 from optsweep_tui.charts.ticks import axis_ticks
 
 _ESCAPES = re.compile(r"\x1b\[([0-9;]*)m")
@@ -63,7 +63,7 @@ def _wrapped(words: str, width: int, *, indent: int = 0, bold: bool = False, col
 def _panel(panel: Panel, width: int, height: int) -> list[Row]:
     """Title, the y label, the chart."""
     if panel.y.rows and panel.y.limits is not None:
-        height = max(LEAST_HEIGHT, round(panel.y.limits[1] - panel.y.limits[0]) + 5)
+        height = round(panel.y.limits[1] - panel.y.limits[0]) + 5
     elif panel.y.ticks is not None:  # ranks: a row each
         height = max(height, len(panel.y.ticks) + 6)
     title = panel.title or panel.y.label
@@ -161,10 +161,11 @@ def _legend(figure: Figure, width: int) -> list[Row]:
             spans += [Span(f" {mark} ", colour, bold=True), Span(name[: max(1, width - 3)].ljust(cell - 3))]
         rows.append(tuple(spans))
     listed = any(panel.y.rows for panel in figure.panels)
+    letter = next((look.letter for look in figure.names.values()), "a")
     marks = {
-        "solid": "●" if listed else "m",
-        "hollow": "○" if listed else "ⓜ with dotted bar",
-        "bound": "ⓜ with arrow",
+        "solid": "●" if listed else letter,
+        "hollow": "○" if listed else f"{circled(letter)} with dotted bar",
+        "bound": f"{circled(letter)} with arrow",
         "shade": "·",
         "edge": "→",
         "cross": LOST,

@@ -42,9 +42,15 @@ def ticks(low: float, high: float, count: int, log: bool) -> list[float]:
     return log_ticks(low, high, count) if log else linear_ticks(low, high, count)
 
 
+FEWEST = 3
+"""Labels that an axis of a figure has at least, where round numbers allow it."""
+
+
 def axis_ticks(low: float, high: float, count: int, log: bool) -> list[tuple[float, str]]:
     """Round numbers inside [low, high] with labels; on a log axis of several decades each label has its own digits."""
-    values = ticks(low, high, count, log)
+    # Two numbers say what a scale is; one does not.
+    found = (ticks(low, high, wanted, log) for wanted in range(count, 2 * count + 3))
+    values = next((each for each in found if len(each) >= FEWEST), ticks(low, high, count, log))
     if not log or not values or values[-1] < 10 * values[0]:
         return list(zip(values, tick_labels(values), strict=True))
     return [(value, f"{value:g}".replace("e-0", "e-") if value < 1 else tick_labels([value])[0]) for value in values]

@@ -1,97 +1,171 @@
-"""The static charts of the command line: same protocol, gaps kept, no escapes where colour is off."""
+"""Figures on a terminal: readable at 80 columns without colour, states by shape, nothing hidden behind anything."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
+import pytest
 
-from optsweep_tui.charts import raster, static
-from optsweep_tui.charts.chart import Curve, Rasterise, View, plain
+from optsweep_tui import drawings
+from optsweep_tui.charts import static, style
+from optsweep_tui.charts.figure import Axis, Figure, Panel, Reference, Series, Shade
+from tests.unit.analysis_frames import curve, frame
 
-VIEW = View(width=60, height=12, x_range=(0.0, 100.0), y_range=(0.0, 4.0), unit="tokens")
-LINE = Curve(x=np.linspace(0, 100, 200), y=np.full(200, 2.0), colour="#e69f00", letter="A", label="adamw 1/4")
+X = np.linspace(0, 100, 200)
+LOOK = style.look_of("muon")
+LINE = Series(
+    x=X, y=np.full(200, 2.0), look=LOOK._replace(letter="A"), name="muon 1/4", line="curve", marks="none", letters=True
+)
+PANEL = Panel(title="", x=Axis(label="tokens"), y=Axis(label="loss, nats/token"), series=[LINE])
+FIGURE = Figure(kind="loss", title="loss", panels=[PANEL], caption=["A sentence."], provenance="study s")
 
 
-def test_both_rasterisers_keep_one_protocol() -> None:
-    rasterisers: list[Rasterise] = [raster.rasterise, static.rasterise]
-    for rasterise in rasterisers:
-        rows = rasterise([LINE], VIEW)
-        assert len(rows) == VIEW.height
-        assert all(sum(len(span.text) for span in row) <= VIEW.width for row in rows)
-        assert "A" in plain(rows)
-        assert any(span.colour == "#e69f00" for row in rows for span in row)
+def plain(figure: Figure, width: int = 60, height: int = 14) -> str:
+    return static.text(figure, width=width, height=height, colour=False)
+
+
+def with_series(*series: Series, **axes: Axis) -> Figure:
+    panel = dataclasses.replace(PANEL, series=series, **axes)
+    return dataclasses.replace(FIGURE, panels=[panel])
 
 
 def test_a_nan_is_a_gap() -> None:
     y = np.full(200, 2.0)
     y[80:120] = np.nan
-    text = plain(static.rasterise([dataclasses.replace(LINE, y=y, letter="")], VIEW))
+    text = plain(with_series(dataclasses.replace(LINE, y=y, letters=False)))
     line = next(row for row in text.split("\n") if any(0x2800 < ord(sign) <= 0x28FF for sign in row))
-    inside = line.strip("│ ┤2.0")
-    assert "      " in inside
+    assert "      " in line.strip("│ ┤2.0")
 
 
-def test_a_picture_without_colour_holds_no_escapes_and_has_a_legend() -> None:
-    text = static.picture([LINE], width=60, height=12, unit="tokens", colour=False)
+def test_without_colour_there_are_no_escapes_and_a_legend_names_the_letters() -> None:
+    text = plain(FIGURE)
     assert "\x1b" not in text
-    assert "A adamw 1/4" in text
-    assert "tokens" in text
+    assert "A muon 1/4" in text and "tokens" in text and "loss, nats/token" in text
+    assert "A sentence." in text and text.endswith("study s")
 
 
-def test_a_picture_with_colour_has_the_optimizers_colour() -> None:
-    assert "38;2;230;159;0" in static.picture([LINE], width=60, height=12)
+def test_with_colour_the_optimizer_has_its_own() -> None:
+    assert "38;2;86;180;233" in static.text(FIGURE, width=60, height=14)
 
 
-def test_points_and_a_fitted_curve_share_a_log_axis() -> None:
-    ratios = np.array([0.05, 0.08, 0.13, 0.22, 0.36])
-    fine = np.geomspace(0.05, 0.36, 100)
-    points = Curve(x=ratios, y=0.3 * ratios**-0.5 + 1.4, colour="#e69f00", letter="a", label="adamw", points=True)
-    fit = Curve(x=fine, y=0.3 * fine**-0.5 + 1.4, colour="#e69f00", label="adamw fitted", dim=True)
-    text = static.picture([points, fit], width=70, height=14, x_log=True, unit="Chinchilla ratio", colour=False)
-    assert text.split("\n a adamw")[0].count("a") >= 5
-    assert "─ adamw fitted" in text
-    assert "0.10" in text
+def test_letters_that_would_cover_each_other_stand_side_by_side_and_that_is_said() -> None:
+    at = np.array([1.0, 50.0])
+    first = Series(x=at, y=np.array([2.0, 1.8]), look=style.look_of("adamw"), name="adamw")
+    second = Series(x=at, y=np.array([2.001, 1.5]), look=LOOK, name="muon")
+    text = plain(with_series(first, second))
+    assert any("am" in line for line in text.split("\n"))
+    assert static.MOVED in text
+    assert static.MOVED not in plain(with_series(first))
 
 
-def test_points_that_would_cover_each_other_stand_side_by_side() -> None:
-    ratios = np.array([0.05, 0.2])
-    first = Curve(x=ratios, y=np.array([2.0, 1.8]), colour="#e69f00", letter="a", points=True)
-    second = Curve(x=ratios, y=np.array([2.001, 1.5]), colour="#56b4e9", letter="m", points=True)
-    lines = static.picture([first, second], width=60, height=12, colour=False).split("\n")
-    assert sum(line.count("a") for line in lines) == 2
-    assert sum(line.count("m") for line in lines) == 2
-    assert any("am" in line for line in lines)
+def test_states_differ_by_shape_alone() -> None:
+    def one(x: float, **look: object) -> Series:
+        numbers = np.array([x])
+        made = Series(x=numbers, y=np.array([1.5]), low=np.array([1.1]), high=np.array([1.9]), look=LOOK, name="muon")
+        return dataclasses.replace(made, **look)  # type: ignore[arg-type]
+
+    bound = Series(x=np.array([3.0]), y=np.array([1.5]), look=LOOK, marks="hollow", arrow="up")
+    text = plain(with_series(one(1.0), one(2.0, marks="hollow"), bound))
+    rows = text.split("\n")
+    place = next(number for number, row in enumerate(rows) if "m" in row and "ⓜ" in row)
+    solid, hollow = rows[place].index("m"), rows[place].index("ⓜ")
+    assert rows[place - 1][solid] == "│" and rows[place - 1][hollow] == "┊"
+    assert rows[place - 1][rows[place].rindex("ⓜ")] == "↑"
 
 
-def test_the_picture_of_a_known_curve_looks_like_this() -> None:
-    x = np.linspace(1, 100, 60)
-    line = Curve(x=x, y=1 + 2 * x**-0.5, colour="#e69f00", letter="A", label="adamw 1/4 lr 0.003")
-    assert static.picture([line], width=50, height=10, unit="tokens", colour=False) == GOLDEN
+@pytest.mark.parametrize(("letter", "expected"), [("a", "ⓐ"), ("z", "ⓩ"), ("A", "Ⓐ"), ("3", "③"), ("·", "○")])
+def test_extrapolated_letters_are_circled(letter: str, expected: str) -> None:
+    from optsweep_tui.charts.static_panel import circled
+
+    assert circled(letter) == expected
+
+
+def test_shades_and_references_are_behind_the_points() -> None:
+    panel = dataclasses.replace(
+        PANEL,
+        series=[Series(x=np.array([50.0]), y=np.array([1.0]), look=LOOK, name="muon")],
+        shades=[Shade(low=40.0, high=60.0)],
+        references=[Reference(x=np.array([0.0, 100.0]), y=np.array([1.0, 1.0]), text="")],
+        x=Axis(label="x", limits=(0.0, 100.0)),
+        y=Axis(label="y", limits=(0.0, 2.0)),
+    )
+    text = plain(dataclasses.replace(FIGURE, panels=[panel]))
+    row = next(line for line in text.split("\n") if "┄" in line)
+    assert "m" in row
+    assert sum(line.count("·") for line in text.split("\n")) > 20
+
+
+def test_ranks_have_a_row_each_with_the_best_on_top_and_ties_in_brackets() -> None:
+    results = frame(
+        curve((1, 2, 4))
+        + curve((1, 2, 4), optimizer="muon", speedup=1.3)
+        + curve((1, 2, 4), optimizer="soap", speedup=1.301)
+    )
+    text = plain(drawings.drawing(results, drawings.Choice(kind="rank")), width=80)
+    rows = [line for line in text.split("\n") if re.match(r" *[123]┤", line)]
+    assert [row.strip()[0] for row in rows] == ["1", "2", "3"]
+    assert rows[0].count("s┐") == rows[1].count("m┘") == 3 and rows[2].count("a") == 3
+
+
+def test_one_row_per_strip_with_thousandths_of_a_nat() -> None:
+    from tests.unit.test_figures_kinds import swept
+
+    text = plain(drawings.drawing(swept(), drawings.Choice(kind="strip", knob="lr")), width=80)
+    assert re.search(r"adamw┤.*○50.*◉.*●2\.0.*x", text)
+    assert re.search(r"muon┤.*○20.*○10.*◉→", text)
+
+
+def test_the_figure_of_a_known_law_looks_like_this() -> None:
+    rows = curve((1, 2, 4, 8))
+    for name, gain in (("soap", 1.2), ("muon", 1.7), ("sgd", 0.4)):
+        rows += curve((1, 2, 4, 8), optimizer=name, speedup=gain)
+    text = plain(drawings.drawing(frame(rows), drawings.Choice(kind="speedup")), width=64, height=16)
+    assert text[: text.index(" study s")].split("\n")[:-1] == GOLDEN.split("\n")
 
 
 GOLDEN = """\
- ┌───────────────────────────────────────────────┐
-3┤⢸                                              │
- │⢸                                              │
-2┤⠈⢆                                             │
- │  ⠑⢄⣀                                          │
- │     ⠑⠒⠒⠤⠤⠤⠤⣀⣀⣀⣀⣀⣀⣀⣀⡀                         A│
-1┤                    ⠈⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠉⠒⠒⠒⠒⠒⠒⠒⠒│
- └┬──────────────────────┬──────────────────────┬┘
-  0                     50                    100
-                      tokens
- A adamw 1/4 lr 0.003"""
+speedup over adamw, tokens, against budget
+300m   speedup over adamw, tokens
+   ┌───────────────────────────────────────────────────────────┐
+   │                                  │                        │
+   │        m            m            m            ↑           │
+1.5┤                                               ⓜ           │
+   │                                                           │
+   │           s            s            s            ⓢ        │
+   │                                     │            ┊        │
+1.0┤   ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄   │
+   │                                                           │
+   │         ⓖ                                                 │
+0.5┤         ↓            ⓖ             g            g         │
+   │                      ┊             │            │         │
+   └─────────┬────────────┬─────────────┬────────────┬─────────┘
+             1            2             4            8
+                   Chinchilla ratio, D / (20 N)
+ m muon  g sgd   s soap
+ m INTERP   ⓜ with dotted bar EXTRAP: the fit is believed, not
+ measured   ⓜ with arrow REFUSE: only a bound is known
+ How many times fewer tokens than adamw for the same final loss.
+ Points of one budget stand side by side.
+ Bars: 95 % intervals; sigma 0.0013 nats (prior).
+ Points: 12 of 12 rest on one seed (selected minimum, biased
+ low)."""
 
 
 def test_nothing_to_draw_is_said_in_words() -> None:
-    empty = Curve(x=np.array([]), y=np.array([]), colour="#ffffff")
-    assert static.picture([empty], width=60, height=12) == "no points to draw"
-    assert static.picture([], width=60, height=12) == "no points to draw"
-    negative = Curve(x=np.array([1.0, 2.0]), y=np.array([-1.0, -2.0]), colour="#ffffff")
-    assert static.picture([negative], width=60, height=12, y_log=True) == "no points to draw"
+    empty = Figure(kind="loss", title="loss", panels=[], refused=["muon 1: it has no loss"], provenance="study s")
+    assert plain(empty) == "loss\n not drawn: muon 1: it has no loss\n study s"
 
 
-def test_a_single_point_and_a_tiny_width_still_draw() -> None:
-    one = Curve(x=np.array([5.0]), y=np.array([2.0]), colour="#ffffff", letter="A", label="one")
-    assert "A" in static.picture([one], width=10, height=3, colour=False)
+@pytest.mark.parametrize(("width", "height"), [(10, 3), (40, 8), (200, 60)])
+def test_any_size_draws_within_its_width(width: int, height: int) -> None:
+    text = plain(FIGURE, width, height)
+    assert "A" in text
+    assert max(map(len, text.split("\n"))) <= max(width, static.LEAST_WIDTH)
+
+
+def test_a_single_point_and_a_log_axis_draw() -> None:
+    one = Series(x=np.array([5.0]), y=np.array([2.0]), look=LOOK, name="muon")
+    assert "m" in plain(with_series(one))
+    assert "m" in plain(with_series(one, x=Axis(label="x", log=True), y=Axis(label="y", log=True)))

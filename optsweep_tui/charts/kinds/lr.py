@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -85,7 +87,7 @@ def _height(rows: list[Row]) -> float:
     above = sorted(row["excess"] for row in rows if row["excess"] is not None and not row["best"])
     if not above:
         return 1.0
-    usual = above[min(len(above) - 1, int(0.8 * len(above)))]
+    usual = above[math.ceil(0.8 * len(above)) - 1]
     return float(min(above[-1], 1.5 * usual))
 
 
