@@ -78,7 +78,7 @@ def _draft(place: Workspace, frame: pd.DataFrame, rows: pd.DataFrame, stem: str)
     edges = output.records(rows)
     wanted = [_wanted(row, value) for row in edges for value in row["proposed"]]
     if not wanted:
-        why = "no proposed value is new and allowed" if edges else "every best value lies inside its list"
+        why = "no proposed value is new and allowed" if edges else "no best value lies at an end that could be crossed"
         raise OptsweepError(f"there is nothing to propose: {why}", "optsweep edges shows the lists")
     # Native results get their new runs in their own study, so that they join the cells; others start one of their own.
     studies = sorted({row["study"] for row in edges})

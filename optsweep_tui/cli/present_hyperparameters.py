@@ -118,7 +118,7 @@ def print_edges(frame: pd.DataFrame) -> None:
     """One line per cell and knob whose best value is an unresolved end of its list."""
     rows = output.records(frame)
     if not rows:
-        print("no edge: every best value lies inside its list, or at a bound that cannot be crossed")
+        print("no edge: no swept knob has its best value at an end of its list that could be crossed")
         return
     for group in scopes(rows):
         own = _own_flags(group)
