@@ -110,7 +110,7 @@ def test_a_tuning_improves_extends_seeds_and_is_the_same_after_any_kill_9(tmp_pa
 
 def test_ctrl_c_leaves_the_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
     workspace = tmp_path / "work"
-    arguments = command(tmp_path, "0.01")
+    arguments = [*command(tmp_path, "0.01"), "--max-extensions", "0"]
     controller = workbench.start(*arguments, workspace=workspace)
     try:
         assert wait_for_training(workspace)
@@ -122,4 +122,4 @@ def test_ctrl_c_leaves_the_runs_and_the_same_command_goes_on(tmp_path: Path) -> 
     assert resumed["incumbent"]["state"] == "ended" and resumed["study"] == f"{STUDY}-0.01"
     assert {record["attempt"] for record in workbench.records(workspace).values()} == {1}, "nothing ran twice"
     other = optsweep(*arguments[:-1], "1", workspace=workspace, check=False)
-    assert other.returncode == 2 and "fresh_seeds was 2, now 1" in other.stderr and other.stderr.count("\n") == 1
+    assert other.returncode == 2 and "max_extensions was 0, now 1" in other.stderr and other.stderr.count("\n") == 1
