@@ -31,7 +31,7 @@ def command(
         ),
     ] = None,
     reference: Annotated[
-        str | None, typer.Argument(metavar="[FILE:NAME]", help="After check: your own optimizer's file and name.")
+        str | None, typer.Argument(metavar="FILE:NAME", help="After check: your own optimizer's file and name.")
     ] = None,
     json_: options.Json = False,
 ) -> None:

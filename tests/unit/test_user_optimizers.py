@@ -10,8 +10,10 @@ from typing import Any, Literal
 import pytest
 
 from optsweep_engines.optimizers import user
+from optsweep_engines.optimizers.knobs import RUN_KNOBS
 from optsweep_engines.optimizers.user import OwnOptimizerError, Source
 from optsweep_engines.optimizers.user_knobs import call_arguments, check_step, signature
+from optsweep_tui import grid
 
 
 def source(text: str, label: str = "./mine.py") -> Source:
@@ -151,6 +153,14 @@ def test_keyword_parameters_are_knobs_typed_by_their_defaults() -> None:
     assert called["betas"] == (0.0, 0.95) and called["N"] == 3 and called["warmup_steps"] == 0
     assert type(called["lr"]) is float and type(called["weight_decay"]) is float and type(called["steps"]) is int
     assert "foreach" not in called and "hook" not in called
+
+
+def test_a_parameter_named_as_something_of_the_run_can_still_be_set() -> None:
+    names = {*grid.OPTIONS, *grid.SETTINGS, *(knob.name for knob in RUN_KNOBS)}
+    namespace: dict[str, Any] = {}
+    exec(f"def named(params, lr=1.0, {', '.join(f'{name}=2' for name in sorted(names))}): ...", namespace)
+    made = signature(namespace["named"], ("params",), "mine.py: X")
+    assert {knob.name for knob in made.knobs} == {"lr", *(f"own_{name}" for name in names)}
 
 
 def test_hints_decide_only_where_they_name_a_type_of_number() -> None:

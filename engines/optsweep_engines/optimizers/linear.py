@@ -47,6 +47,11 @@ def zeros(xp: Any, shape: tuple[int, ...], like: Array) -> Array:
     return xp.zeros(shape, dtype=like.dtype, device=device(like))
 
 
+def taken(xp: Any, array: Array, places: Array, axis: int) -> Array:
+    """take_along_axis for places from 0 up; torch's own spends two passes on making negative ones positive."""
+    return xp.gather(array, axis, places) if hasattr(xp, "gather") else xp.take_along_axis(array, places, axis=axis)
+
+
 def eigh(xp: Any, matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues [..., n], largest first, and their vectors as columns [..., n, n] of symmetric matrices."""
     finite = xp.all(xp.isfinite(matrix), axis=(-2, -1), keepdims=True)
@@ -75,7 +80,7 @@ def norm_lower_bound(xp: Any, matrix: Array) -> Array:
     scaled = matrix / safe
     longest = xp.argmax(xp.sum(scaled * scaled, axis=-2), axis=-1)
     place = xp.broadcast_to(longest[..., None, None], (*matrix.shape[:-1], 1))
-    row = xp.matrix_transpose(xp.take_along_axis(scaled, place, axis=-1)) @ scaled
+    row = xp.matrix_transpose(taken(xp, scaled, place, -1)) @ scaled
     length = xp.sqrt(xp.sum(row * row, axis=-1, keepdims=True))
     row = (row / xp.where(length > 0, length, xp.ones_like(length))) @ xp.matrix_transpose(scaled)
     return largest * xp.sqrt(xp.sum(row * row, axis=-1, keepdims=True))

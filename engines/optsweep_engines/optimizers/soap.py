@@ -91,9 +91,9 @@ def refreshed(xp: Any, own: State) -> State:
         power = own[f"gram_{side}"] @ q
         order = xp.argsort(xp.sum(q * power, axis=-2), axis=-1, descending=True, stable=True)
         columns = xp.broadcast_to(order[..., None, :], power.shape)
-        new[f"q_{side}"] = xp.linalg.qr(xp.take_along_axis(power, columns, axis=-1))[0]
+        new[f"q_{side}"] = xp.linalg.qr(linear.taken(xp, power, columns, -1))[0]
         places = order[..., :, None] if axis == -2 else order[..., None, :]
-        v = xp.take_along_axis(v, xp.broadcast_to(places, v.shape), axis=axis)
+        v = linear.taken(xp, v, xp.broadcast_to(places, v.shape), axis)
     return {**new, "v": v, "m": turned(xp, first, new)}
 
 

@@ -22,6 +22,7 @@ RUN_NAMES = frozenset(
     {name for knob in RUN_KNOBS for name in (knob.name, *knob.aliases)}
     | {*FIELD_ALIASES, *FIELD_ALIASES.values(), "seq_len", "dtype", "accumulation"}
     | {"validation_tokens", "validation_interval"}
+    | {"seed", "seeds", "engine", "dataset", "optimizer", "model", "chinchilla", "around"}
 )
 """Names that mean something of the run: a parameter called so becomes `own_NAME`."""
 
