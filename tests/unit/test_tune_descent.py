@@ -189,7 +189,8 @@ def test_the_threshold_grows_with_the_noise_that_the_starts_seeds_show() -> None
     player = Player(bowl(lr=0.004), noise=0.02)
     found = player.play(problem([LR], {"lr": 0.002}, seeds_for_start=True))
     losses = [outcome.loss for key, outcome in player.done.items() if key[0] == (("lr", 0.002),)]
-    assert len(losses) == 4 and found.sigma == pytest.approx(stdev(loss for loss in losses if loss is not None))
+    assert found.sigma is not None and len(losses) == 4
+    assert found.sigma == pytest.approx(stdev(loss for loss in losses if loss is not None))
     assert found.threshold == pytest.approx(1.645 * found.sigma * math.sqrt(2.0))
     assert found.sigma_source == "start" and found.sigma_dof == 3
     given = Player(bowl(lr=0.004), noise=0.02).play(problem([LR], {"lr": 0.002}, seeds_for_start=True, threshold=0.001))

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from optsweep_engines.spec import Scalar, canonical_json
 from optsweep_tui.tune.axes import Axis, Config, Key, proposed
@@ -22,13 +23,13 @@ Surface = Callable[[Config], float | None]
 """Configuration -> loss in nats; None: it diverges."""
 
 
-def problem(axes: list[Axis], start: Mapping[str, Scalar], **rules: object) -> Problem:
+def problem(axes: list[Axis], start: Mapping[str, Scalar], **rules: Any) -> Problem:
     """A cell with these knobs."""
-    plain = {"block": None, "sigma_source": "none", **rules}
+    plain: dict[str, Any] = {"block": None, "sigma_source": "none", **rules}
     return Problem(
         start=dict(start),
         axes={axis.knob: axis.with_value(start[axis.knob]) for axis in axes},
-        rules=Rules(**plain),  # type: ignore[arg-type]
+        rules=Rules(**plain),
         proposed=proposed,
     )
 
@@ -86,6 +87,6 @@ def bowl(**optimum: float) -> Surface:
     return loss
 
 
-def with_rules(cell: Problem, **rules: object) -> Problem:
+def with_rules(cell: Problem, **rules: Any) -> Problem:
     """The same cell under other rules."""
-    return replace(cell, rules=replace(cell.rules, **rules))  # type: ignore[arg-type]
+    return replace(cell, rules=replace(cell.rules, **rules))
