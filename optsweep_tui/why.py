@@ -38,26 +38,32 @@ def number(workspace: Workspace, text: str) -> dict[str, Any]:
     if len(frame) == 0:
         raise OptsweepError(f'"{text}": its filters leave no run', "optsweep table lists what there is")
     options = _options(address, frame, workspace)
-    rows = list(records(_answer(address.kind, frame, options)))
-    row = _the_row(text, address, rows)
+    row = _the_row(text, address, list(records(_answer(address.kind, frame, options))))
+    own = frame[frame["model"] == row["model"]]  # groups of other models have no part in its runs
     shared = {name: options[name] for name in ("baseline", "sigma", "max_chinchilla") if name in options}
-    found = provenance.behind(frame, address.kind, row, **shared, knob_info=ask.knob_info())
-    noise = ask.noise(frame, options["baseline"], sigma=options["sigma"], max_chinchilla=options.get("max_chinchilla"))
-    curve: dict[str, Any] | None = None
-    if address.kind == "speedup":
-        fits = records(_answer("fit", frame, {name: options[name] for name in ("shared_exponent", *shared)}))
-        curve = next((each for each in fits if group_key(each) == group_key(row)), None)
+    noise = records(ask.noise(own, **shared))
     filters = {name: address.options[name] for name in _FILTERS if name in address.options}
     return {
         "number_id": number_ids.with_options(row["number_id"], **filters),
         "kind": address.kind,
         "baseline": options["baseline"],
         "number": row,
-        "curve": curve,
-        "noise": [each for each in records(noise) if group_key(each) == group_key(row)],
-        "runs": _described(workspace, frame, found),
-        "selected_from": provenance.selected_from(frame, row, ask.knob_info()) if address.kind != "fit" else [],
+        "curve": _curve(row, frame, own, options) if address.kind == "speedup" else None,
+        "noise": [each for each in noise if group_key(each) == group_key(row)],
+        "runs": _described(workspace, provenance.behind(own, address.kind, row, **shared, knob_info=ask.knob_info())),
+        "selected_from": provenance.selected_from(own, row, ask.knob_info()) if address.kind != "fit" else [],
     }
+
+
+def _curve(
+    row: Mapping[str, Any], frame: pd.DataFrame, own: pd.DataFrame, options: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The row of `fit` that a speedup was read from; a shared exponent is that of all models."""
+    from optsweep_tui.analysis.audits.rows import group_key, records
+
+    read = frame if options["shared_exponent"] else own
+    fits = records(_answer("fit", read, {name: options[name] for name in _OF_KIND["fit"]}))
+    return next((each for each in fits if group_key(each) == group_key(row)), None)
 
 
 def run(workspace: Workspace, run_id: str) -> dict[str, Any]:
@@ -145,7 +151,9 @@ def _options(address: Address, frame: pd.DataFrame, workspace: Workspace) -> dic
         options["baseline"] = ask.baseline_of(workspace, str(frame["study"].iloc[0]))
     known = sorted(set(frame["optimizer"].dropna()))
     if options["baseline"] not in known:
-        raise UnknownName("baseline", options["baseline"], known, where=address.kind, hint="it has no runs in that study")
+        raise UnknownName(
+            "baseline", options["baseline"], known, where=address.kind, hint="it has no runs in that study"
+        )
     return options
 
 
@@ -174,7 +182,7 @@ def _the_row(text: str, address: Address, rows: list[dict[str, Any]]) -> dict[st
     )
 
 
-def _described(workspace: Workspace, frame: pd.DataFrame, parts: list[Any]) -> list[dict[str, Any]]:
+def _described(workspace: Workspace, parts: list[Any]) -> list[dict[str, Any]]:
     """One entry per run in the order of the parts."""
     from optsweep_tui.store import queries
 

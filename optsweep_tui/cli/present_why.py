@@ -71,7 +71,8 @@ def _sigma(row: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         why = next((entry["reason"] for entry in data["noise"] if entry["source"] == "none"), "not known")
         return f"NO-SIGMA: {why}"
     used = [entry["reason"] for entry in data["noise"] if entry["used"]]
-    scale = next((entry["misfit_scale"] for entry in data["noise"]), None)
+    curve = row if data["kind"] == "fit" else data["curve"]
+    scale = curve["sigma_scale"] if curve else next((entry["misfit_scale"] for entry in data["noise"]), None)
     misfit = f", MISFIT factor {scale:.3g} in intervals" if scale and scale > 1 else ""
     return f"{row['sigma']:.4f} nats, {row['sigma_source']}{misfit} ({'; '.join(dict.fromkeys(used)) or 'given'})"
 
