@@ -25,7 +25,11 @@ def fields(data: bytes) -> Iterator[tuple[int, int, Value]]:
     """
     place, end = 0, len(data)
     while place < end:
-        key, place = _varint(data, place)
+        key = data[place]
+        if key < 0x80:  # most keys and lengths are one byte: this loop reads millions
+            place += 1
+        else:
+            key, place = _varint(data, place)
         number, kind = key >> 3, key & 7
         if number == 0:
             raise ValueError("field number 0")
@@ -34,7 +38,11 @@ def fields(data: bytes) -> Iterator[tuple[int, int, Value]]:
             yield number, kind, value
             continue
         if kind == BYTES:
-            size, place = _varint(data, place)
+            if place < end and data[place] < 0x80:
+                size = data[place]
+                place += 1
+            else:
+                size, place = _varint(data, place)
         elif kind in (EIGHT, FOUR):
             size = 8 if kind == EIGHT else 4
         else:

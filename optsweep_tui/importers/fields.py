@@ -11,6 +11,7 @@ from optsweep_engines import models
 from optsweep_tui import grid
 from optsweep_tui.imported import IMPORTED_STATES, ImportedRun, ImportedSpec, Outcome
 from optsweep_tui.importers.cells import KNOB, catalogue_name, knob_name
+from optsweep_tui.importers.protocol import printable
 
 TEXTS = ("optimizer", "model", "engine", "dataset", "dataset_hash", "validation_set", "schedule", "dtype", "device")
 INTEGERS = ("tokens", "params", "total_params", "batch_size", "seq_len", "seed", "steps")
@@ -63,8 +64,8 @@ def run_of(
     run = ImportedRun(
         importer=importer,
         study=study,
-        entry=entry,
-        source=source,
+        entry=printable(entry),
+        source={key: printable(value) if isinstance(value, str) else value for key, value in source.items()},
         spec=spec,
         outcome=outcome_of(values, known, spec),
         **more,

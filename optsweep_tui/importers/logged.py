@@ -38,9 +38,7 @@ _KNOBS = "hyperparameters."
 NO_END = 'nothing in it says that the run ended: give its steps, or state = "done", in a --mapping'
 
 
-_PLANNED = tuple(
-    name for name in (*fields.TEXTS, *fields.INTEGERS, "chinchilla") if name != "device"
-)
+_PLANNED = tuple(name for name in (*fields.TEXTS, *fields.INTEGERS, "chinchilla") if name != "device")
 """Fields that a configuration names; what it calls loss or state is something else."""
 _MEASURED = ("device", "train_loss", "train_seconds", "tokens_per_second", "seconds_per_token")
 """Fields that a summary holds where this program wrote it."""

@@ -69,8 +69,33 @@ class Found:
     """Study -> optimizer that its speedups are measured against, where the source says so."""
 
     def skip(self, where: str, why: str) -> None:
-        """List something that could not be read."""
-        self.skipped.append(Skip(where=where, why=" ".join(str(why).split())[:300]))
+        """List something that could not be read; what a file says of itself must not drive a terminal."""
+        self.skipped.append(Skip(where=printable(where), why=printable(" ".join(str(why).split()))[:300]))
+
+
+def printable(text: str) -> str:
+    """The text with a question mark for every control character."""
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+class Complaints:
+    """What is wrong with one file: the first places are listed, the others counted, so that garbage does not fill a screen."""
+
+    MOST = 20
+
+    def __init__(self, found: Found, where: str) -> None:
+        self._found, self._where, self._count = found, where, 0
+
+    def add(self, why: str) -> None:
+        """One place."""
+        self._count += 1
+        if self._count <= self.MOST:
+            self._found.skip(self._where, why)
+
+    def close(self) -> None:
+        """Say how many more there were."""
+        if self._count > self.MOST:
+            self._found.skip(self._where, f"{self._count - self.MOST} further places of it cannot be read either")
 
 
 class Importer(Protocol):

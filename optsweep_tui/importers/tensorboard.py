@@ -15,7 +15,7 @@ from optsweep_tui.errors import OptsweepError
 from optsweep_tui.formats import tfevents, tfrecord
 from optsweep_tui.importers import mapping as mappings
 from optsweep_tui.importers.logged import NO_END, Curves, LoggedRun, add_all
-from optsweep_tui.importers.protocol import Found, Request, required_path
+from optsweep_tui.importers.protocol import Complaints, Found, Request, required_path
 
 CHECKED_BYTES = 1 << 20
 """Larger records are pictures or graphs: their checksum is only computed when scalars come out of them."""
@@ -84,10 +84,11 @@ def _logged(folder: Path, files: list[Path], root: Path, said: mappings.ColumnMa
 
 
 def _read_file(file: Path, log: LoggedRun, others: Counter[str], found: Found) -> None:
+    complaints = Complaints(found, str(file))
     with open(file, "rb") as handle:
         for record in tfrecord.records(handle):
             if record.problem is not None:
-                found.skip(str(file), record.problem)
+                complaints.add(record.problem)
                 continue
             try:
                 event = tfevents.parse(record.data)
@@ -95,7 +96,7 @@ def _read_file(file: Path, log: LoggedRun, others: Counter[str], found: Found) -
                 if (useful or len(record.data) <= CHECKED_BYTES) and not record.sound:
                     raise ValueError("its checksum is wrong")
             except ValueError as error:
-                found.skip(str(file), f"the record at byte {record.offset} cannot be used: {error}")
+                complaints.add(f"the record at byte {record.offset} cannot be used: {error}")
                 continue
             if event.restart and event.step > 0:
                 log.curves.restart(event.step)
@@ -106,6 +107,7 @@ def _read_file(file: Path, log: LoggedRun, others: Counter[str], found: Found) -
                 log.ended = event.ended
                 log.ending = "its session failed" if event.ended is False else NO_END
             others.update(event.others)
+    complaints.close()
 
 
 def _adopt_sessions(logs: dict[Path, LoggedRun]) -> None:

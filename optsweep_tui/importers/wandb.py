@@ -20,7 +20,7 @@ from optsweep_tui.importers import mapping as mappings
 from optsweep_tui.importers import wandb_exports
 from optsweep_tui.importers.documents import read_document, read_yaml
 from optsweep_tui.importers.logged import MAX_KEYS, STEPS, Curves, LoggedRun, add_all, flat
-from optsweep_tui.importers.protocol import Found, Request, required_path
+from optsweep_tui.importers.protocol import Complaints, Found, Request, required_path
 
 LOG = re.compile(r"run-(.+)\.wandb")
 SUMMARY, CONFIG = "wandb-summary.json", "config.yaml"
@@ -126,6 +126,7 @@ def _read_log(file: Path, log: LoggedRun, said: mappings.ColumnMapping, found: F
     log.ended, log.ending = False, UNENDED
     config: dict[str, str] = {}
     summary: dict[str, str] = {}
+    complaints = Complaints(found, str(file))
     with open(file, "rb") as handle:
         if handle.read(len(wandblog.HEADER)) != wandblog.HEADER:
             raise ValueError("it does not begin like a log of Weights & Biases")
@@ -136,7 +137,8 @@ def _read_log(file: Path, log: LoggedRun, said: mappings.ColumnMapping, found: F
                 kind, message = wandblog.parts_of(record.data)
                 _take(kind, message, log, config, summary, said)
             except ValueError as error:
-                found.skip(str(file), f"byte {record.offset}: {error}" if record.problem is None else str(error))
+                complaints.add(f"byte {record.offset}: {error}" if record.problem is None else str(error))
+    complaints.close()
     log.config |= flat({key: _json(text) for key, text in config.items()})
     log.summary |= flat({key: _json(text) for key, text in summary.items()})
 
@@ -206,6 +208,11 @@ def _number(text: str) -> float | None:
     """A number, NaN and infinities too; None for anything else."""
     if len(text) > _MAX_NUMBER:
         return None
+    if text[-1:].isdigit() and text[:1] in "-0123456789":  # the usual case, without a parser
+        try:
+            return float(text)
+        except ValueError:
+            pass
     value = _json(text)
     if isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):  # how their client spells it in JSON
         return float(value)

@@ -11,7 +11,7 @@ from typing import Any
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.importers.logged import NO_END, STEPS, Curves, LoggedRun, flat
 from optsweep_tui.importers.mapping import ColumnMapping
-from optsweep_tui.importers.protocol import Found
+from optsweep_tui.importers.protocol import Complaints, Found
 from optsweep_tui.importers.rows import MAX_ROWS, CsvImporter, ParquetImporter
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
@@ -127,10 +127,11 @@ def _histories(
 ) -> list[LoggedRun]:
     """Curves: of one run, or of each run that a chart's columns are called after ("NAME - metric")."""
     logs: dict[str, LoggedRun] = {}
+    complaints = Complaints(found, str(path))
     for place, row in rows:
         at = _float(row.get(step))
         if at is None or not math.isfinite(at) or not at.is_integer():
-            found.skip(f"{path}: row {place}", f"its {step} is {str(row.get(step))[:40]!r}, no step")
+            complaints.add(f"row {place}: its {step} is {str(row.get(step))[:40]!r}, no step")
             continue
         for column, text in row.items():
             if column == step or not isinstance(column, str) or column.endswith(_BOUNDS):
@@ -148,6 +149,7 @@ def _histories(
                 log.source = {"file": path.name, "run": name[:200]}
             if metric not in ("_step", "_timestamp"):
                 log.curves.add(int(at), "wall_seconds" if metric == "_runtime" else metric, number)
+    complaints.close()
     if not logs:
         raise OptsweepError(f"{path} holds no number beside its {step}", "export the chart or the history again")
     return list(logs.values())

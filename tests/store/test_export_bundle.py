@@ -15,6 +15,7 @@ import pytest
 
 from optsweep_engines import sources
 from optsweep_tui import flow, rundir, settings
+from optsweep_tui.analysis import reproduction
 from optsweep_tui.bundle import layout, read, rerun, write
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
@@ -170,6 +171,12 @@ TAMPERED = {
         lambda files: {name: files[name] for name in files if not name.endswith("shim.py")}, "not those of its manifest"),
     "another version": (lambda files: resigned(files, version=2), "it has version 2"),
     "another format": (lambda files: resigned(files, format="x"), "not that of a bundle"),
+    "a record whose device would drive a terminal": (
+        lambda files: resigned({**files, "record.json": files["record.json"].replace(b'"cpu"', b'"\\u001b[2J"')}),
+        "no text that can be shown"),
+    "a loss that is a text": (
+        lambda files: resigned({**files, "record.json": files["record.json"].replace(b"2.5,", b'"2.5",')}),
+        "is no number"),
     "a spec that is a list": (lambda files: resigned({**files, "spec.json": b"[]"}), "not a table"),
     "a spec that is nested": (lambda files: resigned({**files, "spec.json": b"[" * 100_000}), "not a sound bundle"),
 }  # fmt: skip
@@ -221,13 +228,18 @@ def test_sizes_doubles_and_liars_are_refused(place: Workspace, tmp_path: Path, m
 def test_mutated_bundles_are_refused_or_whole(place: Workspace, tmp_path: Path) -> None:
     rng = random.Random(1)
     flow.export_bundle(place, finished(place), tmp_path / "good.zip")
-    start = (tmp_path / "good.zip").read_bytes()
+    starts = [(tmp_path / "good.zip").read_bytes()]
+    with zipfile.ZipFile(tmp_path / "deflated.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents(tmp_path / "good.zip").items():
+            archive.writestr(name, content)
+    starts.append((tmp_path / "deflated.zip").read_bytes())
+    assert read.read(tmp_path / "deflated.zip").run_id == read.read(tmp_path / "good.zip").run_id, "packed anew"
     files = {name: content for name, content in contents(tmp_path / "good.zip").items() if not name.startswith("code/")}
     good = read.read(tmp_path / "good.zip")
     path = tmp_path / "bad.zip"
     for turn in range(FUZZ):
         if turn % 2:
-            path.write_bytes(mutated_bytes(rng, start))
+            path.write_bytes(mutated_bytes(rng, rng.choice(starts)))
         else:
             victim = rng.choice(sorted(set(files) - {layout.MANIFEST}))
             target = io.BytesIO()
@@ -241,6 +253,10 @@ def test_mutated_bundles_are_refused_or_whole(place: Workspace, tmp_path: Path) 
             assert "\n" not in str(error)
         else:
             assert bundle.run_id == good.run_id and bundle.spec == good.spec
+            noise = reproduction.RunNoise.from_dict(bundle.noise)
+            assert reproduction.judge(bundle.record, good.record, noise).verdict
+            rerun.version_differences(bundle.record, good.record)
+            rerun._code_differences(bundle)
 
 
 # ---------------------------------------------------------------- where a rerun goes

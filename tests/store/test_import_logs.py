@@ -265,6 +265,23 @@ def test_an_exported_chart_is_a_curve_per_run(tmp_path: Path) -> None:
     assert "row 4: its Step is 'x', no step" in reasons(found)
 
 
+def test_garbage_does_not_fill_the_screen_and_names_do_not_drive_it(tmp_path: Path) -> None:
+    lines = "".join("x,1\n" for _ in range(500))
+    (tmp_path / "many.csv").write_text("_step,val/loss\n1,3.0\n" + lines)
+    found = read("wandb", tmp_path / "many.csv", WHO + 'state = "done"\n')
+    assert len(found.skipped) == 21 and "480 further places" in reasons(found)
+    evil = "\x1b[2Jevil"
+    (tmp_path / "table.csv").write_text(
+        f'Name,State,optimizer,model,val/loss\n"{evil}",finished,adamw,130m,3.5\n"{evil}2",finished,,x,1\n'
+    )
+    found = read("wandb", tmp_path / "table.csv")
+    assert [run.entry for run in found.runs] == ["?[2Jevil"] and reasons(found).replace("\n", "").isprintable()
+    named = wandblog.put_run("abc", "p", evil, "g", {"optimizer": "adamw", "model": "130m"}, 1.0)
+    online(tmp_path / "log", (wandblog.RUN, named), history(1, val_loss=3.0), ENDED)
+    (run,) = read("wandb", tmp_path / "log").runs
+    assert run.source["name"] == "?[2Jevil"
+
+
 def test_an_exported_history_is_one_run(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     lines = [json.dumps({"_step": step, "val_loss": 5.0 - step, "deep": {"er": 1}}) for step in range(3)]
