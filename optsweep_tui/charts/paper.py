@@ -23,6 +23,8 @@ from optsweep_tui.charts.paper_panel import ROW_INCHES, ROWS_INCHES, SMALL_POINT
 
 COLUMN_INCHES, PAGE_INCHES = 3.4, 7.0
 """Widths of one column and of the text of a two-column paper (ICML and NeurIPS: 3.25 to 3.4, and 6.75 to 7)."""
+TALL_INCHES, LEAST_INCHES = 7.8, 1.6
+"""Height that all panels together should have at most, and that one has at least."""
 TEXT_POINTS = 7.0
 # Set on top of matplotlib's defaults, never of the user's matplotlibrc: the same figure everywhere.
 _SETTINGS: dict[Any, Any] = {
@@ -80,7 +82,7 @@ def sheet(figure: Figure) -> Sheet:
     rows = -(-len(panels) // columns)
     width = COLUMN_INCHES if columns == 1 else PAGE_INCHES
     heights = [
-        max(_height(panel, width / columns) for panel in panels[row * columns : (row + 1) * columns])
+        max(_height(panel, width / columns, rows) for panel in panels[row * columns : (row + 1) * columns])
         for row in range(rows)
     ]
     page = Sheet(figsize=(width, sum(heights) + 1.0), layout="constrained")
@@ -94,10 +96,11 @@ def sheet(figure: Figure) -> Sheet:
     return page
 
 
-def _height(panel: Panel, width: float) -> float:
+def _height(panel: Panel, width: float, rows: int) -> float:
+    """Inches of a panel; many rows of them are flatter, so that a page of a paper holds the figure."""
     if panel.y.rows and panel.y.limits is not None:
         return ROWS_INCHES + ROW_INCHES * (panel.y.limits[1] - panel.y.limits[0])
-    return 0.72 * min(width, COLUMN_INCHES)
+    return min(0.72 * min(width, COLUMN_INCHES), max(LEAST_INCHES, TALL_INCHES / rows))
 
 
 # ---------------------------------------------------------------- around the panels

@@ -93,7 +93,9 @@ def report(workspace: Workspace, chosen: Plan, seconds: float, trained: int, jso
     present_speedups.print_speedups(rows, study.baseline, "tokens", brief=True)
     print()
     picture = charts.figure(workspace, Filter(study=study.name), charts.Asked(kind="ratio", baseline=study.baseline))
-    print(charts.draw(dataclasses.replace(picture, panels=picture.panels[:1]), width=None, height=16))
+    # The curve and its noise are printed above: the chart stands without its caption.
+    picture = dataclasses.replace(picture, panels=picture.panels[:1], caption=(), provenance="")
+    print(charts.draw(picture, width=None, height=16))
     print()
     print(f"{len(frame)} runs, {seconds:.0f} s. next:")
     print("  optsweep tui                       the sweep, live curves and SQL in the terminal")

@@ -26,8 +26,8 @@ def plain(figure: Figure, width: int = 60, height: int = 14) -> str:
     return static.text(figure, width=width, height=height, colour=False)
 
 
-def with_series(*series: Series, **axes: Axis) -> Figure:
-    panel = dataclasses.replace(PANEL, series=series, **axes)
+def with_series(*series: Series, log: bool = False) -> Figure:
+    panel = dataclasses.replace(PANEL, series=series, x=Axis(label="tokens", log=log), y=Axis(label="loss", log=log))
     return dataclasses.replace(FIGURE, panels=[panel])
 
 
@@ -168,4 +168,4 @@ def test_any_size_draws_within_its_width(width: int, height: int) -> None:
 def test_a_single_point_and_a_log_axis_draw() -> None:
     one = Series(x=np.array([5.0]), y=np.array([2.0]), look=LOOK, name="muon")
     assert "m" in plain(with_series(one))
-    assert "m" in plain(with_series(one, x=Axis(label="x", log=True), y=Axis(label="y", log=True)))
+    assert "m" in plain(with_series(one, log=True))

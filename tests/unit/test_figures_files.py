@@ -9,13 +9,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from optsweep_tui import drawings
 from optsweep_tui.charts import files, style
-from optsweep_tui.charts.figure import Axis, Figure, Panel, Series
+from optsweep_tui.charts.figure import Axis, Figure, Key, Panel, Series
 from optsweep_tui.errors import OptsweepError
 from tests.unit.analysis_frames import curve, frame
 
@@ -37,7 +38,7 @@ def simple() -> Figure:
     panel = Panel(
         title="300m", x=Axis(label="Chinchilla ratio", log=True), y=Axis(label="loss, nats/token"), series=[one, two]
     )
-    keys = (("hollow", "EXTRAP"), ("bound", "REFUSE"), ("shade", "extrapolated"))
+    keys: tuple[tuple[Key, str], ...] = (("hollow", "EXTRAP"), ("bound", "REFUSE"), ("shade", "extrapolated"))
     return Figure(
         kind="ratio", title="loss", panels=[panel, panel], caption=["Sigma."], keys=keys, provenance="study s"
     )
@@ -115,13 +116,13 @@ def test_nothing_lies_outside_the_page_and_legends_do_not_cover_panels() -> None
             page = paper.sheet(figure)
             page.canvas.draw()
             width, height = page.bbox.width, page.bbox.height
-            lowest = min(axes.get_tightbbox().y0 for axes in page.axes)
+            panels: list[Any] = [axes.get_tightbbox() for axes in page.axes]
+            lowest = min(box.y0 for box in panels)
             for artist in [*page.legends, *page.artists, *page.texts]:
                 box = artist.get_window_extent()
                 assert box.x0 >= -1 and box.x1 <= width + 1 and box.y0 >= -1 and box.y1 <= height + 1
                 assert box.y1 <= lowest + 1
-            for axes in page.axes:
-                box = axes.get_tightbbox()
+            for box in panels:
                 assert box.x0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
 
 

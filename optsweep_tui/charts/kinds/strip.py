@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ from optsweep_tui.charts import style
 from optsweep_tui.charts.figure import Arrow, Axis, Figure, Key, Panel, Series, points
 from optsweep_tui.charts.kinds.common import Row, Source, grouped, one_ratio, ratio_text, records
 
+CROWDED = 0.07
+"""Part of an axis that a label needs."""
 MOST_DECADES = 1.0
 """Positive values that span more than this stand on a log axis."""
 
@@ -76,6 +79,8 @@ class Scale:
         self.texts = sorted({row["text"] for row in rows if row["value"] is None})
         self.ordinal = bool(self.texts) or (bool(numbers) and numbers[0] <= 0)
         self.log = not self.ordinal and numbers[-1] >= numbers[0] * 10**MOST_DECADES
+        self.ordinal = self.ordinal or _crowded([math.log(value) for value in numbers] if self.log else numbers)
+        self.log = self.log and not self.ordinal
         self.order: list[float | str] = [*numbers, *self.texts]
         self.ticks: list[tuple[float, str]] | None = None
         if self.ordinal:
@@ -87,6 +92,12 @@ class Scale:
         """Position of a value on the axis."""
         value = row["text"] if row["value"] is None else row["value"]
         return float(self.order.index(value)) if self.ordinal else float(value)
+
+
+def _crowded(places: Sequence[float]) -> bool:
+    """Two places are so near to each other that their labels would touch: .98, .99 and .995 between .9 and 1."""
+    gaps = [high - low for low, high in itertools.pairwise(places)]
+    return bool(gaps) and min(gaps) < CROWDED * (places[-1] - places[0])
 
 
 def _text(value: float | str) -> str:
