@@ -36,7 +36,7 @@ def print_fairness(rows: pd.DataFrame, baseline: str) -> None:
                 "seeds",
                 f"vs {baseline}",
                 "verdict",
-                "best after k runs",
+                "tuning",
             ],
             [_effort(row, baseline) for row in group],
             left=(1, 7, 8),
@@ -78,7 +78,7 @@ def _best_after(losses: Sequence[float | None] | None) -> str:
     places = sorted({1, 2, 4, 8, 16, 32, len(losses)} & set(range(1, len(losses) + 1)))
     if len(losses) <= MOST_SHOWN:
         places = list(range(1, len(losses) + 1))
-    return "  ".join(f"{k}: {output.loss_text(losses[k - 1])}" for k in places)
+    return "best after " + ", ".join(f"{k}: {output.loss_text(losses[k - 1])}" for k in places)
 
 
 def _spread(row: Mapping[str, Any]) -> str:

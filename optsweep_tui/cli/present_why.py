@@ -9,6 +9,7 @@ from optsweep_tui.cli import output
 from optsweep_tui.cli.present import headline
 
 DIGITS = 12
+SHORT = 8
 MOST_NUMBERS = 8
 ROLES = {
     "loss": "in the cell's loss",
@@ -82,7 +83,7 @@ def _print_runs(runs: list[dict[str, Any]]) -> None:
         print(" no run is behind it")
         return
     output.print_table(
-        ["run", "cell", "seed", "loss", "data", "code", "role"],
+        ["run", "cell", "seed", "loss", "data", "code", "parameters", "role"],
         [
             (
                 run["run_id"][:DIGITS],
@@ -91,27 +92,31 @@ def _print_runs(runs: list[dict[str, Any]]) -> None:
                 "·" if run.get("loss") is None else f"{run['loss']:.5f}",
                 _data(run),
                 _code(run),
+                (run.get("parameters_sha256") or "·")[:SHORT],
                 "; ".join(ROLES[role] for role in run["roles"]),
             )
             for run in runs
         ],
-        left=(0, 1, 4, 5, 6),
+        left=(0, 1, 4, 5, 6, 7),
     )
-    print(" data: first digits of the shards' sha256; code: numerics version / sha256 of the final parameters")
+    print(
+        " first digits of sha256: data, of the shards; code, numerics version / engines' source; parameters, the final ones"
+    )
     _print_sources(runs)
 
 
 def _data(run: Mapping[str, Any]) -> str:
     digest = run.get("dataset_hash")
-    return f"{run.get('dataset') or '·'} {digest[:DIGITS] if digest else 'no hash published'}"
+    return f"{run.get('dataset') or '·'} {digest[:SHORT] if digest else 'no hash published'}"
 
 
 def _code(run: Mapping[str, Any]) -> str:
+    """Version of the arithmetic, hash of the engines' source where the record has it, and of a user's own optimizer."""
     if run.get("numerics_version") is None:
         return "not published"
-    parameters = run.get("parameters_sha256")
-    own = f" own {run['optimizer_file_hash'][:DIGITS]}" if run.get("optimizer_file_hash") else ""
-    return f"v{run['numerics_version']}/{parameters[:DIGITS] if parameters else '·'}{own}"
+    digest = (run.get("versions") or {}).get("code")
+    own = f" own {run['optimizer_file_hash'][:SHORT]}" if run.get("optimizer_file_hash") else ""
+    return f"v{run['numerics_version']}/{digest[:SHORT] if digest else '·'}{own}"
 
 
 def _print_sources(runs: list[dict[str, Any]]) -> None:
