@@ -107,15 +107,26 @@ def write_runs(runs: Path, count: int, lines: int) -> int:
     generator = random.Random(0)
     maker = duckdb.connect(config={"threads": 1})
     size = 0
-    for number, folder in enumerate(rundir.write(runs, [make_spec(seed, lines) for seed in range(count)], STUDY)):
+    for number in range(count):
+        folder = planted(runs, make_spec(number, lines))
         attempt = folder / "a1"
-        attempt.mkdir()
         write_curve(maker, attempt / rundir.METRICS, number, lines)
         size += (attempt / rundir.METRICS).stat().st_size
         loss = 2.0 + 0.3 * (number % 50 % 5 - 2) ** 2 / 10 + generator.gauss(0, 0.003)
         finish(folder, lines, loss)
     maker.close()
     return size
+
+
+def planted(runs: Path, spec: RunSpec) -> Path:
+    """A run folder as `rundir.write` makes it, without its fsyncs: ten thousand of them are minutes."""
+    folder = runs / spec.run_id
+    (folder / rundir.STUDIES).mkdir(parents=True)
+    (folder / "a1").mkdir()
+    (folder / rundir.SPEC).write_text(json.dumps(spec.to_dict()))
+    marker = {"study": STUDY, "planned_at": "2026-01-01T00:00:00+00:00"}
+    (folder / rundir.STUDIES / f"{STUDY}.json").write_text(json.dumps(marker))
+    return folder
 
 
 def finish(folder: Path, lines: int, loss: float) -> None:
@@ -205,7 +216,10 @@ def archive_bytes(store: Path) -> int:
 def measured(root: Path, points: int, count: int, repeats: int) -> dict[str, Any]:
     """Everything about one size."""
     lines = max(1, points // (count * KEYS_PER_LINE))
-    size = write_runs(root / "runs", count, lines)
+    if (root / "runs").exists():
+        size = sum(path.stat().st_size for path in root.glob(f"runs/*/a1/{rundir.METRICS}"))
+    else:
+        size = write_runs(root / "runs", count, lines)
     where = ("--workspace", str(root))
     first = process("collect", "--json", *where)
     report = json.loads(first.output)
@@ -232,6 +246,15 @@ def measured(root: Path, points: int, count: int, repeats: int) -> dict[str, Any
     result["bytes_per_point"] = round(1e9 * result["store_gb"] / result["points"], 2)
     for name, (wall, used) in questions(store, repeats).items():
         result[f"{name}_ms"], result[f"{name}_cpu_ms"] = wall, used
+    moved = process("gc", "--archive", "--json", *where)
+    result |= {
+        "archive_all_cpu_seconds": round(moved.cpu_seconds, 2),
+        "archive_all_peak_memory_gb": round(moved.peak_bytes / 1e9, 3),
+        "all_archived_file_gb": round(store.stat().st_size / 1e9, 4),
+        "all_archived_archive_gb": round(archive_bytes(store) / 1e9, 4),
+    }
+    for name, (wall, used) in questions(store, repeats).items():
+        result[f"all_archived_{name}_ms"], result[f"all_archived_{name}_cpu_ms"] = wall, used
     return result
 
 
@@ -245,9 +268,15 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=10, help="of each question, the best counts")
     parser.add_argument("--folder", type=Path, help="where to write; the system's temporary folder by default")
+    parser.add_argument(
+        "--runs-from", type=Path, help="a folder of an earlier call with --keep: its curves, a new store"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave everything there and say where")
     parser.add_argument("--json", action="store_true", help="one JSON document")
     options = parser.parse_args()
-    root = Path(tempfile.mkdtemp(prefix="optsweep-scale-", dir=options.folder))
+    root = options.runs_from or Path(tempfile.mkdtemp(prefix="optsweep-scale-", dir=options.folder))
+    for leftover in (*root.glob("large/results.*"), *root.glob("small")):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     try:
         result: dict[str, Any] = {
             "date": datetime.date.today().isoformat(),
@@ -267,7 +296,10 @@ def main() -> None:
                 "small_nothing_new_cpu_seconds": round(again.cpu_seconds, 2),
             }
     finally:
-        shutil.rmtree(root)
+        if options.keep or options.runs_from:
+            print(f"kept: {root}", file=sys.stderr)
+        else:
+            shutil.rmtree(root)
     missed = [name for name, limit in LIMITS.items() if result[name] > limit]
     if result["points_per_second"] < POINTS_PER_SECOND:
         missed.append("points_per_second")

@@ -75,13 +75,16 @@ WITH entries AS (
   UNION ALL SELECT run, 'schedule', schedule FROM run WHERE schedule IS NOT NULL
   UNION ALL SELECT run, 'dtype', dtype FROM run WHERE dtype IS NOT NULL
 ),
+-- hash(a, b) mixes so simply that its bits cancel out between entries: one text is hashed.
 marked AS (
-  SELECT run, knob, text, hash(knob, text) AS mark, bit_xor(hash(knob, text)) OVER (PARTITION BY run) AS configuration
-  FROM entries
+  SELECT *, bit_xor(mark) OVER (PARTITION BY run) AS configuration
+  FROM (SELECT run, knob, text, hash(length(knob) || knob || text) AS mark FROM entries)
 )
 SELECT
   v.study, v.run_id, v.run,
-  hash(v.study, v.engine, v.optimizer, v.model, v.tokens, v.dataset, v.dataset_hash, v.validation_set, v.seq_len) AS cell,
+  hash(CAST(
+    row(v.study, v.engine, v.optimizer, v.model, v.tokens, v.dataset, v.dataset_hash, v.validation_set, v.seq_len) AS VARCHAR
+  )) AS cell,
   m.knob, m.text, m.configuration, xor(m.configuration, m.mark) AS rest
 FROM marked m
 JOIN v_run v ON v.run = m.run

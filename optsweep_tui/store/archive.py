@@ -59,30 +59,12 @@ def point_at(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
         connection.execute(f"SET VARIABLE {VARIABLE} = {_list(paths(folder, names))}")
 
 
-def view_sql(listed: Sequence[str]) -> str:
-    """The statement that makes v_archive anew over these paths."""
-    if not listed:
-        source = "(SELECT CAST(0 AS INTEGER) AS part, *, CAST(0 AS BIGINT) AS row FROM metric WHERE false)"
-    else:
-        source = f"read_parquet(coalesce(getvariable('{VARIABLE}'), {_list(listed)}))"
+def source_sql(folder: str, names: Sequence[str]) -> str:
+    """The query of v_archive over these files."""
     return f"""
-        CREATE OR REPLACE VIEW v_archive AS
         SELECT run, attempt, key, step, value, (CAST(part AS BIGINT) << 40) + row AS place
-        FROM {source} SEMI JOIN archive USING (part)
+        FROM read_parquet(coalesce(getvariable('{VARIABLE}'), {_list(paths(folder, names))})) SEMI JOIN archive USING (part)
     """
-
-
-def renew_view(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
-    """Make v_archive read exactly the files that count, and this connection with it."""
-    connection.execute(view_sql(paths(folder, files(connection))))
-    connection.execute(f"RESET VARIABLE {VARIABLE}")
-
-
-def view_is_right(connection: duckdb.DuckDBPyConnection, folder: str) -> bool:
-    """False where v_archive has another folder in it: the workspace was moved, or the store renamed."""
-    listed = paths(folder, files(connection)[:1])
-    (text,) = connection.execute("SELECT sql FROM duckdb_views() WHERE view_name = 'v_archive'").fetchall()[0]
-    return not listed or literal(listed[0]) in text
 
 
 def forget(connection: duckdb.DuckDBPyConnection, run: int, attempt: int) -> bool:
@@ -148,46 +130,30 @@ def write_file(connection: duckdb.DuckDBPyConnection, folder: str, parts: Sequen
     return name
 
 
-def commit(connection: duckdb.DuckDBPyConnection, folder: str, name: str, parts: Sequence[Part]) -> None:
-    """Let a file count from now on, and take its points out of the table `metric`: one transaction."""
+def count_in(connection: duckdb.DuckDBPyConnection, name: str, parts: Sequence[Part]) -> None:
+    """Let a file count from now on, and take its points out of the table `metric`."""
     values = ", ".join(f"({part.number}, '{name}', {part.run}, {part.attempt}, {part.points})" for part in parts)
     runs = ", ".join(str(run) for run in sorted({part.run for part in parts}))
     pairs = ", ".join(f"({part.run}, {part.attempt})" for part in parts)
-    connection.execute("BEGIN")
-    try:
-        connection.execute(f"INSERT INTO archive VALUES {values}")
-        connection.execute(f"DELETE FROM metric WHERE run IN ({runs}) AND (run, attempt) IN (VALUES {pairs})")
-        renew_view(connection, folder)
-        connection.execute("COMMIT")
-    except BaseException:
-        with contextlib.suppress(duckdb.Error):
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("CHECKPOINT")
+    connection.execute(f"INSERT INTO archive VALUES {values}")
+    connection.execute(f"DELETE FROM metric WHERE run IN ({runs}) AND (run, attempt) IN (VALUES {pairs})")
 
 
 def fold_in(connection: duckdb.DuckDBPyConnection) -> None:
-    """Bring every archived point back into the table `metric`: the file then stands alone."""
-    names = files(connection)
-    if not names:
-        return
-    connection.execute("BEGIN")
+    """Bring every archived point back into the table `metric`."""
     # What came after its stream was archived must stay behind it: within an attempt the last line of a step wins.
     streams = "(run, attempt) IN (SELECT (run, attempt) FROM archive)"
     connection.execute(f"CREATE TEMP TABLE later AS SELECT * FROM metric WHERE {streams}")
     connection.execute(f"DELETE FROM metric WHERE {streams}")
-    listed = connection.execute(f"SELECT getvariable('{VARIABLE}')").fetchall()[0][0]
-    for path in listed:
+    ((listed,),) = connection.execute(f"SELECT getvariable('{VARIABLE}')").fetchall()
+    for path in listed or ():
         connection.execute(f"""
             INSERT INTO metric SELECT run, attempt, key, step, value
             FROM read_parquet({literal(path)}) SEMI JOIN archive USING (part)
         """)
     connection.execute("INSERT INTO metric SELECT * FROM later")
     connection.execute("DELETE FROM archive")
-    renew_view(connection, "")
     connection.execute("DROP TABLE later")
-    connection.execute("COMMIT")
-    connection.execute("CHECKPOINT")
 
 
 def sweep(folder: str, counting: Iterable[str]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from optsweep_tui.store import archive, knobs
+from optsweep_tui.store import archive, knobs, views
+from optsweep_tui.store.connect import transaction
 from optsweep_tui.store.lines import Series
 from optsweep_tui.store.rows import Row
 from optsweep_tui.store.tables import METRIC, TABLES, Columns
@@ -62,9 +63,8 @@ class Batch:
 
         A CHECKPOINT follows where views were changed: replaying DDL from the write-ahead log is DuckDB's least tested path.
         """
-        connection.execute("BEGIN")
-        try:
-            views_changed = self._forget_replaced(connection, archive_folder)
+        with transaction(connection):
+            archived = self._forget_replaced(connection)
             _replace(connection, "run", "run", self.runs, self.runs.values())
             _replace(connection, "study_run", "run", self.studies, itertools.chain.from_iterable(self.studies.values()))
             self._write_attempts(connection)
@@ -75,23 +75,19 @@ class Batch:
             self._write_points(connection)
             if self.columns is not None:
                 connection.execute(knobs.view_sql(self.columns))
-                views_changed = True
-            connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(duckdb.Error):
-                connection.execute("ROLLBACK")
-            raise
+            views_changed = self.columns is not None
+            if archived or self.runs or self.repeats:
+                views_changed = views.settle(connection, archive_folder, files_changed=archived) or views_changed
         if views_changed:
             connection.execute("CHECKPOINT")
 
-    def _forget_replaced(self, connection: duckdb.DuckDBPyConnection, archive_folder: str) -> bool:
+    def _forget_replaced(self, connection: duckdb.DuckDBPyConnection) -> bool:
         """Drop what the store holds of streams that began anew; True when the archive lost a part."""
         archived = False
         for table, run, attempt in self.replaced:
             connection.execute(f"DELETE FROM {table} WHERE run = ? AND attempt = ?", [run, attempt])
-            archived = archived or (table == "metric" and archive.forget(connection, run, attempt))
-        if archived:
-            archive.renew_view(connection, archive_folder)
+            if table == "metric" and archive.forget(connection, run, attempt):
+                archived = True
         return archived
 
     def _write_attempts(self, connection: duckdb.DuckDBPyConnection) -> None:

@@ -132,6 +132,19 @@ def create(path: Path) -> None:
                 os.link(fresh, path)
 
 
+@contextlib.contextmanager
+def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Everything in the block, or nothing."""
+    connection.execute("BEGIN")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):  # a COMMIT that failed has rolled back already
+            connection.execute("ROLLBACK")
+        raise
+
+
 def interruptible(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
     """Do a query that may take long so that Ctrl-C ends it at once: DuckDB looks for signals too seldom (34 s, measured)."""
     if threading.current_thread() is not threading.main_thread():

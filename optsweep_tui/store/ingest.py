@@ -13,8 +13,8 @@ from pathlib import Path
 
 from optsweep_tui import rundir
 from optsweep_tui.errors import OptsweepError, StoreLocked
-from optsweep_tui.store import archive, moving
-from optsweep_tui.store.connect import WAIT_SECONDS, open_store, require
+from optsweep_tui.store import archive, moving, views
+from optsweep_tui.store.connect import WAIT_SECONDS, open_store, require, transaction
 from optsweep_tui.store.explain import translated
 from optsweep_tui.store.look import look
 from optsweep_tui.store.publish import publish
@@ -125,7 +125,10 @@ def snapshot(store: Path, target: Path, *, overwrite: bool = False, wait_seconds
                 shutil.copyfile(store, part)
         with translated(target):
             with open_store(part, read_only=False, archive_folder=folder) as connection:
-                archive.fold_in(connection)
+                with transaction(connection):
+                    archive.fold_in(connection)
+                    views.settle(connection, folder, files_changed=True)
+                connection.execute("CHECKPOINT")
             with open(part, "rb") as handle:
                 os.fsync(handle.fileno())
             os.replace(part, target)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from optsweep_tui import rundir
-from optsweep_tui.store import archive
+from optsweep_tui.store import views
 from optsweep_tui.store.connect import create, open_store
 from optsweep_tui.store.ledger import Ledger
 from optsweep_tui.store.report import CollectReport
@@ -59,10 +59,10 @@ def look(store: Path, runs_root: Path, archive_folder: str, wait_seconds: float)
         create(store)
     with open_store(store, wait_seconds=wait_seconds, archive_folder=archive_folder) as connection:
         ledger = Ledger(connection)
-        moved = not archive.view_is_right(connection, archive_folder)
+        moved = not views.is_right(connection, archive_folder)
     if moved:
         with open_store(store, read_only=False, wait_seconds=wait_seconds, archive_folder=archive_folder) as connection:
-            archive.renew_view(connection, archive_folder)
+            views.settle(connection, archive_folder, files_changed=True)
             connection.execute("CHECKPOINT")
     seen = Look(
         store=store,

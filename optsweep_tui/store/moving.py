@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from optsweep_tui.store import archive
-from optsweep_tui.store.connect import open_store
+from optsweep_tui.store import archive, views
+from optsweep_tui.store.connect import open_store, transaction
 
 
 def archive_finished(store: Path, folder: str, wait_seconds: float, *, without: Iterable[int] = ()) -> int:
@@ -27,7 +27,10 @@ def archive_finished(store: Path, folder: str, wait_seconds: float, *, without: 
         with open_store(store, wait_seconds=wait_seconds, archive_folder=folder) as connection:
             name = archive.write_file(connection, folder, group)
         with open_store(store, read_only=False, wait_seconds=wait_seconds, archive_folder=folder) as connection:
-            archive.commit(connection, folder, name, group)
+            with transaction(connection):
+                archive.count_in(connection, name, group)
+                views.settle(connection, folder, files_changed=True)
+            connection.execute("CHECKPOINT")
         moved += sum(part.points for part in group)
     return moved
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 
 from optsweep_tui.errors import OptsweepError, StoreLocked
-from optsweep_tui.store import archive
+from optsweep_tui.store import archive, views
 from optsweep_tui.store.connect import open_store
 from optsweep_tui.store.explain import translated
 
@@ -53,7 +53,7 @@ def publish(fresh: Path, store: Path, run_ids: set[str], wait_seconds: float) ->
         return str(kept)
     with contextlib.suppress(OptsweepError):  # damaged: then there is no view to mend
         with open_store(kept, read_only=False, wait_seconds=wait_seconds) as connection:
-            archive.renew_view(connection, archive.folder_of(kept))
+            views.settle(connection, archive.folder_of(kept), files_changed=True)
     return str(kept)
 
 

@@ -43,6 +43,13 @@ _READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 _READING_PIVOT = re.compile(
     r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:pivot|unpivot|select|with|from|describe|summarize)\b", re.I | re.S
 )
+# The last point of each of so many equal spans of a run; the value in a struct because a null would be passed over.
+_THINNED = """
+    WITH point AS MATERIALIZED ({source}),
+    span AS (SELECT run, min(step) AS low, max(step) - min(step) + 1 AS steps FROM point GROUP BY run)
+    SELECT run, max(step) AS step, arg_max({{'value': value}}, step).value AS value
+    FROM point JOIN span USING (run) GROUP BY run, (step - low) * {points} // steps
+"""
 _SCHEMA_HINT = "optsweep sql --schema lists tables and columns, --examples shows queries"
 
 
@@ -95,13 +102,7 @@ def curves(
         if any(repeats for _, _, repeats in found):
             source += "QUALIFY row_number() OVER (PARTITION BY run, step ORDER BY attempt DESC, place DESC) = 1"
         if max_points is not None:
-            source = f"""
-                SELECT run, step, value FROM (
-                  SELECT *, min(step) OVER (PARTITION BY run) AS low, max(step) OVER (PARTITION BY run) AS high FROM ({source})
-                ) QUALIFY row_number() OVER (
-                  PARTITION BY run, (step - low) * {max(1, int(max_points))} // (high - low + 1) ORDER BY step DESC
-                ) = 1
-            """
+            source = _THINNED.format(source=source, points=max(1, int(max_points)))
         query = f"""
             SELECT r.run_id, m.step, m.step * r.tokens_per_step AS tokens, m.value FROM ({source}) m JOIN run r USING (run)
             ORDER BY list_position($wanted, r.run_id), m.step

@@ -133,6 +133,8 @@ def contents(store: Path) -> Mapping[str, list[tuple[Any, ...]]]:
         "v_metric": "SELECT * FROM v_metric",
         "v_cell": "SELECT * FROM v_cell",
         "v_best": "SELECT * FROM v_best",
+        "v_config": "SELECT * FROM v_config",
+        "v_ablation": "SELECT * FROM v_ablation",
     }
     with open_store(store) as connection:
         return {name: _sorted(connection, query) for name, query in queries.items()}

@@ -24,7 +24,8 @@ from tests.store.run_folders import append, attempt_folder, contents, finish, li
 def workspace(tmp_path: Path) -> Path:
     """Runs of every kind, collected piece by piece in an order that a rebuild does not have."""
     store, runs = tmp_path / "results.duckdb", tmp_path / "runs"
-    folders = plant(runs, *(make_spec(seed=seed) for seed in range(5)), study="one")
+    changed = make_spec(hyperparameters={"lr": 0.01, "weight_decay": 0.1, "beta1": 0.9})
+    folders = plant(runs, *(make_spec(seed=seed) for seed in range(4)), changed, study="one")
     plant(runs, make_spec(seed=0), make_spec(seed=7), study="two")
     for folder in reversed(folders):
         append(attempt_folder(folder), lines(range(1, 31), val_loss=1.0))

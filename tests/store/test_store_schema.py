@@ -10,7 +10,7 @@ import pytest
 from optsweep_tui.analysis.columns import RESULTS
 from optsweep_tui.errors import UnknownName
 from optsweep_tui.resources import shipped
-from optsweep_tui.store import knobs, migrate, queries
+from optsweep_tui.store import knobs, migrate, queries, views
 from optsweep_tui.store.connect import create
 from optsweep_tui.store.dictionary import descriptions, dictionary
 from optsweep_tui.store.tables import TABLES
@@ -146,3 +146,31 @@ def test_migrations_with_a_gap_are_refused(tmp_path: Path) -> None:
 
 def test_the_schema_folder_holds_sql_and_its_dictionary_only() -> None:
     assert {path.suffix for path in shipped("schema").iterdir()} == {".sql", ".md"}
+
+
+def test_the_general_forms_of_the_views_over_points_are_those_of_the_schema(fresh: duckdb.DuckDBPyConnection) -> None:
+    def texts() -> dict[str, str]:
+        query = "SELECT view_name, sql FROM duckdb_views() WHERE view_name IN ('v_point', 'v_metric', 'v_archive')"
+        return dict(fresh.execute(query).fetchall())
+
+    before = texts()
+    for name, branches in (
+        ("v_archive", [views.EMPTY_ARCHIVE]),
+        ("v_point", [views.POINTS, views.ARCHIVED]),
+        ("v_metric", [views.ONCE, views.CHOSEN]),
+    ):
+        fresh.execute(f"CREATE OR REPLACE VIEW {name} AS {' UNION ALL '.join(branches)}")
+    assert texts() == before
+
+
+def test_the_views_over_points_take_the_cheapest_form_that_is_right(fresh: duckdb.DuckDBPyConnection) -> None:
+    def chooses() -> bool:
+        return "choice" in fresh.execute("SELECT sql FROM duckdb_views() WHERE view_name = 'v_metric'").fetchall()[0][0]
+
+    insert = "INSERT INTO run (run, run_id, origin, state, attempts, repeats) VALUES (?, 'r', 'native', 'done', 1, ?)"
+    assert chooses()
+    fresh.execute(insert, [1, False])
+    assert views.settle(fresh, "/nowhere") and not chooses()
+    assert not views.settle(fresh, "/nowhere")
+    fresh.execute(insert, [2, True])
+    assert views.settle(fresh, "/nowhere") and chooses()
