@@ -15,6 +15,7 @@ import pytest
 
 from optsweep_tui.analysis import fairness_audit
 from optsweep_tui.analysis.audits.fairness_audit import expected_lowest
+from optsweep_tui.analysis.audits.rows import records
 from optsweep_tui.analysis.columns import FACTS, FAIRNESS
 from tests.unit.analysis_frames import PARAMS, frame, run
 from tests.unit.reference_frame import FOLDER, catalogue_name, reference
@@ -87,8 +88,8 @@ def test_best_after_k_follows_the_plan_and_is_withheld_where_the_order_is_not_kn
     facts = pd.DataFrame({"run_id": data.run_id, "study": "s", "tokens_done": None, "place": order})
     (best,) = fairness_audit(data, facts=facts).best_after
     assert np.array_equal(best, [math.nan, 3.1, 3.1, 3.1], equal_nan=True)
-    for places in ([0, 0, 1, 2], [None, 0, 1, 2]):
-        unknown = facts.assign(place=places)
+    for places in ([0, 0, 1, 2], [math.nan, 0, 1, 2]):
+        unknown = facts.assign(place=np.array(places))
         assert fairness_audit(data, facts=unknown).best_after.isna().all()
     assert fairness_audit(data).order.isna().all()
 
@@ -139,11 +140,12 @@ def test_the_reference_study_counts_every_published_configuration_once() -> None
                 tuple(sorted((name, plain(value)) for name, value in knobs.items()))
             )
     found = fairness_audit(reference())
-    counted = {(row.optimizer, row.model, row.chinchilla): row.runs for row in found.itertuples()}
+    counted = {(row["optimizer"], row["model"], row["chinchilla"]): row["runs"] for row in records(found)}
     assert len(counted) == 150
     assert counted == {key: len(expected.get(key, ())) for key in counted}
     judged = found[found.verdict.notna()]
     by_hand = [
-        max(row.runs, row.baseline_runs) > 1.25 * min(row.runs, row.baseline_runs) for row in judged.itertuples()
+        max(row["runs"], row["baseline_runs"]) > 1.25 * min(row["runs"], row["baseline_runs"])
+        for row in records(judged)
     ]
     assert ((judged.verdict == "FAIL") == by_hand).mean() > 0.98, "tokens decide the rest: equal configurations twice"

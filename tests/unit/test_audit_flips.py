@@ -6,6 +6,7 @@ import csv
 import itertools
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from optsweep_tui.analysis import flips
 from optsweep_tui.analysis.audits.flips import best_run_ids
+from optsweep_tui.analysis.audits.rows import records
 from optsweep_tui.analysis.columns import FLIPS
 from tests.unit.analysis_frames import PARAMS, frame, run
 from tests.unit.reference_frame import FOLDER, reference
@@ -24,7 +26,7 @@ from tests.unit.reference_frame import FOLDER, reference
 WIDTH = 1.645 * 0.001 * math.sqrt(2)
 
 
-def losses(table: dict[str, dict[float, float]], **other: Any) -> pd.DataFrame:
+def losses(table: Mapping[str, Mapping[Any, float]], **other: Any) -> pd.DataFrame:
     return frame(
         run(name, ratio, loss, **other) for name, by_ratio in table.items() for ratio, loss in by_ratio.items()
     )
@@ -174,6 +176,6 @@ def test_the_reference_study_flips_as_its_smallest_losses_say() -> None:
                 kind = "same order" if gaps[0] * gaps[1] > 0 else "rank" if min(map(abs, gaps)) >= width else "noise"
                 counts[over, kind] += 1
     found = flips(reference())
-    mine = Counter((row.over, row.verdict.removesuffix(" flip")) for row in found.itertuples())
+    mine = Counter((row["over"], row["verdict"].removesuffix(" flip")) for row in records(found))
     assert mine == counts
     assert (counts["D", "rank"], counts["D", "noise"], counts["N", "rank"], counts["N", "noise"]) == (25, 64, 9, 43)

@@ -17,11 +17,11 @@ from optsweep_tui.errors import OptsweepError
 from tests.unit.analysis_frames import frame, run
 
 E, A, ALPHA, B, BETA = 1.7, 400.0, 0.34, 410.0, 0.28
-SIZES = {"s": 1.3e8, "m": 3.0e8, "l": 5.4e8, "xl": 1.2e9}
+SIZES = {"s": 130_000_000, "m": 300_000_000, "l": 540_000_000, "xl": 1_200_000_000}
 
 
 def truth(params: float, ratio: float) -> float:
-    return E + A / params**ALPHA + B / (20 * params * ratio) ** BETA
+    return float(E + A / params**ALPHA + B / (20 * params * ratio) ** BETA)
 
 
 def cells(

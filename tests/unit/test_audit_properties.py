@@ -14,7 +14,7 @@ from optsweep_tui import analysis
 from optsweep_tui.analysis import columns
 from optsweep_tui.analysis.audits.provenance import behind, memberships
 from optsweep_tui.analysis.audits.rows import records
-from optsweep_tui.analysis.audits.stops import selections
+from optsweep_tui.analysis.audits.stops import RULES, selections
 from optsweep_tui.cli import output
 from tests.unit.test_analysis_properties import TABLES
 
@@ -32,7 +32,7 @@ CURVES = st.lists(
 
 def audited(data: pd.DataFrame, curves: pd.DataFrame, sigma: float | None) -> dict[str, pd.DataFrame]:
     val = curves[curves.key == "val_loss"].drop(columns="key")
-    stops = {rule: analysis.stop_audit(data, curves, rule=rule) for rule in ("divergence", "median")}  # type: ignore[arg-type]
+    stops = {rule: analysis.stop_audit(data, curves, rule=rule) for rule in RULES}
     return {
         "FAIRNESS": analysis.fairness_audit(data, sigma=sigma),
         "FLIPS": analysis.flips(data, sigma=sigma, curves=val),

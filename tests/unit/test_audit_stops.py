@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from optsweep_engines.history import LossHistory
 from optsweep_tui.analysis import stop_audit
-from optsweep_tui.analysis.audits.stops import Trace, Traces, divergence, selections
+from optsweep_tui.analysis.audits.stop_rules import Trace, Traces, divergence
+from optsweep_tui.analysis.audits.stops import selections
 from optsweep_tui.analysis.columns import SELECTIONS, STOPS
 from optsweep_tui.errors import OptsweepError
 from tests.unit.analysis_frames import frame, run
@@ -32,7 +33,7 @@ def cell(losses: Sequence[float | None], states: Sequence[str] | None = None, **
     )
 
 
-def curves(data: pd.DataFrame, values: Sequence[Sequence[float]], key: str = "val_loss") -> pd.DataFrame:
+def curves(data: pd.DataFrame, values: Sequence[Any], key: str = "val_loss") -> pd.DataFrame:
     """Curves of the runs in their order, evaluated at equal distances up to the end."""
     return pd.DataFrame(
         {"run_id": run_id, "key": key, "step": round((place + 1) * STEPS / len(own)), "value": value}
@@ -143,7 +144,7 @@ def test_two_runs_have_no_median_and_fresh_seeds_take_no_part_in_it() -> None:
     data = cell([2.0, 2.1])
     values = [[4.0, 3.0, 2.0], [3.0, 2.5, 2.1]]
     assert not stop_audit(data, curves(data, values), rule="median").killed.any()
-    more = pd.concat([data, frame([data.iloc[0].to_dict() | {"run_id": "f" * 32, "seed": 5}])])
+    more = pd.concat([data, data.iloc[:1].assign(run_id="f" * 32, seed=5)])
     drawn = pd.concat([curves(data, values), curves(more.iloc[2:], [[1.0, 1.0, 1.0]])])
     assert stop_audit(more, drawn, rule="median").run_id.tolist() == data.run_id.tolist()
 
