@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from optsweep_tui.cli import options, output
+
+if TYPE_CHECKING:
+    from optsweep_tui.settings import Workspace
 
 
 def command(
@@ -26,6 +31,7 @@ def command(
         output.say(f"left alone: {why}")
     if not wanted:
         output.say(f"nothing is unfinished in {place.root}")
+        _say_tunings(place)
         if json_:
             output.emit_json([])
         return
@@ -36,5 +42,22 @@ def command(
         output.emit_json(progress.lines_json(look.lines))
     else:
         print(progress.summary(look))
+    _say_tunings(place)
     if progress.report_failures(look.lines):
         raise typer.Exit(1)
+
+
+def _say_tunings(workspace: Workspace) -> None:
+    """The runs of a tuning were taken up like any others; what to run next is its own command's affair."""
+    from optsweep_tui.errors import OptsweepError
+    from optsweep_tui.tune import kept, session
+
+    for name in kept.names(workspace):
+        try:
+            tuning = kept.load(workspace, name)
+            ended = tuning is None or all(entry.ended for entry in session.Session(workspace, tuning).places())
+        except OptsweepError as error:
+            output.say(f"tuning {name}: {error}")
+            continue
+        if not ended:
+            output.say(f"tuning {name} has not ended: optsweep tune --resume --study {name} goes on")

@@ -76,7 +76,9 @@ def stage(search: Search, knob: str, number: int, kind: str, values: Iterable[Sc
     line = search.line(base, knob)
     best = search.best_of(line, axis, base[knob])
     gain, moved, why = search.consider({**base, knob: best})
-    if moved or number == 1 or len(search.asked) > before:
+    if search.spent:
+        why = f"{why}; the budget of {search.budget} configurations is spent"
+    if moved or search.spent or number == 1 or len(search.asked) > before:
         search.tell(
             kind,
             knobs=(knob,),

@@ -10,7 +10,7 @@ from optsweep_engines.optimizers.base import Knob, find_knob
 from optsweep_engines.spec import RunSpec, Scalar
 from optsweep_tui import grid, published
 from optsweep_tui.errors import OptsweepError
-from optsweep_tui.tune.axes import Axis, Config
+from optsweep_tui.tune.axes import Axis, Config, proposed
 
 FIRST = ("lr", "batch_size", "weight_decay")
 """Knobs in the order in which they are tried, what moves the others' optima most first; then the catalogue's order."""
@@ -52,22 +52,22 @@ def _out_of_place(knob: str, here: Scalar, schedule: str) -> bool:
 def chosen(
     wanted: tuple[str, ...], optimizer: str, lists: Mapping[str, tuple[Scalar, ...]], start: Config
 ) -> dict[str, tuple[Scalar, ...]]:
-    """The lists of the knobs that are to be tuned; of a knob without one, half and twice the start."""
+    """The lists of the knobs that are to be tuned; of a knob without one, its start and a step to either side."""
     if not wanted:
         return dict(lists)
     found = {}
     for knob in wanted:
         if knob not in start:
             continue  # another optimizer's
-        here, declared = start[knob], declared_knob(optimizer, knob)
         if knob in lists:
             found[knob] = lists[knob]
-        elif declared is not None and declared.kind == "bool":
-            found[knob] = (False, True)
-        elif declared is not None and declared.scale == "log" and isinstance(here, int | float) and here > 0:
-            found[knob] = (here / SPAN, here, here * SPAN)
-        else:
+            continue
+        axis = axis_of(optimizer, knob, [start[knob]], optimizer)
+        around = (proposed(axis, "low"), start[knob], proposed(axis, "high"))
+        values = (False, True) if axis.kind == "bool" else tuple(value for value in around if value is not None)
+        if len(values) < 2:
             raise OptsweepError(f"--knobs {knob}: {optimizer} has no list of values for it", f"give --sweep {knob}=...")
+        found[knob] = values
     return found
 
 
@@ -90,6 +90,9 @@ def axis_of(optimizer: str, knob: str, values: Iterable[Scalar], where: str) -> 
     declared = declared_knob(optimizer, knob)
     if declared is None:
         raise OptsweepError(f"{where}: {knob} is a setting of the run and not tuned", f"fix it with --set {knob}=VALUE")
+    values = list(values)
+    if None in values:
+        raise OptsweepError(f"{where}: {knob} has no value to start from", f"give --set {knob}=VALUE")
     try:
         checked = [declared.checked(value) for value in values]
     except ValueError as error:
