@@ -28,6 +28,8 @@ FRESH_SEEDS_NEEDED = 3
 # Datasets of bytes or characters, by what their names contain: the vocabulary is not a column of the results.
 NOT_SUBWORD = ("embedded", "byte", "char", "shakespeare", "enwik", "text8", "synthetic")
 LEVEL = 0.95
+# Outside, 1 / sigma^2 is no float any more.
+SMALLEST_SIGMA, LARGEST_SIGMA = 1e-100, 1e100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,7 @@ def checked_sigma(sigma: float | None) -> float | None:
     Raises:
         OptsweepError: when it is no positive finite number.
     """
-    if sigma is None or (math.isfinite(sigma) and sigma > 0):
+    if sigma is None or SMALLEST_SIGMA <= sigma <= LARGEST_SIGMA:
         return sigma
     raise OptsweepError(
         f"--sigma {sigma:g}: a standard deviation in nats is positive and finite", "Try --sigma 0.0013."
