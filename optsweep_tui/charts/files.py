@@ -32,17 +32,13 @@ def write(figure: Figure, path: Path, *, overwrite: bool = False) -> Path:
     """
     check(path, overwrite=overwrite)
     data = drawn(figure, path.suffix[1:].lower())
-    # Written beside it and moved: a full disk leaves no half figure, and no other figure's end.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part") if overwrite else path
     try:
-        part.write_bytes(data)
-        if overwrite:
+        with open(part, "wb" if overwrite else "xb") as handle:  # x: somebody may have made the file meanwhile
+            handle.write(data)
+        if overwrite:  # moved over the old figure when it is whole: a full disk costs neither
             part.replace(path)
-        else:
-            os.link(part, path)  # fails where somebody made the file meanwhile
-            part.unlink()
     except FileExistsError:
-        part.unlink(missing_ok=True)
         raise _exists(path) from None
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -184,7 +184,7 @@ class Drawing:
         y = self._y(one.y)
         found: list[tuple[int, int] | None] = []
         for place in range(len(x)):
-            if one.place == "top":
+            if one.place == "top" and math.isfinite(x[place]):
                 level = one.levels[place] if one.levels else 0
                 cell = (self._cells.column(float(x[place])), max(0, self._cells.rows - 1 - level))
             elif math.isfinite(x[place]) and math.isfinite(y[place]):

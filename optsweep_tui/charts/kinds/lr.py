@@ -20,7 +20,16 @@ def build(strips: pd.DataFrame, source: Source) -> Figure:
         strips: columns of `analysis.columns.STRIP` of the knob lr.
         source: of the data.
     """
-    rows = [row for row in records(strips) if row["value"] is not None]
+    tried = [row for row in records(strips) if row["value"] is not None]
+    lost_best = [row for row in tried if row["best"] and row["value"] <= 0]
+    rows = [row for row in tried if row["value"] > 0]
+    refused = [
+        f"{row['optimizer']} {row['model']} {ratio_text(row['chinchilla'])}: its best lr is {row['value']:g}, and nothing can "
+        f"be aligned with that"
+        for row in lost_best
+    ]
+    if len(rows) < len(tried):
+        refused.append(f"{len(tried) - len(rows)} values of lr that are not positive: a log axis has no place for them")
     rows, note = one_ratio(rows, source.asked_ratios)
     looks = style.looks([row["optimizer"] for row in rows])
     panels = []
@@ -37,9 +46,11 @@ def build(strips: pd.DataFrame, source: Source) -> Figure:
     caption = [
         "Runs that differ in lr alone, one each.",
         "Aligned: nats above the best of the same curve against doublings of lr from there.",
-        "Differences below sigma mean nothing. Arrows up: out of scale, with the loss.",
+        "Differences below sigma mean nothing.",
         *note,
     ]
+    if any(one.arrow == "up" for panel in panels for one in panel.series):
+        caption.append("Arrows up: out of scale, with the loss.")
     return Figure(
         kind="lr",
         title="final loss against learning rate",
@@ -49,6 +60,7 @@ def build(strips: pd.DataFrame, source: Source) -> Figure:
         caption=caption,
         on_paper=["Faint lines only join the points."],
         provenance=source.line,
+        refused=refused,
     )
 
 
@@ -57,10 +69,12 @@ def _pair(title: str, rows: list[Row], looks: dict[str, style.Look]) -> list[Pan
     aligned: list[Series] = []
     raw_levels, aligned_levels = Levels(), Levels()
     height = _height(rows)
-    top = max(row["loss"] for row in rows if row["best"]) + height
+    top = max((row["loss"] for row in rows if row["best"]), default=0.0) + height
     for name in sorted({row["optimizer"] for row in rows}):
         own = sorted((row for row in rows if row["optimizer"] == name), key=lambda row: row["value"])
-        best = next(row for row in own if row["best"])
+        best = next((row for row in own if row["best"]), None)
+        if best is None:  # lr 0 was best: nothing can be aligned with it
+            continue
         lr = points([row["value"] for row in own])
         raw += _curve(own, lr, points([row["loss"] for row in own]), name, looks[name], top, raw_levels)
         with np.errstate(divide="ignore"):
