@@ -37,11 +37,11 @@ def command(
     Examples: optsweep export csv runs.csv | optsweep export parquet muon.parquet --study reference -o muon
     | optsweep export wandb ./wandb | optsweep export marin ./tree --study reference | optsweep export bundle 3fa2
     """
-    from optsweep_tui import flow
+    from optsweep_tui import exchange
     from optsweep_tui.errors import OptsweepError
 
     if format_ is None:
-        formats = flow.export_formats()
+        formats = exchange.export_formats()
         if json_:
             output.emit_json(formats)
         else:
@@ -60,9 +60,9 @@ def command(
     if out is not None:
         raise OptsweepError("--out is for bundles", f"optsweep export {format_} TARGET")
     if format_.lower() == "baselines":
-        report = flow.export_baselines(place, Path(target), chosen)
+        report = exchange.export_baselines(place, Path(target), chosen)
     else:
-        report = flow.export_results(place, format_, Path(target), chosen)
+        report = exchange.export_results(place, format_, Path(target), chosen)
     if json_:
         output.emit_json(report)
     else:
@@ -79,9 +79,9 @@ def command(
 
 
 def _bundle(workspace: Workspace, prefix: str, out: Path | None, json_: bool) -> None:
-    from optsweep_tui import flow
+    from optsweep_tui import exchange
 
-    report = flow.export_bundle(workspace, options.chosen_runs(workspace, [prefix])[0], out)
+    report = exchange.export_bundle(workspace, options.chosen_runs(workspace, [prefix])[0], out)
     if json_:
         output.emit_json(report)
         return

@@ -38,12 +38,12 @@ def command(
 
     Examples: optsweep reproduce 3fa2c1d4e5f6.bundle.zip | optsweep reproduce run.bundle.zip --sigma 0.002 --json
     """
-    from optsweep_tui import flow
+    from optsweep_tui import exchange, flow
     from optsweep_tui.cli import progress
 
     place = options.open_workspace(context, workspace)
     options.checked_sigma(sigma)
-    ready = flow.rerun(place, bundle, optimizer=optimizer, other_data=other_data, again=again, check_only=dry_run)
+    ready = exchange.rerun(place, bundle, optimizer=optimizer, other_data=other_data, again=again, check_only=dry_run)
     if not json_:
         _introduce(ready)
     if dry_run:
@@ -53,12 +53,12 @@ def command(
     if ready.done:
         output.say(f"it was rerun before, in {ready.place.root}; --again trains it anew")
     else:
-        plan = flow.plan_of(ready)
+        plan = exchange.plan_of(ready)
         flow.require_engines(plan.specs)
         flow.launch(ready.place, plan)
         progress.drive(ready.place, plan.run_ids, f"{ready.study}   {ready.spec.steps} steps in {ready.place.root}")
         flow.collect(ready.place)
-    found = flow.judge(ready, sigma)
+    found = exchange.judge(ready, sigma)
     if json_:
         output.emit_json(found)
     else:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from optsweep_tui.exporters.marin import published_name, study_name
+from optsweep_tui.exporters.names import published_name, study_name
 from optsweep_tui.exporters.protocol import Written
 
 FOLDER = "baseline_config"

@@ -6,17 +6,15 @@ others differ from in one knob; what differs in more, and further seeds, have no
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines.optimizers import catalogue
-from optsweep_engines.optimizers.base import find_knob
 from optsweep_engines.spec import canonical_json
 from optsweep_tui import published
+from optsweep_tui.exporters.names import published_name, study_name
 from optsweep_tui.exporters.protocol import Written
 from optsweep_tui.exporters.runs import ExportedRun
 
@@ -244,39 +242,3 @@ def _published(run: ExportedRun) -> dict[str, Any]:
         key: published_name(run.spec.optimizer, key) for key in settings if key != "schedule" or not cosine_is_meant
     }
     return {name: settings[key] for key, name in names.items()}
-
-
-@functools.cache
-def _study_names() -> dict[tuple[str, str], str]:
-    """(optimizer, our name of a knob) -> the study's."""
-    found: dict[tuple[str, str], str] = {}
-    for cell in published.reference().values():
-        try:
-            knobs = catalogue.all_knobs(catalogue.optimizer(cell.optimizer))
-        except LookupError:
-            continue
-        for key in (*cell.incumbent, *cell.sweep):
-            knob = find_knob(knobs, key)
-            found[cell.optimizer, catalogue.FIELD_ALIASES.get(key, knob.name if knob else key)] = key
-    return found
-
-
-@functools.lru_cache(maxsize=4096)
-def published_name(optimizer: str, knob: str) -> str:
-    """The study's name of a knob; where it has none, the first alias that `import` understands, or ours."""
-    fields = {ours: theirs for theirs, ours in catalogue.FIELD_ALIASES.items()}
-    if knob in fields:
-        return fields[knob]
-    if (optimizer, knob) in _study_names():
-        return _study_names()[optimizer, knob]
-    try:
-        own = find_knob(catalogue.all_knobs(catalogue.optimizer(optimizer)), knob)
-    except LookupError:
-        own = None
-    return own.aliases[0] if own is not None and own.aliases else knob
-
-
-def study_name(optimizer: str) -> str:
-    """What the study calls an optimizer."""
-    theirs = {ours: name for name, ours in published.STUDY_NAMES.items()}
-    return theirs.get(optimizer, optimizer)

@@ -21,7 +21,8 @@ from optsweep_tui.importers import mapping as mappings
 from optsweep_tui.importers.documents import read_yaml
 from optsweep_tui.importers.grid_draft import drafted
 from optsweep_tui.importers.logged import flat
-from optsweep_tui.importers.olmo_config import Configuration, Remarks
+from optsweep_tui.importers.olmo_config import Configuration
+from optsweep_tui.importers.olmo_fields import Remarks
 from optsweep_tui.importers.protocol import Found, Request
 
 SWEEP = "sweep"

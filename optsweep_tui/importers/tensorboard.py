@@ -14,7 +14,8 @@ from pathlib import Path
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.formats import tfevents, tfrecord
 from optsweep_tui.importers import mapping as mappings
-from optsweep_tui.importers.logged import NO_END, Curves, LoggedRun, add_all
+from optsweep_tui.importers.curves import Curves
+from optsweep_tui.importers.logged import NO_END, LoggedRun, add_all
 from optsweep_tui.importers.protocol import Complaints, Found, Request, required_path
 
 CHECKED_BYTES = 1 << 20

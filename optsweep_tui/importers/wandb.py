@@ -18,8 +18,9 @@ from optsweep_tui.errors import OptsweepError
 from optsweep_tui.formats import wandblog, wire
 from optsweep_tui.importers import mapping as mappings
 from optsweep_tui.importers import wandb_exports
+from optsweep_tui.importers.curves import MAX_KEYS, Curves
 from optsweep_tui.importers.documents import read_document, read_yaml
-from optsweep_tui.importers.logged import MAX_KEYS, STEPS, Curves, LoggedRun, add_all, flat
+from optsweep_tui.importers.logged import STEPS, LoggedRun, add_all, flat
 from optsweep_tui.importers.protocol import Complaints, Found, Request, required_path
 
 LOG = re.compile(r"run-(.+)\.wandb")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from optsweep_tui.errors import OptsweepError
-from optsweep_tui.importers.logged import NO_END, STEPS, Curves, LoggedRun, flat
+from optsweep_tui.importers.curves import Curves
+from optsweep_tui.importers.logged import NO_END, STEPS, LoggedRun, flat
 from optsweep_tui.importers.mapping import ColumnMapping
 from optsweep_tui.importers.protocol import Complaints, Found
 from optsweep_tui.importers.rows import MAX_ROWS, CsvImporter, ParquetImporter

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from optsweep_engines import sources
-from optsweep_tui import flow, rundir, settings
+from optsweep_tui import exchange, flow, rundir, settings
 from optsweep_tui.analysis import reproduction
 from optsweep_tui.bundle import layout, read, rerun, write
 from optsweep_tui.errors import OptsweepError
@@ -69,9 +69,9 @@ def resigned(files: dict[str, bytes], **changes: Any) -> dict[str, bytes]:
 
 def test_a_bundle_holds_everything_and_the_same_run_is_the_same_bytes(place: Workspace, tmp_path: Path) -> None:
     run_id = finished(place)
-    first = flow.export_bundle(place, run_id, tmp_path / "a.zip")
+    first = exchange.export_bundle(place, run_id, tmp_path / "a.zip")
     os.utime(place.runs / run_id / rundir.SPEC, (1, 1))
-    second = flow.export_bundle(place, run_id, tmp_path / "b.zip")
+    second = exchange.export_bundle(place, run_id, tmp_path / "b.zip")
     assert first.sha256 == second.sha256 and (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     assert (first.code_is_what_ran, first.data_is_described, first.sigma) == (True, False, None)
     files = contents(tmp_path / "a.zip")
@@ -88,10 +88,10 @@ def test_a_bundle_holds_everything_and_the_same_run_is_the_same_bytes(place: Wor
     }
     bundle = read.read(tmp_path / "a.zip")
     assert (bundle.run_id, bundle.metrics, bundle.ran, bundle.code) == (run_id, 40, sources.digest(), sources.digest())
-    assert flow.export_bundle(place, run_id, tmp_path / "a.zip").sha256 == first.sha256, "twice is once"
+    assert exchange.export_bundle(place, run_id, tmp_path / "a.zip").sha256 == first.sha256, "twice is once"
     (tmp_path / "b.zip").write_bytes(b"else")
     with pytest.raises(OptsweepError, match="holds something else"):
-        flow.export_bundle(place, run_id, tmp_path / "b.zip")
+        exchange.export_bundle(place, run_id, tmp_path / "b.zip")
 
 
 def test_the_noise_of_the_study_travels_with_the_run(place: Workspace, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_the_noise_of_the_study_travels_with_the_run(place: Workspace, tmp_path:
             ids[tokens, seed] = folder.name
     ends = [float(np.std(losses, ddof=1)) for losses in seeds.values()]
     for tokens, expected in zip(seeds, ends, strict=True):
-        report = flow.export_bundle(place, ids[tokens, 0], tmp_path / f"{tokens}.zip")
+        report = exchange.export_bundle(place, ids[tokens, 0], tmp_path / f"{tokens}.zip")
         assert report.sigma == pytest.approx(expected) and report.sigma_source == "measured"
         noise = read.read(tmp_path / f"{tokens}.zip").noise
         assert noise["dof"] == pytest.approx(3.0)
@@ -118,7 +118,7 @@ def test_the_noise_of_the_study_travels_with_the_run(place: Workspace, tmp_path:
     run_folders.attempt_folder(folder)
     run_folders.finish(folder, val_loss=2.3)
     share = math.log(2) / math.log(4)
-    between = flow.export_bundle(place, folder.name, tmp_path / "between.zip").sigma
+    between = exchange.export_bundle(place, folder.name, tmp_path / "between.zip").sigma
     assert between == pytest.approx((1 - share) * ends[0] + share * ends[1])
 
 
@@ -137,7 +137,7 @@ def test_only_a_run_of_ours_that_is_over_is_bundled(state: str, said: str, place
         flow.import_results(place, "csv", path=tmp_path / "x.csv")
         run_id = next(each for each in rundir.run_ids(place.runs) if each != folder.name)
     with pytest.raises(OptsweepError, match=said):
-        flow.export_bundle(place, run_id, tmp_path / "x.zip")
+        exchange.export_bundle(place, run_id, tmp_path / "x.zip")
     assert not (tmp_path / "x.zip").exists()
 
 
@@ -184,7 +184,7 @@ TAMPERED = {
 
 @pytest.mark.parametrize("what", TAMPERED)
 def test_a_bundle_that_was_tampered_with_is_refused(what: str, place: Workspace, tmp_path: Path) -> None:
-    flow.export_bundle(place, finished(place), tmp_path / "good.zip")
+    exchange.export_bundle(place, finished(place), tmp_path / "good.zip")
     change, said = TAMPERED[what]
     path = packed(tmp_path / "bad.zip", change(contents(tmp_path / "good.zip")))
     before = sorted(tmp_path.rglob("*"))
@@ -195,7 +195,7 @@ def test_a_bundle_that_was_tampered_with_is_refused(what: str, place: Workspace,
 
 
 def test_sizes_doubles_and_liars_are_refused(place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flow.export_bundle(place, finished(place), tmp_path / "good.zip")
+    exchange.export_bundle(place, finished(place), tmp_path / "good.zip")
     files = contents(tmp_path / "good.zip")
     bomb = tmp_path / "bomb.zip"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -227,7 +227,7 @@ def test_sizes_doubles_and_liars_are_refused(place: Workspace, tmp_path: Path, m
 @pytest.mark.timeout(7200)
 def test_mutated_bundles_are_refused_or_whole(place: Workspace, tmp_path: Path) -> None:
     rng = random.Random(1)
-    flow.export_bundle(place, finished(place), tmp_path / "good.zip")
+    exchange.export_bundle(place, finished(place), tmp_path / "good.zip")
     starts = [(tmp_path / "good.zip").read_bytes()]
     with zipfile.ZipFile(tmp_path / "deflated.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in contents(tmp_path / "good.zip").items():
@@ -277,12 +277,12 @@ def test_a_rerun_goes_where_the_run_is_not(place: Workspace, tmp_path: Path) -> 
 
 
 def test_data_that_cannot_be_had_is_said_and_nothing_is_written(place: Workspace, tmp_path: Path) -> None:
-    flow.export_bundle(place, finished(place), tmp_path / "a.zip")
+    exchange.export_bundle(place, finished(place), tmp_path / "a.zip")
     other = settings.workspace(tmp_path / "other")
     with pytest.raises(
         OptsweepError, match="the data of the original, embedded abababababab, cannot be had here"
     ) as caught:
-        flow.rerun(other, tmp_path / "a.zip")
+        exchange.rerun(other, tmp_path / "a.zip")
     assert "--other-data" in str(caught.value)
     assert rundir.run_ids(other.runs) == []
 
@@ -298,11 +298,11 @@ def test_a_users_own_optimizer_is_never_taken_from_the_bundle(place: Workspace, 
     write.keep(tmp_path / "own.zip", write.bundled(place, run_id, noise).content)
     assert contents(tmp_path / "own.zip")["optimizer.py"] == own
     with pytest.raises(OptsweepError, match="code of a bundle is never executed"):
-        flow.rerun(place, tmp_path / "own.zip")
+        exchange.rerun(place, tmp_path / "own.zip")
     (tmp_path / "mine.py").write_bytes(own + b"\n")
     with pytest.raises(OptsweepError, match="hashes to"):
-        flow.rerun(place, tmp_path / "own.zip", optimizer=tmp_path / "mine.py")
+        exchange.rerun(place, tmp_path / "own.zip", optimizer=tmp_path / "mine.py")
     assert not marker.exists()
     with pytest.raises(OptsweepError, match="no optimizer of a file"):
-        flow.export_bundle(place, finished(place), tmp_path / "plain.zip")
-        flow.rerun(place, tmp_path / "plain.zip", optimizer=tmp_path / "mine.py")
+        exchange.export_bundle(place, finished(place), tmp_path / "plain.zip")
+        exchange.rerun(place, tmp_path / "plain.zip", optimizer=tmp_path / "mine.py")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from optsweep_tui import flow, rundir, settings
+from optsweep_tui import exchange, flow, rundir, settings
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.exporters.protocol import IN_TREE, load_exporter
@@ -35,7 +35,7 @@ def rows(place: Workspace, study: str, columns: str = ROW) -> list[tuple[Any, ..
 
 
 def test_every_published_cell_comes_back_from_the_tree_as_it_was(published: Workspace, tmp_path: Path) -> None:
-    report = flow.export_results(published, "marin", tmp_path / "tree", Filter(study="reference"))
+    report = exchange.export_results(published, "marin", tmp_path / "tree", Filter(study="reference"))
     assert (report.rows, report.files, report.skipped) == (1883, 150, [])
     assert (tmp_path / "tree" / "soape" / "130m" / "1" / "result.json").is_file(), "the study's own names"
     back = flow.import_results(published, "marin", path=tmp_path / "tree", study="back")
@@ -43,7 +43,7 @@ def test_every_published_cell_comes_back_from_the_tree_as_it_was(published: Work
     assert rows(published, "back") == rows(published, "reference")
     names = "source->>'entry', source->>'run', source->>'recorded'"
     assert rows(published, "back", names) == rows(published, "reference", names)
-    again = flow.export_results(published, "marin", tmp_path / "again", Filter(study="back"))
+    again = exchange.export_results(published, "marin", tmp_path / "again", Filter(study="back"))
     assert again.rows == 1883
     for file in (tmp_path / "tree").rglob("result.json"):
         assert file.read_bytes() == (tmp_path / "again" / file.relative_to(tmp_path / "tree")).read_bytes()
@@ -53,7 +53,7 @@ def test_a_tree_that_was_imported_is_written_as_it_was(tmp_path: Path) -> None:
     place = settings.workspace(tmp_path / "work")
     tree = write_tree(tmp_path / "tree", chosen())
     flow.import_results(place, "marin", path=tree)
-    flow.export_results(place, "marin", tmp_path / "back", Filter())
+    exchange.export_results(place, "marin", tmp_path / "back", Filter())
     for file in tree.rglob("result.json"):
         first, second = (json.loads(path.read_text()) for path in (file, tmp_path / "back" / Path(*file.parts[-4:])))
         for key in ("result", "name", "min_loss", "baseline", "num_left"):
@@ -91,7 +91,7 @@ def native(place: Workspace) -> dict[str, str]:
 def test_a_study_of_our_own_is_a_cell_around_the_baseline_that_most_are_near_to(tmp_path: Path) -> None:
     place = settings.workspace(tmp_path / "work")
     ids = native(place)
-    report = flow.export_results(place, "marin", tmp_path / "tree", Filter(study="grid"))
+    report = exchange.export_results(place, "marin", tmp_path / "tree", Filter(study="grid"))
     (file,) = (tmp_path / "tree").rglob("result.json")
     document = json.loads(file.read_text())
     assert document["result"] == {
@@ -118,7 +118,7 @@ def test_a_study_of_our_own_is_a_cell_around_the_baseline_that_most_are_near_to(
 
 
 def test_offline_runs_come_back_with_their_curves_and_states(published: Workspace, tmp_path: Path) -> None:
-    speedrun = flow.export_results(published, "wandb", tmp_path / "wandb", Filter(study="speedrun-2024-10"))
+    speedrun = exchange.export_results(published, "wandb", tmp_path / "wandb", Filter(study="speedrun-2024-10"))
     assert (speedrun.rows, speedrun.skipped) == (4, [])
     place = settings.workspace(tmp_path / "work")
     report = flow.import_results(place, "wandb", path=tmp_path / "wandb", study="speedrun-2024-10")
@@ -130,7 +130,7 @@ def test_offline_runs_come_back_with_their_curves_and_states(published: Workspac
 
 
 def test_every_state_comes_back_from_offline_runs(published: Workspace, tmp_path: Path) -> None:
-    flow.export_results(
+    exchange.export_results(
         published,
         "wandb",
         tmp_path / "wandb",
@@ -148,7 +148,7 @@ def test_every_state_comes_back_from_offline_runs(published: Workspace, tmp_path
 def test_our_own_runs_come_back_from_offline_runs(tmp_path: Path) -> None:
     place = settings.workspace(tmp_path / "work")
     native(place)
-    report = flow.export_results(place, "wandb", tmp_path / "wandb", Filter())
+    report = exchange.export_results(place, "wandb", tmp_path / "wandb", Filter())
     assert report.rows == 9
     back = flow.import_results(place, "wandb", path=tmp_path / "wandb", study="back")
     assert back.states == {"done": 6, "failed": 2, "diverged": 1}
@@ -167,24 +167,24 @@ def test_an_exporter_names_itself_and_refuses_a_folder_that_holds_something(
     (tmp_path / "x").write_text("")
     for target in (tmp_path, tmp_path / "x", Path("/proc/nowhere")):
         with pytest.raises(OptsweepError) as caught:
-            flow.export_results(published, name, target, Filter(study="speedrun-2024-10"))
+            exchange.export_results(published, name, target, Filter(study="speedrun-2024-10"))
         assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x"]
 
 
 def test_mistakes_of_an_export_are_one_line(published: Workspace, tmp_path: Path) -> None:
     with pytest.raises(OptsweepError, match='did you mean "marin"'):
-        flow.export_results(published, "marni", tmp_path / "x", Filter())
+        exchange.export_results(published, "marni", tmp_path / "x", Filter())
     with pytest.raises(OptsweepError, match="study"):
-        flow.export_results(published, "marin", tmp_path / "x", Filter(study="nosuch"))
-    assert flow.export_results(published, "wandb", tmp_path / "y", Filter(where="loss < 0")).rows == 0
+        exchange.export_results(published, "marin", tmp_path / "x", Filter(study="nosuch"))
+    assert exchange.export_results(published, "wandb", tmp_path / "y", Filter(where="loss < 0")).rows == 0
 
 
 def test_a_broken_run_folder_is_listed(tmp_path: Path) -> None:
     place = settings.workspace(tmp_path / "work")
     ids = native(place)
     (place.runs / ids["lr"] / rundir.SPEC).write_text("{")
-    report = flow.export_results(place, "wandb", tmp_path / "wandb", Filter())
+    report = exchange.export_results(place, "wandb", tmp_path / "wandb", Filter())
     assert report.rows == 8 and [entry.where for entry in report.skipped] == [ids["lr"]]
 
 
@@ -200,7 +200,7 @@ def test_predictions_are_written_in_the_studys_shape_and_what_they_rest_on_is_sa
     chosen_cells = Filter(
         study="reference", optimizers=("scion_fantastic",), models=("520m", "1.2B"), chinchillas=(8.0,)
     )
-    report = flow.export_baselines(published, tmp_path / "tree", chosen_cells)
+    report = exchange.export_baselines(published, tmp_path / "tree", chosen_cells)
     assert (report.rows, report.files) == (2, 2)
     assert [entry.where for entry in report.skipped if "EXTRAP" in entry.why] == ["scion_fantastic 1.2b 8"]
     frame = ask.results(published, Filter(study="reference", optimizers=("scion_fantastic",)))
@@ -221,4 +221,4 @@ def test_predictions_are_written_in_the_studys_shape_and_what_they_rest_on_is_sa
             {key: value for key, value in found["hyperparameters"].items() if value is not None}
         )
     with pytest.raises(OptsweepError, match=r"1\.2g"):
-        flow.export_baselines(published, tmp_path / "x", Filter(study="reference", models=("1.2g",)))
+        exchange.export_baselines(published, tmp_path / "x", Filter(study="reference", models=("1.2g",)))

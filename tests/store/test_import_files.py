@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from optsweep_tui import flow, rundir, settings
+from optsweep_tui import exchange, flow, rundir, settings
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.importers import plant, protocol
@@ -38,7 +38,7 @@ def written(folder: Path, name: str, text: str) -> Path:
 def test_what_is_exported_is_read_back_as_it_was(kind: str, tmp_path: Path, place: Workspace) -> None:
     flow.import_results(place, "reference")
     target = tmp_path / f"runs.{kind}"
-    assert flow.export_results(place, kind, target, Filter(study="reference", models=("300m",))).rows == 389
+    assert exchange.export_results(place, kind, target, Filter(study="reference", models=("300m",))).rows == 389
     report = flow.import_results(place, kind, path=target, study="again")
     assert report.skipped == []
     there = "study = 'reference' AND model = '300m'"
@@ -47,7 +47,7 @@ def test_what_is_exported_is_read_back_as_it_was(kind: str, tmp_path: Path, plac
     states = "SELECT state, count(*) FROM v_run WHERE {} GROUP BY state ORDER BY state"
     assert sql_rows(place.store, states.format(there)) == sql_rows(place.store, states.format("study = 'again'"))
     with pytest.raises(OptsweepError, match="exists"):
-        flow.export_results(place, kind, target, Filter())
+        exchange.export_results(place, kind, target, Filter())
 
 
 def test_a_mapping_says_which_column_means_what(tmp_path: Path, place: Workspace) -> None:

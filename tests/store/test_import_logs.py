@@ -17,7 +17,7 @@ from optsweep_tui import ask, flow, rundir, settings
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.formats import tfevents, tfrecord, wandblog
-from optsweep_tui.importers import logged, plant, protocol
+from optsweep_tui.importers import curves, logged, plant, protocol
 from optsweep_tui.importers.protocol import Found
 from optsweep_tui.settings import Workspace
 from tests.store.run_folders import sql_rows
@@ -362,7 +362,7 @@ def test_a_restarted_writer_takes_back_what_came_after_its_step(tmp_path: Path) 
 
 
 def test_too_many_values_leave_the_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logged, "MAX_VALUES", 50)
+    monkeypatch.setattr(curves, "MAX_VALUES", 50)
     events(tmp_path / "logs", *(scalars(step, val_loss=3.0, layer=1.0, other=2.0) for step in range(30)))
     found = read("tensorboard", tmp_path / "logs", WHO + 'state = "done"\n')
     assert [row["val_loss"] for row in found.runs[0].metrics] == [3.0] * 30
