@@ -17,7 +17,7 @@ import pandas as pd
 
 from optsweep_tui.analysis.baselines import Baseline, Baselines, baselines
 from optsweep_tui.analysis.cells import groups
-from optsweep_tui.analysis.columns.drawn import BAND
+from optsweep_tui.analysis.columns import BAND
 from optsweep_tui.analysis.intervals import Limits
 from optsweep_tui.analysis.law import B_GRID, Curves, Points, fitted, project
 from optsweep_tui.analysis.noise import Floats, checked_sigma, quantile_squared

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from optsweep_tui.analysis.cells import CellLoss, Group, groups
-from optsweep_tui.analysis.columns.drawn import IN_RUN
+from optsweep_tui.analysis.columns import IN_RUN
 from optsweep_tui.analysis.ties import budgets
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from optsweep_tui.analysis.cells import CellLoss, groups
-from optsweep_tui.analysis.columns.drawn import STRIP
+from optsweep_tui.analysis.columns import STRIP
 from optsweep_tui.analysis.edges import KnobInfo, Ranges, declared_ranges, edges_of
 from optsweep_tui.analysis.lines import NEAR_BEST, Line, lines, value_text
 

@@ -346,6 +346,12 @@ def test_every_kind_has_a_builder_and_every_builder_a_kind() -> None:
     assert modules == set(KINDS)
 
 
+def test_a_frame_of_ones_own_needs_no_more_columns_than_the_analysis() -> None:
+    bare = study()[["optimizer", "model", "params", "chinchilla", "state", "loss"]]
+    figure = drawn(bare, "speedup")
+    assert not figure.empty and "study None, 16 runs" in figure.provenance
+
+
 def test_the_provenance_names_study_runs_version_and_the_data() -> None:
     first, second = drawn(study(), "speedup"), drawn(study(), "speedup")
     assert "study s, 16 runs" in first.provenance and "optsweep" in first.provenance

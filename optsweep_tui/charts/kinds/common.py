@@ -56,12 +56,16 @@ def source(results: pd.DataFrame, baseline: str, version: str, asked_ratios: boo
         version: of the program.
         asked_ratios: the selection names its budgets.
     """
-    columns = (results[name].tolist() for name in ("run_id", "state", "loss"))
-    text = "\n".join(sorted(" ".join(map(str, row)) for row in zip(*columns, strict=True)))
+    # Missing columns count as unknown, as in the analysis.
+    ids, studies, *others = (
+        results[name].tolist() if name in results.columns else [None] * len(results)
+        for name in ("run_id", "study", "state", "loss")
+    )
+    text = "\n".join(sorted(" ".join(map(str, row)) for row in zip(ids, *others, strict=True)))
     return Source(
-        study=", ".join(sorted(set(results["study"].astype(str)))),
+        study=", ".join(sorted({str(name) for name in studies})),
         baseline=baseline,
-        runs=int(results["run_id"].nunique()),
+        runs=len(set(ids)) if "run_id" in results.columns else len(results),
         digest=hashlib.sha256(text.encode()).hexdigest()[:12],
         version=version,
         asked_ratios=asked_ratios,
