@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optsweep_engines import sources
+from optsweep_engines.engine import engine_names
 from optsweep_engines.optimizers import user, user_plan
 from optsweep_engines.spec import NUMERICS_VERSION, RunRecord
 from optsweep_tui import datasets, grid, rundir
 from optsweep_tui.bundle.read import Bundle
 from optsweep_tui.core import RunSpec
-from optsweep_tui.errors import OptsweepError
+from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.settings import Workspace
 
 FOLDER = "reproduced"
@@ -58,6 +59,10 @@ def prepared(
         OptsweepError: the data or the optimizer file is not the original's, or cannot be had.
     """
     spec, differences = bundle.spec, _code_differences(bundle)
+    if spec.engine not in engine_names():
+        raise UnknownName(
+            "engine", spec.engine, engine_names(), str(bundle.path), "(optsweep doctor lists the engines)"
+        )
     if spec.numerics_version != NUMERICS_VERSION:
         differences.append(
             f"numerics: the original has version {spec.numerics_version}, the engines here {NUMERICS_VERSION}"
@@ -98,9 +103,9 @@ def _check_optimizer(spec: RunSpec, optimizer: Path | None) -> None:
     if spec.optimizer_file_hash is None:
         if optimizer is not None:
             raise OptsweepError(f"the run uses {spec.optimizer}, no optimizer of a file", "leave --optimizer out")
-        if user.is_package(spec.optimizer):
-            with grid.own_errors():
-                user_plan.planned(spec.optimizer, grid.HERE)
+        grid.optimizer_name(
+            spec.optimizer, "the bundle"
+        )  # a class of a package is looked at, an unknown name is an error
         return
     if optimizer is None:
         raise OptsweepError(

@@ -66,7 +66,7 @@ class Configuration:
         per_step = int(str(knobs["seq_len"])) * int(str(knobs["batch_size"]))
         steps = self._steps(per_step)
         knobs |= self._schedule(per_step, steps) | self._rule(optimizer)
-        precision = self.get("precision", "amp_bf16")
+        precision = str(self.get("precision", "amp_bf16"))
         if precision in DTYPES:
             knobs["dtype"] = DTYPES[precision]
         else:

@@ -306,3 +306,18 @@ def test_a_users_own_optimizer_is_never_taken_from_the_bundle(place: Workspace, 
     with pytest.raises(OptsweepError, match="no optimizer of a file"):
         exchange.export_bundle(place, finished(place), tmp_path / "plain.zip")
         exchange.rerun(place, tmp_path / "plain.zip", optimizer=tmp_path / "mine.py")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"engine": "abacus"}, 'engine "abacus"'), ({"optimizer": "adamww"}, 'did you mean "adamw"')]
+)
+def test_an_engine_or_a_rule_that_is_not_here_is_one_line(
+    change: dict[str, str], said: str, place: Workspace, tmp_path: Path
+) -> None:
+    run_id = finished(place, **change)
+    noise = {"sigma": None, "dof": None, "source": "none"}
+    write.keep(tmp_path / "x.zip", write.bundled(place, run_id, noise).content)
+    with pytest.raises(OptsweepError) as caught:
+        exchange.rerun(settings.workspace(tmp_path / "other"), tmp_path / "x.zip")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "other").exists()

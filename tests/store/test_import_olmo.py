@@ -254,6 +254,28 @@ def test_the_name_of_a_shipped_grid_is_not_taken(tmp_path: Path, place: Workspac
         flow.import_results(place, "olmo-sweep", path=composed(tmp_path, "sweep: [{}]"), study="quickstart")
 
 
+@pytest.mark.parametrize(
+    "odd", ["[1, 2]", "{a: 1}", "null", "true", ".nan", "2024-01-01", "!!binary aGk=", "'x'", "-1", "1e999"]
+)
+def test_any_kind_of_value_anywhere_is_taken_or_listed(odd: str, tmp_path: Path) -> None:
+    fields = [key for key in yaml.safe_load(BASE) if key != "model"]
+    fields += [f"{table}.{key}" for table in ("optimizer", "scheduler", "model") for key in yaml.safe_load(BASE)[table]]
+    for place, field in enumerate(
+        [*fields, "stop_at", "optimizer.t_freeze", "scheduler.t_max", "scheduler.units", "model.d_model"]
+    ):
+        table, _, key = field.rpartition(".")
+        text = f"{table}: {{{key}: {odd}}}" if table else f"{key}: {odd}"
+        if table == "model":
+            path = composed(tmp_path / str(place), f"{text}\nsweep: [{{seed: 1}}]\n")
+        else:
+            path = composed(tmp_path / str(place), "sweep: [{seed: 1}]", model=f"{MODEL}{text}\n")
+        found = read(path)
+        assert found.skipped and all("\n" not in entry.why for entry in found.skipped), field
+        for draft in found.grids.values():
+            if draft.runs:
+                gridfile.parse(tomllib.loads(draft.text), "x", "x")
+
+
 def test_a_sweep_that_is_a_bare_list_and_ranges(tmp_path: Path) -> None:
     assert len(runs_of(read(composed(tmp_path, "- seed: [1, 2]\n")))) == 2
     assert ranges([1, 2, 3, 7, 9, 10]) == "1-3, 7, 9-10"
