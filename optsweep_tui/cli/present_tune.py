@@ -1,14 +1,13 @@
-"""A tuning as text and as one JSON document: its rules before it starts, each step as it is made, what it found."""
+"""A tuning before and while it runs: its rules, its lists, the first runs, each step as it is made."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from optsweep_tui.cli import output
 
 if TYPE_CHECKING:
-    from optsweep_tui.tune.search import Step, Tried
+    from optsweep_tui.tune.problem import Step, Tried
     from optsweep_tui.tune.session import Session
     from optsweep_tui.tune.tuning import TunedCell
     from optsweep_tui.tune.whole import Placed
@@ -16,24 +15,6 @@ if TYPE_CHECKING:
 SOURCES = {
     "given": "given", "measured": "measured", "prior": "the prior of large subword models", "start": "from the start's seeds",
 }  # fmt: skip
-
-
-def document(session: Session) -> dict[str, Any]:
-    """The document of `tune --json`."""
-    from optsweep_tui.tune import account
-
-    placed = session.places()
-    incumbents = [account.incumbent(session, entry) for entry in placed]
-    rows = run_rows(session, placed)
-    return {
-        "study": session.tuning.name,
-        "incumbent": incumbents[0] if len(incumbents) == 1 else None,
-        "incumbents": incumbents,
-        "history": account.history(placed),
-        "runs": rows,
-        "totals": totals(rows),
-        "rules": rules(session),
-    }
 
 
 def run_rows(session: Session, placed: list[Placed]) -> list[dict[str, Any]]:
@@ -48,17 +29,6 @@ def run_rows(session: Session, placed: list[Placed]) -> list[dict[str, Any]]:
     plan = flow.Plan(study=session.tuning.study, specs=[spec for spec, _, _, _ in found], fresh_seed_runs=0)
     rows = run.plan_json(session.workspace, plan)["runs"]
     return [{**row, "step": role, "loss": loss} for row, (_, role, _, loss) in zip(rows, found, strict=True)]
-
-
-def totals(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What all runs of a tuning come to."""
-    return {
-        "runs": len(rows),
-        "fresh_seed_runs": sum(row["step"] == "seeds" for row in rows),
-        "tokens": sum(row["tokens"] for row in rows),
-        "flops": sum(row["flops"] for row in rows),
-        "states": dict(Counter(row["state"] for row in rows)),
-    }
 
 
 def rules(session: Session) -> dict[str, Any]:
@@ -130,7 +100,7 @@ def noise_lines(session: Session) -> list[str]:
         if entry.cell.phase == 3:
             continue
         width = account.noise_threshold(position)
-        noise = f"1.645 sigma sqrt(2), sigma {output.number(position.sigma, 3)} {_source(position.sigma_source)}"
+        noise = f"1.645 sigma sqrt(2), sigma {output.number(position.sigma, 3)} {source_text(position.sigma_source)}"
         if position.threshold != position.threshold:  # a later phase: not known yet
             continue
         if width is None and session.tuning.rules.seeds_for_start:
@@ -152,7 +122,7 @@ def noise_lines(session: Session) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _source(source: str) -> str:
+def source_text(source: str) -> str:
     return SOURCES.get(source, source)
 
 
@@ -204,10 +174,11 @@ def _ending(tried: Tried) -> str:
 
 def plan(session: Session, json_: bool) -> None:
     """The rules, the lists, the first runs and what they come to."""
+    from optsweep_tui import rundir
     from optsweep_tui.tune.estimate import to_come
 
     placed = session.places()
-    rows = [row for row in run_rows(session, placed) if row["loss"] is None]
+    rows = [row for row in run_rows(session, placed) if row["state"] not in rundir.FINISHED]
     count = sum(to_come(entry, session.tuning.rules) for entry in placed)
     each = [(session.start_spec(entry.cell), to_come(entry, session.tuning.rules)) for entry in placed]
     expected = {
@@ -224,7 +195,7 @@ def plan(session: Session, json_: bool) -> None:
     for line in [*rule_lines(session), *noise_lines(session)]:
         print(f"  {line}")
     for cell in session.tuning.cells:
-        print(f"{cell.name}{_phase(session, cell)}")
+        print(f"{cell.name}{phase_text(session, cell)}")
         print_lists(cell)
     print("first runs")
     print_runs(rows)
@@ -251,7 +222,7 @@ def seconds(session: Session, each: list[tuple[Any, int]]) -> float | None:
     return cost.total_seconds(singles, session.workspace.slots) if singles else None
 
 
-def _phase(session: Session, cell: TunedCell) -> str:
+def phase_text(session: Session, cell: TunedCell) -> str:
     texts = {
         1: "all knobs",
         2: "the sensitive knobs of phase 1, decided when it has ended",
@@ -296,94 +267,3 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         ],
         left=(0, 1, 2, 6),
     )
-
-
-# ---------------------------------------------------------------- after
-
-
-def found(session: Session) -> None:
-    """What each cell's tuning led to, on stdout."""
-    from optsweep_tui.tune import account
-
-    data = document(session)
-    placed = session.places()
-    for entry, row in zip(placed, data["incumbents"], strict=True):
-        print(f"{entry.cell.name}{_phase(session, entry.cell)}")
-        if entry.why:
-            print(f"  {entry.why}")
-        steps = account.history([entry])
-        if steps:
-            output.print_table(
-                ["step", "knobs", "new", "loss", "gain", "tried, and what came of it"],
-                [
-                    (
-                        *(step.kind, " x ".join(step.knobs) if len(step.knobs) < 4 else "all", step.new),
-                        *(
-                            output.loss_text(step.loss),
-                            "" if step.gain is None else f"{step.gain:+.4f}",
-                            step_text(step),
-                        ),
-                    )
-                    for step in entry.position.steps
-                ],
-                left=(0, 1, 5),
-            )
-        print_incumbent(row)
-        print()
-    total = data["totals"]
-    states = ", ".join(f"{count} {state}" for state, count in sorted(total["states"].items()))
-    print(
-        f"{output.runs_text(total['runs'])} ({states})   {output.count_text(total['tokens'])} tokens   "
-        f"{output.count_text(total['flops'])} FLOPs"
-    )
-    print(f"study {session.tuning.name}: optsweep table --study {session.tuning.name}")
-
-
-def print_incumbent(row: dict[str, Any]) -> None:
-    """The configuration that a cell's tuning led to, with all that says how far it can be trusted."""
-    from optsweep_tui.tune import account
-
-    if row["state"] != "ended":
-        what = {"stuck": "stuck", "waiting": "waiting", "running": "not over"}[row["state"]]
-        hint = "; optsweep retry RUN and the same command again, or --skip-failed" if row["state"] == "stuck" else ""
-        print(f"  {what}: {row['reason'] or 'runs are to come'}{hint}")
-        return
-    if row["loss"] is None:
-        print("  no configuration has a loss: lower the learning rate of the start")
-        return
-    changed = ", ".join(
-        f"{knob} {account.value_text(now)} (was {account.value_text(then)})"
-        for knob, (then, now) in row["changed"].items()
-    )
-    kept = "as predicted" if row["decided"] else "the start: nothing beat it"
-    print(f"  incumbent  {changed or kept}")
-    fresh = f"mean of {_counted(row['n'], 'fresh seed')}" if row["n"] and row["selected_loss"] != row["loss"] else ""
-    picked = f"{row['selected_loss']:.4f} under the base seed, the smallest of {row['tuning_runs']}"
-    print(f"  loss       {row['loss']:.4f} nats, {fresh + '; ' if fresh else 'selected-min, n=1: '}{picked}")
-    if row["start_loss"] is not None:
-        print(f"  start      {row['start_loss']:.4f} nats, {_counted(row['start_n'], 'seed')}")
-    else:
-        print("  start      no loss")
-    print(f"  gain       {_gain_text(row)}")
-    ends = ", ".join(f"{knob} ({side} end)" for knob, side in row["edges"].items())
-    print(f"  edges      {ends or 'none: every best value is interior or at a bound'}")
-    if row["reason"]:
-        print(f"  note       {row['reason']}")
-    for reason in row["refused"]:
-        print(f"  left out   {reason}")
-
-
-def _gain_text(row: dict[str, Any]) -> str:
-    if row["improvement"] is None:
-        return "none: the start is the winner" if not row["changed"] else "unknown: the start has no loss"
-    text = f"{row['improvement']:+.4f} nats"
-    if row["resolved"] is None:
-        return f"{text}; NO-SIGMA, its interval is not known"
-    dof = "known" if row["sigma_dof"] is None else f"{row['sigma_dof']:g} dof"
-    limits = f"95 %: {row['improvement_low']:.4f} .. {row['improvement_high']:.4f}"
-    verdict = "resolved" if row["resolved"] else "not resolved"
-    return f"{text} ({limits}), {verdict}; sigma {row['sigma']:.4f} ({_source(row['sigma_source'])}, {dof})"
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"

@@ -89,7 +89,7 @@ def command(
     """
     from optsweep_tui.errors import UnknownName
     from optsweep_tui.tune import asked, kept
-    from optsweep_tui.tune.search import Rules
+    from optsweep_tui.tune.problem import Rules
 
     if host != "local":
         raise UnknownName("host", host, ["local"], hint="(optsweep doctor lists the hosts)")
@@ -176,7 +176,7 @@ def _go(
     import dataclasses
 
     from optsweep_tui import flow
-    from optsweep_tui.cli import present_tune, progress
+    from optsweep_tui.cli import present_tune, present_tuned, progress
     from optsweep_tui.tune import kept, session
 
     if skip_failed:
@@ -192,7 +192,7 @@ def _go(
         pid = flow.detach(workspace, *again)
         output.say(f"tuning {tuning.name} goes on in controller {pid}; optsweep {' '.join(again)} shows how it ends")
         if json_:
-            output.emit_json({"study": tuning.name, "controller": pid, **present_tune.document(begun)})
+            output.emit_json({"study": tuning.name, "controller": pid, **present_tuned.document(begun)})
         return
     present_tune.say_rules(begun)
     title = [begun.title(begun.places())]
@@ -205,8 +205,8 @@ def _go(
     progress.followed(workspace, lambda: progress.drawn(looks(), lambda: title[0]), [], *again)
     flow.collect(workspace)
     if json_:
-        output.emit_json(present_tune.document(begun))
+        output.emit_json(present_tuned.document(begun))
     else:
-        present_tune.found(begun)
+        present_tuned.found(begun)
     if any(not entry.ended for entry in begun.places()):
         raise typer.Exit(1)

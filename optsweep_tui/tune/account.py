@@ -15,8 +15,8 @@ from optsweep_tui import grid
 from optsweep_tui.analysis.lines import NEAR_BEST
 from optsweep_tui.analysis.noise import FRESH_SEEDS_NEEDED, quantile_squared
 from optsweep_tui.tune.axes import Config, Key, same
+from optsweep_tui.tune.problem import TIE_WIDTH, Candidate, Step, Tried
 from optsweep_tui.tune.procedure import Position
-from optsweep_tui.tune.search import TIE_WIDTH, Candidate, Step, Tried
 from optsweep_tui.tune.session import Session
 from optsweep_tui.tune.tuning import TunedCell
 from optsweep_tui.tune.whole import Placed

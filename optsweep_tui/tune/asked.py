@@ -18,7 +18,7 @@ from optsweep_tui.core import Study
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.tune import sampling
 from optsweep_tui.tune.lists import axis_of, chosen, default_lists, ordered
-from optsweep_tui.tune.search import Rules
+from optsweep_tui.tune.problem import Rules
 from optsweep_tui.tune.sizes import phase_of
 from optsweep_tui.tune.tuning import TunedCell, Tuning
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 
 from optsweep_engines.spec import Scalar
 from optsweep_tui.tune.axes import SIDES, Axis, Config, Key, Side, key_of, same
-from optsweep_tui.tune.search import Asking, Search
+from optsweep_tui.tune.problem import Asking
+from optsweep_tui.tune.search import Search
 
 SPREAD = "lr"
 """The knob whose lower values are tried when nothing of its list has a loss: a smaller learning rate diverges last."""

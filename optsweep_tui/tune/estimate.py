@@ -7,9 +7,9 @@ import time
 
 from optsweep_tui.dispatch.lines import RunLine
 from optsweep_tui.tune.axes import same
+from optsweep_tui.tune.problem import Candidate, Rules
 from optsweep_tui.tune.procedure import Position
 from optsweep_tui.tune.sampling import DEFAULT_RUNS
-from optsweep_tui.tune.search import Candidate, Rules
 from optsweep_tui.tune.whole import Placed
 
 CORNERS, NEW_AXIS = 4, 2

@@ -18,7 +18,7 @@ from optsweep_tui import analysis, ask
 from optsweep_tui.analysis.columns import RESULTS
 from optsweep_tui.core import validation_key
 from optsweep_tui.tune.lists import axis_of, declared_knob
-from optsweep_tui.tune.search import THRESHOLD, Outcome
+from optsweep_tui.tune.problem import THRESHOLD, Outcome
 from optsweep_tui.tune.sizes import flops_of
 from optsweep_tui.tune.tuning import TunedCell
 from optsweep_tui.tune.whole import Advice, Placed

@@ -17,7 +17,8 @@ from optsweep_engines.spec import Scalar, canonical_scalar
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.tune.axes import Axis, Config, Key, key_of
 from optsweep_tui.tune.descent import finite
-from optsweep_tui.tune.search import Asking, Search
+from optsweep_tui.tune.problem import Asking
+from optsweep_tui.tune.search import Search
 
 AT_ONCE = 4
 """Configurations per batch, whatever the number of slots: the search then does not depend on the machine."""

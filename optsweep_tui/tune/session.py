@@ -19,7 +19,7 @@ from optsweep_tui.tune.axes import Config, Key, key_of, proposed
 from optsweep_tui.tune.estimate import Pace, share_done, to_come
 from optsweep_tui.tune.known_noise import known_sigma
 from optsweep_tui.tune.lists import axis_of, declared_knob
-from optsweep_tui.tune.search import Candidate, Outcome, Problem, Results, Step
+from optsweep_tui.tune.problem import Candidate, Outcome, Problem, Results, Step
 from optsweep_tui.tune.tuning import TunedCell, Tuning
 from optsweep_tui.tune.whole import Placed, places
 

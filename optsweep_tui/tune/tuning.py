@@ -10,7 +10,7 @@ from typing import Any
 from optsweep_engines.spec import Scalar
 from optsweep_tui.core import Study
 from optsweep_tui.tune.axes import Config
-from optsweep_tui.tune.search import Rules
+from optsweep_tui.tune.problem import Rules
 
 
 @dataclass(frozen=True, kw_only=True)

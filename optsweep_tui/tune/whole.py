@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from optsweep_tui.tune.problem import Problem, Results
 from optsweep_tui.tune.procedure import Position, position
-from optsweep_tui.tune.search import Problem, Results
 from optsweep_tui.tune.tuning import TunedCell, Tuning
 
 

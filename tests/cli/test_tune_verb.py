@@ -209,3 +209,56 @@ def test_a_failed_run_stops_its_cell_with_exit_1_and_a_way_out(
     assert code == 1 and "stuck" in out and "cancelled" in out and "optsweep retry RUN" in out
     code, out, _ = run(capsys, "tune", *NARROW, "--skip-failed", "-w", str(tmp_path))
     assert code == 0 and "incumbent" in out and "1 cancelled" in out
+
+
+PHASED = """
+name = "three"
+dataset = "embedded"
+[defaults]
+batch_size = 4
+seq_len = 32
+validation_tokens = 2048
+[[cells]]
+optimizer = ["adamw"]
+model = ["bench-micro"]
+chinchilla = [0.01, 0.02, 0.04, 0.08, 0.16]
+[optimizer.adamw]
+set = { lr = 0.004, weight_decay = 0.1 }
+sweep = { lr = [0.001, 0.002, 0.004, 0.008, 0.016, 0.032], weight_decay = [0.05, 0.1, 0.2] }
+[fresh_seeds]
+count = 2
+[phases]
+small = { model = "bench-micro", chinchilla = [0.01, 0.02, 0.04] }
+middle = { model = "bench-micro", chinchilla = 0.08 }
+large = { model = "bench-micro", chinchilla = 0.16 }
+"""
+
+
+def shifting(spec: RunSpec) -> float | None:
+    """The best learning rate is 0.016 at ratio 0.01 and halves with every doubling; weight decay 0.2 always."""
+    lr, decay = float(str(spec.hyperparameters["lr"])), float(str(spec.hyperparameters["weight_decay"]))
+    off = math.log2(lr / 0.016) + math.log2(spec.chinchilla / 0.01)
+    return 2.0 + 0.05 * off**2 + 0.02 * math.log2(max(decay, 0.01) / 0.2) ** 2 + 0.0001 * (spec.seed % 3)
+
+
+def test_three_phases_sweep_what_moves_and_predict_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.cli.test_tune_verb.loss_of", shifting)
+    (tmp_path / "three.toml").write_text(PHASED)
+    data = tuned(capsys, tmp_path, "--phases", str(tmp_path / "three.toml"), "--block", "none")
+    assert data["study"] == "phases-three" and data["rules"]["fresh_seeds"] == 2
+    by_ratio = {row["chinchilla"]: row for row in data["incumbents"]}
+    assert [by_ratio[ratio]["hyperparameters"]["lr"] for ratio in (0.01, 0.02, 0.04)] == [0.016, 0.008, 0.004]
+    middle, large = by_ratio[0.08], by_ratio[0.16]
+    assert "sensitive over 3 small cells" in middle["decided"] and ": lr;" in middle["decided"]
+    swept = {knob for step in data["history"] if step["chinchilla"] == 0.08 for knob in step["knobs"]}
+    assert swept == {"lr"} and middle["hyperparameters"]["weight_decay"] == 0.2
+    assert middle["hyperparameters"]["lr"] == pytest.approx(0.002, rel=0.1)
+    assert large["tuning_runs"] == 1 and large["n"] == 2 and large["hyperparameters"]["weight_decay"] == 0.2
+    assert large["hyperparameters"]["lr"] == pytest.approx(0.001, rel=0.3) and "lr" in large["decided"]
+    assert {row["phase"] for row in data["incumbents"]} == {1, 2, 3}
+    again = tuned(capsys, tmp_path, "--resume")
+    assert again == data
+    code, out, _ = run(capsys, "tune", "--resume", "-w", str(tmp_path))
+    assert code == 0 and "phase 3: predicted" in out and "trend" in out

@@ -15,7 +15,7 @@ from optsweep_tui.errors import OptsweepError
 from optsweep_tui.tune import kept
 from optsweep_tui.tune.asked import Request, tuning_of
 from optsweep_tui.tune.lists import axis_of
-from optsweep_tui.tune.search import Rules
+from optsweep_tui.tune.problem import Rules
 from optsweep_tui.tune.tuning import Tuning, from_dict, to_dict
 
 MICRO: dict[str, Any] = {"optimizers": ("adamw",), "models": ("bench-micro",), "chinchillas": ("0.05",)}

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from optsweep_tui.tune.axes import Axis, Config, proposed
-from optsweep_tui.tune.search import Problem
+from optsweep_tui.tune.problem import Problem
 from tests.unit.tuning_made import BETA, DECAY, LR, NESTEROV, STEPS, Player, bowl, problem, with_rules
 
 

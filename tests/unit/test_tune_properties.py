@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from optsweep_tui import analysis
 from optsweep_tui.analysis.columns import RESULTS
 from optsweep_tui.tune.axes import Config, key_of
+from optsweep_tui.tune.problem import Outcome, Problem
 from optsweep_tui.tune.procedure import Position, position
-from optsweep_tui.tune.search import Outcome, Problem
 from tests.unit.tuning_made import BETA, DECAY, LR, NESTEROV, STEPS, Player, Surface, bowl, problem
 
 AXES = (LR, BETA, DECAY, STEPS, NESTEROV)

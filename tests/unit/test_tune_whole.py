@@ -17,8 +17,8 @@ from optsweep_tui.core import CellSelection, Phases, Study
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.tune import account
 from optsweep_tui.tune.estimate import to_come
+from optsweep_tui.tune.problem import Problem, Results, Rules
 from optsweep_tui.tune.procedure import Position, position
-from optsweep_tui.tune.search import Problem, Results, Rules
 from optsweep_tui.tune.sizes import phase_of
 from optsweep_tui.tune.tuning import TunedCell, Tuning
 from optsweep_tui.tune.whole import Advice, Placed, places

@@ -10,8 +10,8 @@ from typing import Any
 
 from optsweep_engines.spec import Scalar, canonical_json
 from optsweep_tui.tune.axes import Axis, Config, Key, proposed
+from optsweep_tui.tune.problem import Candidate, Outcome, Problem, Rules
 from optsweep_tui.tune.procedure import Position, position
-from optsweep_tui.tune.search import Candidate, Outcome, Problem, Rules
 
 LR = Axis(knob="lr", values=(0.001, 0.002, 0.004), low=1e-7, high=10.0, log=True)
 DECAY = Axis(knob="weight_decay", values=(0, 0.1, 0.2), low=0.0, high=10.0, log=True)
