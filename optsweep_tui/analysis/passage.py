@@ -178,7 +178,7 @@ def placed(arrivals: Sequence[Arrival], noise: Noise, target: float, slack: Slac
             groups[-1].append(arrival)
         else:
             groups.append([arrival])
-    clear = len(ranked) > 1 and noise.known and _clear(*ranked[:2], noise, target)
+    clear = len(ranked) > 1 and noise.known and _clear(ranked[0], ranked[1], noise, target)
     return {
         arrival.cell.optimizer: Standing(
             rank=1 + sum(other.passage.at < arrival.passage.at for other in arrivals),

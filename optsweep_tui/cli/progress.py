@@ -158,7 +158,8 @@ def _ask(workspace: Workspace, driven: Iterable[str], again: Sequence[str]) -> N
         )
     else:
         output.say(
-            f"detached: {output.runs_text(len(live))} under way; optsweep watch | optsweep {' '.join(again)} | optsweep cancel --all"
+            f"detached: {output.runs_text(len(live))} under way; "
+            f"optsweep watch | optsweep {' '.join(again)} | optsweep cancel --all"
         )
     raise Interrupted
 

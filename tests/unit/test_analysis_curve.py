@@ -14,8 +14,8 @@ from scipy.optimize import minimize
 
 from optsweep_tui.analysis import fit
 from optsweep_tui.analysis import flags as F
-from optsweep_tui.analysis.columns import FIT
 from optsweep_tui.analysis.budget_limits import budget_limits
+from optsweep_tui.analysis.columns import FIT
 from optsweep_tui.analysis.intervals import exponent_limits, floor_limits
 from optsweep_tui.analysis.law import Curves, Points, fitted
 from tests.unit.analysis_frames import ALPHA, BETA, PARAMS, B, curve, frame, law, run
