@@ -94,7 +94,7 @@ def noise_lines(session: Session) -> list[str]:
     """What a move must gain in each cell, and what is wrong with that; a line per difference."""
     from optsweep_tui.tune import account
 
-    lines = []
+    lines = list(session.tuning.notes)
     for entry in session.places():
         position, given = entry.position, session.tuning.rules.threshold
         if entry.cell.phase == 3:

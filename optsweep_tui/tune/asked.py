@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,18 @@ def tuning_of(request: Request, datasets: grid.Datasets, own_grids: Path | None 
         equal_budget=request.equal_budget,
         phased=request.phased,
         sampler_version=sampling.version() if rules.sampler == "optuna" else None,
+        notes=tuple(_notes(study, scope)),
     )
+
+
+def _notes(study: Study, optimizers: list[str]) -> Iterator[str]:
+    """What a grid asks for and a tuning does otherwise."""
+    if any(study.blocks.get(optimizer) for optimizer in optimizers):
+        yield "the grid's own blocks are left out: --block names two knobs for the closing one"
+    if study.runs:
+        yield "the grid's runs that are listed one by one are left out: a tuning finds its own"
+    if len(study.seeds) > 1:
+        yield f"the search runs under seed {study.seeds[0]}, the first of the grid's; the winner gets fresh ones"
 
 
 def _knob(name: str, optimizers: list[str], where: str) -> str:

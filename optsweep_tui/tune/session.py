@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -133,8 +135,13 @@ class Session:
     # ------------------------------------------------------------ the loop
 
     def launch(self, specs: Sequence[RunSpec]) -> None:
-        """Plant and queue runs as a part of the tuning's study."""
-        flow.launch(self.workspace, flow.Plan(study=self.tuning.study, specs=list(specs), fresh_seed_runs=0))
+        """Plant and queue runs as a part of the tuning's study; of two controllers one at a time."""
+        lock = os.open(self.workspace.studies / f"{self.tuning.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            flow.launch(self.workspace, flow.Plan(study=self.tuning.study, specs=list(specs), fresh_seed_runs=0))
+        finally:
+            os.close(lock)
 
     def drive(self, say: Callable[[Placed, Step], None]) -> Iterator[Look]:
         """Run the tuning to its end: launch what is needed next, look while it goes on, decide anew as runs end.

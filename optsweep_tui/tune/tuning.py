@@ -66,6 +66,8 @@ class Tuning:
     """The cells are those of a three-phase study."""
     sampler_version: str | None = None
     """Version of Optuna, where it is used."""
+    notes: tuple[str, ...] = ()
+    """What of its grid is left aside."""
 
     @property
     def study(self) -> Study:
@@ -93,4 +95,4 @@ def from_dict(data: Mapping[str, Any]) -> Tuning:
     cells = tuple(
         TunedCell(**{**cell, "axes": {knob: tuple(values) for knob, values in cell["axes"]}}) for cell in data["cells"]
     )
-    return Tuning(**{**data, "rules": Rules(**rules), "cells": cells})
+    return Tuning(**{**data, "rules": Rules(**rules), "cells": cells, "notes": tuple(data["notes"])})

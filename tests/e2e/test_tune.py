@@ -71,11 +71,10 @@ def disturbed(workspace: Path, arguments: list[str], faults: int, chance: random
     """
     controller, kills, started = workbench.start(*arguments, workspace=workspace), 0, 0
     while kills < faults:
-        limit = time.monotonic() + 120.0
-        while records(workspace) < started and controller.poll() is None and time.monotonic() < limit:
+        while records(workspace) < started or not workbench.attempts_in_training(workspace):
+            if controller.poll() is not None:
+                return kills
             time.sleep(0.05)
-        if not wait_for_training(workspace, 20.0):
-            break
         time.sleep(chance.uniform(0.0, 1.0))
         victim = VICTIMS[kills % len(VICTIMS)]
         if victim in ("controller", "everything"):
