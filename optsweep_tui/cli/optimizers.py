@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shutil
 import textwrap
@@ -12,7 +13,7 @@ import typer
 from optsweep_tui.cli import options, output
 
 if TYPE_CHECKING:
-    from optsweep_engines.optimizers.base import OptimizerEntry
+    from optsweep_engines.optimizers.base import Knob, OptimizerEntry
 
 CHECK_SECONDS = 600.0
 """Limit of the whole list of properties on one optimizer."""
@@ -97,7 +98,7 @@ def described(name: str) -> dict[str, Any]:
     entry = catalogue.optimizer(name)
     shape = models.model("130m").shape
     tensors = models.parameter_table(shape)
-    knobs = catalogue.all_knobs(entry)
+    knobs = tuple(_under(entry.schedule, knob) for knob in catalogue.all_knobs(entry))
     defaults = {knob.name: knob.default for knob in knobs}
     groups: dict[str, list[str]] = {}
     for tensor in tensors:
@@ -145,6 +146,18 @@ def described(name: str) -> dict[str, Any]:
         "file_hash": own.file_hash if own else None,
         "fixed": list(own.fixed) if own else [],
     }
+
+
+def _under(schedule_name: str, knob: Knob) -> Knob:
+    """A knob as it is under a schedule: its default there, or that the schedule does not read it."""
+    from optsweep_engines import schedules
+
+    if knob.name not in ("decay", "min_lr_ratio"):
+        return knob
+    shape = schedules.schedule(schedule_name)
+    default = shape.default_decay if knob.name == "decay" else knob.default
+    unread = "" if knob.name in shape.knobs else f"; the schedule {schedule_name} does not read it"
+    return dataclasses.replace(knob, default=default, doc=knob.doc + unread)
 
 
 def _decay(entry: OptimizerEntry) -> str:

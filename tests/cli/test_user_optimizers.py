@@ -254,6 +254,15 @@ def test_one_s_own_is_shown_as_the_catalogue_s_are(here: Path, capfd: pytest.Cap
     assert "any float" in capfd.readouterr().out
 
 
+def test_the_defaults_that_are_shown_are_those_that_a_run_gets(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["optimizers", "--json"]) == 0
+    for row in json.loads(capfd.readouterr().out):
+        shown = {knob["name"]: knob["default"] for knob in row["knobs"]}
+        assert shown == catalogue.resolve_knobs(row["name"], {}), row["name"]
+        idle = [knob["name"] for knob in row["knobs"] if "does not read it" in knob["doc"]]
+        assert idle == (["decay", "min_lr_ratio"] if row["schedule"] == "constant" else []), row["name"]
+
+
 @pytest.mark.parametrize("columns", ["80", "120"])
 def test_every_entry_fits_the_width_of_the_terminal(
     columns: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
