@@ -1,6 +1,6 @@
 """Every figure by its kind: reads the curves that it needs, asks the analysis, and has `charts.kinds` describe the result.
 
-`optsweep plot` and the report call `drawing`; `charts.terminal` and `charts.files` draw what it returns.
+`optsweep plot` and the report call `drawing`; `charts.static` and `charts.files` draw what it returns.
 """
 
 from __future__ import annotations

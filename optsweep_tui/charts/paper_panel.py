@@ -12,7 +12,8 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Affine2D, blended_transform_factory
 
 from optsweep_tui.charts import style
-from optsweep_tui.charts.figure import LEVEL, Axis, Panel, Reference, Series, covered, drawn_x
+from optsweep_tui.charts.figure import Axis, Panel, Reference, Series
+from optsweep_tui.charts.place import LEVEL, covered, drawn_x
 from optsweep_tui.charts.ticks import axis_ticks
 
 SMALL_POINTS, TINY_POINTS = 6.0, 4.5

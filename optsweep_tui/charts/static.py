@@ -17,7 +17,8 @@ import plotext
 
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span, ansi, plain
-from optsweep_tui.charts.figure import Axis, Figure, Panel, covered
+from optsweep_tui.charts.figure import Axis, Figure, Panel
+from optsweep_tui.charts.place import covered
 from optsweep_tui.charts.static_panel import LOST, Cells, Drawing, circled, scaled
 from optsweep_tui.charts.ticks import axis_ticks
 

@@ -11,7 +11,8 @@ import plotext
 
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Floats
-from optsweep_tui.charts.figure import Panel, Series, drawn_x
+from optsweep_tui.charts.figure import Panel, Series
+from optsweep_tui.charts.place import drawn_x
 
 ARROWS = {"up": "↑", "down": "↓", "left": "←", "right": "→"}
 LOST = "x"

@@ -7,8 +7,9 @@ import math
 import pandas as pd
 
 from optsweep_tui.charts import style
-from optsweep_tui.charts.figure import Axis, Figure, Panel, Series, points
+from optsweep_tui.charts.figure import Axis, Figure, Panel, Series
 from optsweep_tui.charts.kinds.common import Row, Source, by_optimizer, grouped, one_ratio, ratio_text, records
+from optsweep_tui.charts.place import points
 
 
 def build(efforts: pd.DataFrame, source: Source) -> Figure:

@@ -9,18 +9,8 @@ import pandas as pd
 
 from optsweep_tui.charts import style
 from optsweep_tui.charts.figure import Axis, Figure, Panel, Reference, Series, Shade
-from optsweep_tui.charts.kinds.common import (
-    Row,
-    Source,
-    by_optimizer,
-    flag_sentences,
-    grouped,
-    in_states,
-    records,
-    refusals,
-    sigma_sentence,
-    used_states,
-)
+from optsweep_tui.charts.kinds.common import Row, Source, by_optimizer, flag_sentences, grouped, records, sigma_sentence
+from optsweep_tui.charts.kinds.states import in_states, refusals, used_states
 
 LINES = (1.0, 1.2, 1.3, 1.4)
 """Speedups that lines are drawn for."""

@@ -9,8 +9,9 @@ import pandas as pd
 
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Floats
-from optsweep_tui.charts.figure import Axis, Figure, Panel, Series, points
+from optsweep_tui.charts.figure import Axis, Figure, Panel, Series
 from optsweep_tui.charts.kinds.common import Row, Source, ratio_text, records
+from optsweep_tui.charts.place import points
 from optsweep_tui.charts.reduce import column_extents, smoothed
 
 X = {"step": "optimizer step", "tokens": "tokens trained", "minutes": "training time, minutes"}

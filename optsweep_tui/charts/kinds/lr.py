@@ -9,8 +9,9 @@ import pandas as pd
 
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Floats
-from optsweep_tui.charts.figure import Arrow, Axis, Figure, Key, Panel, Reference, Series, points
+from optsweep_tui.charts.figure import Arrow, Axis, Figure, Key, Panel, Reference, Series
 from optsweep_tui.charts.kinds.common import LOSS, Row, Source, grouped, one_ratio, ratio_text, records
+from optsweep_tui.charts.place import points
 
 
 def build(strips: pd.DataFrame, source: Source) -> Figure:

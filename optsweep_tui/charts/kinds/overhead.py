@@ -10,19 +10,19 @@ import numpy as np
 import pandas as pd
 
 from optsweep_tui.charts import style
-from optsweep_tui.charts.figure import Axis, Figure, Panel, Reference, Series, points
+from optsweep_tui.charts.figure import Axis, Figure, Panel, Reference, Series
 from optsweep_tui.charts.kinds.common import (
     Row,
     Source,
-    bound_of,
     by_optimizer,
     flag_sentences,
     grouped,
     ratio_text,
     records,
     sigma_sentence,
-    used_states,
 )
+from optsweep_tui.charts.kinds.states import bound_of, used_states
+from optsweep_tui.charts.place import points
 
 
 @dataclass(frozen=True, kw_only=True)

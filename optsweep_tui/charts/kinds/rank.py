@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from optsweep_tui.charts import style
-from optsweep_tui.charts.figure import Axis, Figure, Panel, Reference, Series, points
+from optsweep_tui.charts.figure import Axis, Figure, Panel, Reference, Series
 from optsweep_tui.charts.kinds.common import (
     RATIO,
     Row,
@@ -16,6 +16,7 @@ from optsweep_tui.charts.kinds.common import (
     records,
     sigma_sentence,
 )
+from optsweep_tui.charts.place import points
 
 IN_RUN = "in-run, not the verdict"
 

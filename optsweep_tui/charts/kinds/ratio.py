@@ -7,19 +7,7 @@ from typing import Any
 import pandas as pd
 
 from optsweep_tui.charts import style
-from optsweep_tui.charts.figure import (
-    Axis,
-    Band,
-    Figure,
-    Line,
-    Panel,
-    Reference,
-    Series,
-    Shade,
-    points,
-    shift_of,
-    smallest_gap,
-)
+from optsweep_tui.charts.figure import Axis, Band, Figure, Line, Panel, Reference, Series, Shade
 from optsweep_tui.charts.kinds.common import (
     LOSS,
     RATIO,
@@ -31,6 +19,7 @@ from optsweep_tui.charts.kinds.common import (
     records,
     sigma_sentence,
 )
+from optsweep_tui.charts.place import points, shift_of, smallest_gap
 
 SLACK = 1e-4
 """Ratios are kept to five digits."""

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from optsweep_tui.charts import style
-from optsweep_tui.charts.figure import Axis, Figure, Panel, Reference, Series, shift_of, smallest_gap
+from optsweep_tui.charts.figure import Axis, Figure, Panel, Reference, Series
 from optsweep_tui.charts.kinds.common import (
     GROUP,
     RATIO,
@@ -17,13 +17,12 @@ from optsweep_tui.charts.kinds.common import (
     by_optimizer,
     flag_sentences,
     grouped,
-    in_states,
     ratio_text,
     records,
-    refusals,
     sigma_sentence,
-    used_states,
 )
+from optsweep_tui.charts.kinds.states import in_states, refusals, used_states
+from optsweep_tui.charts.place import shift_of, smallest_gap
 
 UNITS = {"tokens": "tokens", "flops": "FLOPs", "time": "seconds"}
 SIZE = "non-embedding parameters N"

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from optsweep_tui.charts import style
-from optsweep_tui.charts.figure import Arrow, Axis, Figure, Key, Panel, Series, points
+from optsweep_tui.charts.figure import Arrow, Axis, Figure, Key, Panel, Series
 from optsweep_tui.charts.kinds.common import Row, Source, grouped, one_ratio, ratio_text, records
+from optsweep_tui.charts.place import points
 
 CROWDED = 0.07
 """Part of an axis that a label needs."""
