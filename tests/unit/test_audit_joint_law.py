@@ -70,7 +70,7 @@ def test_outside_its_cells_it_says_how_far_and_inside_it_shows_the_measured_loss
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     """95 % nominal; three binomial standard errors of so many draws are allowed. OPTSWEEP_COVERAGE_DRAWS asks for more."""
-    draws = int(os.environ.get("OPTSWEEP_COVERAGE_DRAWS", "25"))
+    draws = int(os.environ.get("OPTSWEEP_COVERAGE_DRAWS", "15"))
     hits = []
     for seed in range(draws):
         row = ask(cells(noise=0.002, seed=seed), 2.4e9, 2, sigma=0.002)

@@ -46,7 +46,7 @@ def audited(data: pd.DataFrame, curves: pd.DataFrame, sigma: float | None) -> di
     }
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(TABLES, CURVES, st.sampled_from([None, 0.0013, 0.1]), st.integers(0, 10**6))
 def test_every_audit_answers_any_table_in_any_order(
     data: pd.DataFrame, points: list[tuple[Any, ...]], sigma: float | None, seed: int

@@ -26,7 +26,7 @@ Rule: TypeAlias = Literal["divergence", "median"]
 CurveSource: TypeAlias = pd.DataFrame | Callable[[Sequence[str]], pd.DataFrame]
 """Curves as a frame (run_id, key, step, value), or what reads those of some runs."""
 RULES: tuple[Rule, ...] = ("divergence", "median")
-RUNS_AT_ONCE = 200
+RUNS_AT_ONCE = 50
 """Runs whose curves are held at a time."""
 
 
