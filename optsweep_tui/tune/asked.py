@@ -162,11 +162,12 @@ def _cell(study: Study, request: Request, cell: tuple[str, str, float], datasets
     start = config_of(spec)
     lists = grid.sweep_of(study, *cell) or default_lists(cell, start, spec)
     picked = chosen(request.knobs, optimizer, lists, start)
-    axes = {}
+    axes, given = {}, {}
     for knob in ordered(picked, optimizer) if not request.knobs else list(picked):
         axis = axis_of(optimizer, knob, (*picked[knob], start[knob]), where)
         if len(axis.values) > 1 or axis.ordered:
             axes[knob] = axis.values
+            given[knob] = axis_of(optimizer, knob, picked[knob], where).values
     if not axes:
         raise OptsweepError(f"{where}: there is no knob to tune", "give --sweep lr=0.001,0.002, or a grid with sweeps")
     return TunedCell(
@@ -176,6 +177,7 @@ def _cell(study: Study, request: Request, cell: tuple[str, str, float], datasets
         chinchilla=value,
         start=start,
         axes=axes,
+        given=given,
         phase=phase_of(study, optimizer, model, value) if request.phased else 1,
     )
 

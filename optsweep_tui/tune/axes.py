@@ -41,6 +41,8 @@ class Axis:
     """Largest value that the catalogue allows."""
     log: bool = False
     """Halfway is the geometric mean."""
+    given: tuple[Scalar, ...] = ()
+    """The list as somebody wrote it, whose spacing counts beyond its ends; empty: all values."""
 
     @property
     def ordered(self) -> bool:
@@ -131,19 +133,34 @@ def _rounded(value: float) -> float:
 
 
 def proposed(axis: Axis, side: Side) -> Scalar | None:
-    """The next value beyond an end of a list, as `optsweep edges --propose` has it; None at a bound of the knob.
+    """The next value beyond an end of a list, by the rule of `optsweep edges --propose`; None at a bound of the knob.
 
-    A list of one value has no step: it is doubled or halved, near 1 its distance from 1; None on a linear scale.
+    The step is that of the list as it was given: a start that was put between its values does not change it. A list of
+    one value is doubled or halved, near 1 its distance from 1; None on a linear scale.
     """
     if not axis.ordered:
         return None
-    tried = [axis.number(value) for value in axis.values]
-    if len(tried) == 1:
-        tried = _pair(axis, tried[0], side)
+    end = axis.number(axis.end(side))
+    given = sorted(axis.number(value) for value in axis.given or axis.values)
+    tried = _stepped(axis, given, end, side) if len(given) > 1 else _pair(axis, end, side)
     found = next_beyond(tried, side, axis.declared).values if len(tried) > 1 else ()
-    if not found:
+    if not found or axis.holds(found[0]):
         return None
     return int(found[0]) if axis.kind == "int" else canonical_scalar(found[0])
+
+
+def _stepped(axis: Axis, given: list[float], end: float, side: Side) -> list[float]:
+    """A list that ends where the axis does and has the spacing of the one that was given."""
+    if any(same(end, value) for value in (given[0], given[-1])):
+        return given
+    rule = next_beyond(given, side, axis.declared)
+    step = rule.step if side == "high" else 1.0 / rule.step
+    if rule.spacing == "difference":
+        step = rule.step if side == "high" else -rule.step
+        return sorted((end - 2.0 * step, end - step, end))
+    if rule.spacing == "ratio of 1-x":
+        return sorted((1.0 - (1.0 - end) * step, end))
+    return sorted((end / step, end))
 
 
 def _pair(axis: Axis, value: float, side: Side) -> list[float]:

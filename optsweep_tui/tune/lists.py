@@ -81,8 +81,11 @@ def declared_knob(optimizer: str, knob: str) -> Knob | None:
     return BATCH_KNOB if knob == BATCH else find_knob(catalogue.all_knobs(catalogue.optimizer(optimizer)), knob)
 
 
-def axis_of(optimizer: str, knob: str, values: Iterable[Scalar], where: str) -> Axis:
+def axis_of(optimizer: str, knob: str, values: Iterable[Scalar], where: str, given: tuple[Scalar, ...] = ()) -> Axis:
     """A knob's values checked and in order.
+
+    Args:
+        given: those of them whose spacing counts beyond the ends.
 
     Raises:
         OptsweepError: a value out of range or of the wrong kind, or a setting that is not tuned.
@@ -105,7 +108,8 @@ def axis_of(optimizer: str, knob: str, values: Iterable[Scalar], where: str) -> 
             raise OptsweepError(f"{where}: {knob} mixes fractions with numbers of steps", "give one or the other")
         kind, high = ("float", 0.9) if max(numbers) < 1 else ("int", high)
         checked = [int(number) if kind == "int" else number for number in numbers]
-    axis = Axis(knob=knob, values=(), kind=kind, low=declared.low, high=high, log=declared.scale == "log")
+    log = declared.scale == "log"
+    axis = Axis(knob=knob, values=(), kind=kind, low=declared.low, high=high, log=log, given=given)
     for value in checked:
         axis = axis.with_value(value)
     return axis

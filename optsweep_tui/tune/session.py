@@ -82,7 +82,10 @@ class Session:
     def problem(self, cell: TunedCell) -> Problem:
         """The search that a cell stands for."""
         rules = cell.ruled(self.tuning.rules)
-        axes = {knob: axis_of(cell.optimizer, knob, values, cell.name) for knob, values in cell.axes.items()}
+        axes = {
+            knob: axis_of(cell.optimizer, knob, values, cell.name, cell.given.get(knob, ()))
+            for knob, values in cell.axes.items()
+        }
         if cell.phase > 1 and not set(rules.block or ()) <= axes.keys():
             rules = replace(rules, block=None)  # its knobs were settled by earlier phases
         spare = {

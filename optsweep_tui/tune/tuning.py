@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,9 @@ class TunedCell:
     chinchilla: float
     start: Config
     axes: Mapping[str, tuple[Scalar, ...]]
-    """Knob -> values, in the order in which they are tried."""
+    """Knob -> values, the start's among them, in the order in which the knobs are tried."""
+    given: Mapping[str, tuple[Scalar, ...]] = dataclasses.field(default_factory=dict)
+    """Knob -> its list before the start's value came to it."""
     phase: int = 1
     """Of a three-phase study: 1 = all knobs, 2 = only those that the first phase found sensitive, 3 = predicted."""
     sigma: float | None = None
@@ -78,10 +80,14 @@ class Tuning:
 def to_dict(tuning: Tuning) -> dict[str, Any]:
     """Plain JSON types."""
     data = dataclasses.asdict(tuning)
-    data["cells"] = [
-        {**cell, "axes": [[knob, list(values)] for knob, values in cell["axes"].items()]} for cell in data["cells"]
-    ]
+    for cell in data["cells"]:
+        for lists in ("axes", "given"):  # pairs: the order of the knobs counts, and files sort their keys
+            cell[lists] = [[knob, list(values)] for knob, values in cell[lists].items()]
     return data
+
+
+def _lists(pairs: Iterable[tuple[str, list[Scalar]]]) -> dict[str, tuple[Scalar, ...]]:
+    return {knob: tuple(values) for knob, values in pairs}
 
 
 def from_dict(data: Mapping[str, Any]) -> Tuning:
@@ -93,6 +99,6 @@ def from_dict(data: Mapping[str, Any]) -> Tuning:
     rules = dict(data["rules"])
     rules["block"] = None if rules["block"] is None else tuple(rules["block"])
     cells = tuple(
-        TunedCell(**{**cell, "axes": {knob: tuple(values) for knob, values in cell["axes"]}}) for cell in data["cells"]
+        TunedCell(**{**cell, "axes": _lists(cell["axes"]), "given": _lists(cell["given"])}) for cell in data["cells"]
     )
     return Tuning(**{**data, "rules": Rules(**rules), "cells": cells, "notes": tuple(data["notes"])})

@@ -53,6 +53,7 @@ def test_an_option_of_the_command_line_wins_over_the_grid(tmp_path: Path) -> Non
     (cell,) = tuning.cells
     assert cell.start["lr"] == 0.005
     assert dict(cell.axes) == {"lr": (0.003, 0.005, 0.006), "weight_decay": (0, 0.1)}, "the start is on every list"
+    assert dict(cell.given) == {"lr": (0.003, 0.006), "weight_decay": (0, 0.1)}
     assert list(cell.axes) == ["lr", "weight_decay"] and tuning.rules.fresh_seeds == 5
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +25,28 @@ def test_the_other_end_is_extended_as_well() -> None:
     player = Player(bowl(lr=0.00025))
     found = player.play(problem([LR], {"lr": 0.002}))
     assert found.winner == {"lr": 0.00025} and found.edges == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "start", "high", "low"),
+    [
+        ((0.001, 0.002), 0.003, 0.006, 0.0005),  # in equal steps with its start, and still a list of factors of two
+        ((0.001, 0.01), 0.003, 0.1, 0.0001),
+        ((0.1, 0.2, 0.3), 0.25, 0.4, 0.0),
+        ((0.9, 0.95), 0.96, 0.98, 0.8),
+        ((4, 8, 16), 32, 64, 2),
+    ],
+)
+def test_a_start_beside_the_list_does_not_change_its_spacing(
+    given: tuple[float, ...], start: float, high: float, low: float
+) -> None:
+    kind = {0.96: BETA, 32: Axis(knob="batch_size", values=(), kind="int", low=1, log=True)}.get(start, LR)
+    plain = replace(kind, values=given, given=given, low=0 if start == 0.25 else kind.low, log=kind.log)
+    axis = plain.with_value(start)
+    assert proposed(axis, "high") == pytest.approx(high)
+    assert proposed(axis, "low") == pytest.approx(low)
+    further = axis.with_value(high)
+    assert float(str(proposed(further, "high"))) > high, "and so on"
 
 
 def test_a_list_of_one_value_is_doubled_and_halved() -> None:
