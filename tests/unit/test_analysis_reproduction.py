@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optsweep_engines.spec import RunRecord
@@ -68,6 +68,7 @@ def test_other_data_can_only_say_how_far_apart() -> None:
     assert found.verdict == "cannot say" and found.difference == 0.0
 
 
+@settings(deadline=None)
 @given(st.floats(1, 5), st.floats(1, 5), st.floats(1e-4, 1), st.one_of(st.none(), st.floats(1, 100)))
 def test_the_verdict_does_not_depend_on_which_came_first(
     first: float, second: float, sigma: float, dof: float | None

@@ -25,12 +25,14 @@ def test_the_checksum_is_the_published_one() -> None:
     assert tfrecord.crc32c(bytes(range(32))) == 0x46DD794E
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=-(2**63), max_value=2**63 - 1))
 def test_a_whole_number_comes_back(number: int) -> None:
     ((field, kind, value),) = wire.fields(wire.put_varint(3, number))
     assert (field, kind) == (3, wire.VARINT) and isinstance(value, int) and wire.signed(value) == number
 
 
+@settings(deadline=None)
 @given(st.floats(width=32, allow_nan=False), st.binary(max_size=40))
 def test_floats_and_bytes_come_back(number: float, blob: bytes) -> None:
     data = wire.put_single(2, number) + wire.put_double(1, number) + wire.put_bytes(5, blob)
@@ -39,6 +41,7 @@ def test_floats_and_bytes_come_back(number: float, blob: bytes) -> None:
     assert wire.double(double) == number and raw == blob
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_garbage_is_a_value_error_or_fields(data: bytes) -> None:
     for read in (lambda: list(wire.fields(data)), lambda: tfevents.parse(data), lambda: wandblog.parts_of(data)):
@@ -92,7 +95,7 @@ def test_a_tensor_of_every_number_type_is_a_scalar() -> None:
     assert ones == [1.0] * 7
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_one_changed_byte_never_changes_a_value(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     whole = b"".join(tfrecord.frame(tfevents.put_scalars(1.0, step, [("loss", step / 2)])) for step in range(5))
