@@ -48,7 +48,7 @@ class Baseline:
     chi2: float
     """Sum of squared residuals over the variances of the raw noise."""
     chi2_dof: float
-    """Points minus 2, minus the share of the exponent that this curve decides: 1 for an exponent of its own."""
+    """Points minus the parameters that they decide, of a shared exponent a share; 0 for three points and three of them."""
     chi2_p: float
     misfit: bool
 
@@ -182,7 +182,9 @@ def _judged(item: Baseline, curves: Curves, share: float) -> Baseline:
         curves: fitted with the raw noise.
         share: the part of the exponent that this curve decides; 1 where it has one of its own.
     """
-    dof = len(item.points) - 2 - share
+    # What is held at the end of its range is no parameter: three points can miss a curve whose floor is 0.
+    decided = 1.0 + float(curves.beta[item.row] > 0) + (0.0 if curves.at_bound[item.row] else share)
+    dof = len(item.points) - decided
     falling = bool(curves.falling[item.row])
     refusal = item.refusal if falling else f"the loss of the baseline {item.baseline} does not fall with tokens"
     if not item.raw_noise.known:

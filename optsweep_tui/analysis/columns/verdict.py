@@ -66,7 +66,7 @@ FIT = {
     "sigma_large": "sigma at the baseline's largest budget, nats",
     "sigma_scale": "sqrt(chi2/dof) that a MISFIT multiplied the automatic sigma by; 1 otherwise",
     "chi2": "sum of squared residuals over their variances",
-    "chi2_dof": "points minus 2, minus the share of B that they decide: 1 for a B of their own",
+    "chi2_dof": "points minus the parameters that they decide: alpha, beta unless held at 0, B or a share of a shared B",
     "chi2_p": "probability of a larger chi2 (F where sigma is measured); null with 3 points or without sigma",
     "b_low": "lower 95 % profile limit of B",
     "b_high": "upper 95 % profile limit of B",
