@@ -28,7 +28,7 @@ def example(kind: str = "speedup") -> Figure:
     return drawings.drawing(frame(rows), drawings.Choice(kind=kind))
 
 
-def simple() -> Figure:
+def simple(panels: int = 1) -> Figure:
     """A figure that no counter of run ids enters."""
     x = np.array([1.0, 2.0, 4.0])
     one = Series(
@@ -40,7 +40,7 @@ def simple() -> Figure:
     )
     keys: tuple[tuple[Key, str], ...] = (("hollow", "EXTRAP"), ("bound", "REFUSE"), ("shade", "extrapolated"))
     return Figure(
-        kind="ratio", title="loss", panels=[panel, panel], caption=["Sigma."], keys=keys, provenance="study s"
+        kind="ratio", title="loss", panels=[panel] * panels, caption=["Sigma."], keys=keys, provenance="study s"
     )
 
 
@@ -100,7 +100,7 @@ def test_pages_are_as_wide_as_a_column_or_a_page_of_a_paper() -> None:
 
     with paper.settings():
         assert paper.sheet(example()).get_figwidth() == pytest.approx(3.4)
-        assert paper.sheet(simple()).get_figwidth() == pytest.approx(7.0)
+        assert paper.sheet(simple(2)).get_figwidth() == pytest.approx(7.0)
 
 
 def test_nothing_lies_outside_the_page_and_legends_do_not_cover_panels() -> None:
