@@ -201,9 +201,15 @@ def stop_audit(workspace: Workspace, frame: pd.DataFrame, **options: Any) -> tup
     from optsweep_tui.analysis.audits.stops import selections
     from optsweep_tui.store import queries
 
+    facts = [queries.run_facts(workspace.store, str(study)) for study in frame["study"].unique()]
+    logged = {run_id for each in facts for run_id in each.loc[each["logged"], "run_id"]}
+
     def curves(run_ids: Sequence[str]) -> pd.DataFrame:
+        known = [run_id for run_id in run_ids if run_id in logged]
+        if not known:
+            return pd.DataFrame(columns=["run_id", "key", "step", "value"])
         keys = ("train_loss", "val_loss")
-        return pd.concat([queries.curves(workspace.store, run_ids, key).assign(key=key) for key in keys])
+        return pd.concat([queries.curves(workspace.store, known, key).assign(key=key) for key in keys])
 
     audit = analysis.stop_audit(frame, curves, **options)
     return audit, selections(frame, audit)
@@ -236,4 +242,3 @@ def figure(workspace: Workspace, frame: pd.DataFrame, choice: Choice) -> Figure:
 
     facts = run_facts(workspace, str(frame["study"].iloc[0])) if choice.kind == "best-after-k" else None
     return drawings.drawing(frame, choice, store=workspace.store, knob_info=knob_info(), facts=facts)
-

@@ -138,14 +138,14 @@ def run_provenance(store: Path, run_ids: Sequence[str], *, wait_seconds: float =
 
 
 def run_facts(store: Path, study: str, *, wait_seconds: float = WAIT_SECONDS) -> pd.DataFrame:
-    """run_id, study, origin, tokens_done (null when not known), planned_at: of every run of a study.
+    """run_id, study, origin, tokens_done (null when not known), planned_at, logged (it has a curve): of every run of a study.
 
     Tokens trained are those of the run's record; of a run that was stopped without one, those of its last logged step,
     0 where no attempt was ever made.
     """
     query = """
         WITH logged AS (SELECT run_id, max(last_step) AS step FROM v_attempt GROUP BY run_id)
-        SELECT v.run_id, v.study, v.origin, v.planned_at, coalesce(
+        SELECT v.run_id, v.study, v.origin, v.planned_at, l.step IS NOT NULL AS logged, coalesce(
                  v.tokens_done, CASE WHEN v.origin = 'native' AND v.attempts = 0 THEN 0 END, l.step * v.tokens_per_step
                ) AS tokens_done
         FROM v_run v LEFT JOIN logged l USING (run_id) WHERE lower(v.study) = lower(?) ORDER BY v.run
