@@ -51,6 +51,11 @@ faults: install
 	OPTSWEEP_FAULTS=20 $(BIN)/python -m pytest -q tests/e2e/test_kill.py
 	OPTSWEEP_FUZZ=20000 $(BIN)/python -m pytest -q tests/store/test_import_marin.py tests/store/test_import_files.py \
 		tests/store/test_import_logs.py tests/store/test_import_olmo.py tests/store/test_export_bundle.py -k mutated
+	OPTSWEEP_STORE_KILLS=200 $(BIN)/python -m pytest -q -s --timeout 7200 tests/store/test_store_crash.py -k killed_collectors
+	OPTSWEEP_STORE_MUTATIONS=40000 OPTSWEEP_STORE_GARBAGE=300 $(BIN)/python -m pytest -q -s --timeout 7200 tests/store/test_store_lines.py
+	OPTSWEEP_STORE_LINE_BYTES=1073741824 OPTSWEEP_STORE_HELD_SECONDS=60 $(BIN)/python -m pytest -q --timeout 600 \
+		tests/store/test_ingest.py tests/store/test_store_connect.py -k 'gigabyte or holds_the_file'
+	OPTSWEEP_TOGETHER_SECONDS=300 $(BIN)/python -m pytest -q -s --timeout 900 tests/e2e/test_together.py -k side_by_side
 
 format: install
 	$(BIN)/ruff format .

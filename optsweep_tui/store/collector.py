@@ -19,7 +19,7 @@ from optsweep_tui.store.events import event_rows
 from optsweep_tui.store.ledger import Offset, Steps, signature_row
 from optsweep_tui.store.lines import MetricParser, Series
 from optsweep_tui.store.look import Look
-from optsweep_tui.store.scan import RunFiles, Source, age_seconds
+from optsweep_tui.store.scan import MAX_DOCUMENT_BYTES, RunFiles, Source, age_seconds
 
 YOUNG_SECONDS = 60.0
 """A run folder without a spec this young is still being written."""
@@ -44,8 +44,14 @@ ARCHIVE_ABOVE = 50_000_000
 class Collector:
     """Takes in what a look has found. Make a new one for each pass, under the collector's lock."""
 
-    def __init__(self, seen: Look, *, progress: Callable[[int, int], None] | None = None) -> None:
-        self._look = seen
+    def __init__(
+        self,
+        seen: Look,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._look, self._check = seen, check
         self._root, self._ledger, self._report = seen.root, seen.ledger, seen.report
         self._progress = progress or (lambda done, total: None)
         self._parser = MetricParser()
@@ -65,6 +71,7 @@ class Collector:
         for done, files in enumerate(self._look.news, start=already):
             if done % 64 == 0:
                 self._progress(done, total)
+            self._check()
             self._visit(files)
         self._current_run = None
         self._flush()
@@ -95,6 +102,9 @@ class Collector:
             if age_seconds(where, time.time()) > YOUNG_SECONDS:
                 self._report.skip(str(where), f"it has no {rundir.SPEC}")
             return False
+        if files.oversized is not None:
+            self._report.skip(str(where / files.oversized), f"larger than {MAX_DOCUMENT_BYTES >> 20} MiB")
+            return False
         run = ledger.runs.get(files.run_id, ledger.next_run)
         try:
             state = self._state(where)
@@ -116,7 +126,9 @@ class Collector:
             ledger.next_run += 1
         ledger.states[run] = state.state
         self._batch.runs[run] = row
-        self._batch.studies[run] = rows.study_rows(run, where, state)
+        self._batch.studies[run], problems = rows.study_rows(run, where, state)
+        for path, why in problems:
+            self._report.skip(path, why)
         columns = knobs.merged(ledger.columns, knobs.types_of(row["hyperparameters"]))
         if columns is not ledger.columns:
             ledger.columns = self._batch.columns = columns
@@ -267,6 +279,7 @@ class Collector:
             self._batch.write(connection, look.archive_folder)
         self._ledger.points += self._batch.points
         self._batch = Batch()
+        self._check()
         if self._ledger.points > self._archive_at:
             self._archive()
 

@@ -1,4 +1,4 @@
-"""Queries to start from, printed by `optsweep sql --examples`; a test runs every one of them."""
+"""Queries to start from, printed by `optsweep sql --examples`; a test runs every one on published and on trained runs."""
 
 from __future__ import annotations
 
@@ -30,8 +30,33 @@ EXAMPLES = (
 ON optimizer USING min(loss) GROUP BY model, chinchilla ORDER BY model, chinchilla""",
     ),
     Example(
-        title="Everything within 0.003 nats of the best of its cell",
-        query="SELECT optimizer, model, chinchilla, gap, lr, seed, run_id FROM v_gap WHERE gap < 0.003 ORDER BY ALL",
+        title="The near-best set of every cell: how many runs, and over which learning rates it reaches",
+        query="""SELECT optimizer, model, chinchilla, count(*) AS near_best, min(lr) AS lr_from, max(lr) AS lr_to
+FROM v_near_best GROUP BY ALL ORDER BY ALL""",
+    ),
+    Example(
+        title="Everything within another threshold of the best of its cell",
+        query="SELECT optimizer, model, chinchilla, gap, lr, seed, run_id FROM v_gap WHERE gap < 0.01 ORDER BY ALL",
+    ),
+    Example(
+        title="Hyperparameters as columns, the best runs first",
+        query="SELECT * FROM v_config WHERE state = 'done' ORDER BY loss LIMIT 20",
+    ),
+    Example(
+        title="One-at-a-time changes: what each did to the incumbent's loss, the most harmful first",
+        query="""SELECT optimizer, model, chinchilla, knob, incumbent_value, value, change, state
+FROM v_ablation ORDER BY change DESC NULLS FIRST LIMIT 40""",
+    ),
+    Example(
+        title="How sensitive each hyperparameter is: the median harm of a change, and how often a change helped",
+        query="""SELECT optimizer, knob, count(*) AS changes, median(change) AS median_change,
+       count(*) FILTER (WHERE change < 0) AS better, count(*) FILTER (WHERE state <> 'done') AS not_done
+FROM v_ablation GROUP BY ALL ORDER BY optimizer, median_change DESC""",
+    ),
+    Example(
+        title="Incumbents, and how far from them the best run of their cell is",
+        query="""SELECT i.optimizer, i.model, i.chinchilla, i.n_changes, i.loss, g.gap, i.run_id
+FROM v_incumbent i JOIN v_gap g USING (study, run_id) ORDER BY g.gap DESC""",
     ),
     Example(
         title="Final loss against learning rate",
@@ -46,7 +71,7 @@ FROM v_run WHERE state = 'done' GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL"""
     ),
     Example(
         title="Which hyperparameters were swept, and over which values",
-        query="""SELECT optimizer, knob, count(DISTINCT text) AS n, list_sort(list(DISTINCT value)) AS tried
+        query="""SELECT optimizer, knob, count(DISTINCT text) AS n, list_sort(list(DISTINCT text)) AS tried
 FROM v_knob GROUP BY ALL HAVING count(DISTINCT text) > 1 ORDER BY ALL""",
     ),
     Example(
@@ -70,18 +95,29 @@ FROM v_run WHERE tokens_per_second IS NOT NULL GROUP BY ALL ORDER BY ALL""",
        sum(tokens_done * flops_per_token) AS model_flops FROM v_run GROUP BY study""",
     ),
     Example(
+        title="Memory: optimizer state per parameter",
+        query="""SELECT optimizer, model, max(state_bytes / total_params) AS bytes_per_param, max(peak_bytes) AS peak_bytes
+FROM v_run WHERE state_bytes IS NOT NULL GROUP BY ALL ORDER BY ALL""",
+    ),
+    Example(
         title="The metrics that were written, with their units",
         query="SELECT name, unit FROM metric_key ORDER BY name",
     ),
     Example(
-        title="The training curve of the best run",
-        query="""SELECT step, tokens, value AS train_loss FROM v_metric
-WHERE key = 'train_loss' AND run_id = (SELECT run_id FROM v_best ORDER BY loss LIMIT 1) ORDER BY step""",
+        title="The curves of the best run that has any",
+        query="""SELECT key, step, tokens, value FROM v_metric WHERE key LIKE '%loss' AND run_id = (
+  SELECT run_id FROM v_best JOIN v_attempt USING (run_id) WHERE last_step IS NOT NULL ORDER BY loss LIMIT 1
+) ORDER BY key, step""",
     ),
     Example(
         title="Validation losses on the way, one column per run",
         query="""PIVOT (SELECT left(run_id, 8) AS run, step, value FROM v_metric WHERE key = 'val_loss')
 ON run USING first(value) GROUP BY step ORDER BY step LIMIT 20""",
+    ),
+    Example(
+        title="When each run first came below a validation loss of 4 nats",
+        query="""SELECT m.run_id, r.optimizer, r.model, min(m.step) AS step, min(m.tokens) AS tokens
+FROM v_metric m JOIN v_run r USING (run_id) WHERE m.key = 'val_loss' AND m.value < 4 GROUP BY ALL ORDER BY tokens""",
     ),
     Example(
         title="The largest gradient norms and where they came",
@@ -103,13 +139,12 @@ WHERE run_id IN (SELECT run_id FROM v_run WHERE attempts > 1) ORDER BY run_id, a
     ),
     Example(
         title="What a result rests on",
-        query="""SELECT run_id, dataset_hash, numerics_version, host, device, versions, parameters_sha256
+        query="""SELECT run_id, origin, dataset_hash, numerics_version, host, device, versions, parameters_sha256
 FROM v_provenance ORDER BY run_id LIMIT 10""",
     ),
     Example(
-        title="Memory: optimizer state per parameter",
-        query="""SELECT optimizer, model, max(state_bytes / total_params) AS bytes_per_param, max(peak_bytes) AS peak_bytes
-FROM v_run WHERE state_bytes IS NOT NULL GROUP BY ALL ORDER BY ALL""",
+        title="What was moved to Parquet files",
+        query="SELECT file, count(*) AS streams, sum(points) AS points FROM archive GROUP BY file ORDER BY file",
     ),
 )
 """What people ask most, in the order in which they ask it."""

@@ -31,6 +31,12 @@ def translated(path: Path) -> Iterator[None]:
         raise _explained(path, os.strerror(error.errno) if error.errno else str(error)) from error
 
 
+def about_the_file(error: duckdb.Error) -> bool:
+    """It is the file that is wrong, not what was asked."""
+    kinds = (duckdb.IOException, duckdb.SerializationException, duckdb.FatalException)
+    return isinstance(error, kinds) or "Corrupt database file" in str(error)
+
+
 def _explained(path: Path, message: str) -> OptsweepError:
     line = " ".join(message.split())
     if "No space left" in line or os.strerror(errno.EDQUOT) in line:
@@ -50,7 +56,17 @@ def _explained(path: Path, message: str) -> OptsweepError:
             f"{path} was written by a newer DuckDB than the {duckdb.__version__} installed here",
             f"pip install --upgrade duckdb; or {REBUILD}",
         )
-    damaged = ("not a valid", "Corrupt", "not read enough", "extension", "Serialization", "corrupt", "version number")
+    damaged = (
+        "not a valid",
+        "attempted to read",
+        "FATAL",
+        "Corrupt",
+        "not read enough",
+        "extension",
+        "Serialization",
+        "corrupt",
+        "version number",
+    )
     if any(word in line for word in damaged):
         return OptsweepError(f"{path} is not a DuckDB file or is damaged: {line[:200]}", REBUILD)
     return OptsweepError(f"{path}: {line[:300]}", "optsweep doctor looks closer")

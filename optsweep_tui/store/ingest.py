@@ -13,7 +13,7 @@ from pathlib import Path
 
 from optsweep_tui import rundir
 from optsweep_tui.errors import OptsweepError, StoreLocked
-from optsweep_tui.store import archive, moving, views
+from optsweep_tui.store import archive, interrupt, moving, views
 from optsweep_tui.store.connect import WAIT_SECONDS, open_store, require, transaction
 from optsweep_tui.store.explain import translated
 from optsweep_tui.store.look import look
@@ -47,13 +47,14 @@ def ingest(
 def _one_pass(
     store: Path, runs_root: Path, archive_folder: str, progress: Progress | None, wait_seconds: float
 ) -> CollectReport:
-    seen = look(store, runs_root, archive_folder, wait_seconds)
-    if seen.news:
-        # Only now: reading and writing need libraries that take longer to load than a look at a thousand folders.
-        from optsweep_tui.store.collector import Collector
+    with interrupt.remembered() as check:
+        seen = look(store, runs_root, archive_folder, wait_seconds)
+        if seen.news:
+            # Only now: reading and writing need libraries that take longer to load than a look at a thousand folders.
+            from optsweep_tui.store.collector import Collector
 
-        Collector(seen, progress=progress).collect()
-    return seen.finished()
+            Collector(seen, progress=progress, check=check).collect()
+        return seen.finished()
 
 
 def rebuild(

@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 FAST_COLUMNS = 512
 """Blocks with more different keys are read line by line: Arrow would hold keys x lines numbers."""
+BLOCK_KEYS = 50_000
+"""More different keys in a block are left out: a store takes fewer, and each costs half a kilobyte of memory."""
 SMALL_LINES = 30
 """Fewer are read line by line at once: calling Arrow costs half a millisecond."""
 MAX_KEY_LENGTH = 200
@@ -134,7 +136,7 @@ class MetricParser:
                         continue
                     kinds[name] = _kind(value, kinds.get(name))
                     value = _number(value)
-                    if value is None:
+                    if value is None or (column is None and len(columns) >= BLOCK_KEYS):
                         continue
                     column = columns.setdefault(name, ([], []))
                 column[0].append(step)

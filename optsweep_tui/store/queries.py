@@ -14,6 +14,7 @@ from optsweep_engines.optimizers import catalogue
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.store.connect import WAIT_SECONDS, interruptible, open_store
+from optsweep_tui.store.explain import about_the_file
 
 __all__ = [
     "curves",
@@ -43,11 +44,11 @@ _READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 _READING_PIVOT = re.compile(
     r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:pivot|unpivot|select|with|from|describe|summarize)\b", re.I | re.S
 )
-# The last point of each of so many equal spans of a run; the value in a struct because a null would be passed over.
+# The last point of each of so many equal spans of a run. arg_max passes nulls over, so they are NaN in between.
 _THINNED = """
     WITH point AS MATERIALIZED ({source}),
     span AS (SELECT run, min(step) AS low, max(step) - min(step) + 1 AS steps FROM point GROUP BY run)
-    SELECT run, max(step) AS step, arg_max({{'value': value}}, step).value AS value
+    SELECT run, max(step) AS step, arg_max(coalesce(value, CAST('nan' AS DOUBLE)), step) AS value
     FROM point JOIN span USING (run) GROUP BY run, (step - low) * {points} // steps
 """
 _SCHEMA_HINT = "optsweep sql --schema lists tables and columns, --examples shows queries"
@@ -91,15 +92,13 @@ def curves(
     wanted = list(dict.fromkeys(run_ids))
     with open_store(store, wait_seconds=wait_seconds) as connection:
         found = connection.execute(
-            "SELECT run, run_id, repeats FROM run WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))", [wanted]
+            "SELECT run, repeats FROM run WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))", [wanted]
         ).fetchall()
-        # The numbers of the runs are written into the query: only constants let DuckDB skip the blocks of other runs.
-        numbers = ", ".join(str(int(run)) for run, _, _ in found) or "NULL"
-        source = f"""
-            SELECT run, step, value FROM v_point
-            WHERE run IN ({numbers}) AND key = (SELECT key FROM metric_key WHERE name = $key)
-        """
-        if any(repeats for _, _, repeats in found):
+        keys = connection.execute("SELECT key FROM metric_key WHERE name = ?", [key]).fetchall()
+        # Numbers are written into the query: only constants let DuckDB skip the blocks of other runs.
+        numbers = ", ".join(str(int(run)) for run, _ in found) or "NULL"
+        source = f"SELECT run, step, value FROM v_point WHERE run IN ({numbers}) AND key = {keys[0][0] if keys else 0} "
+        if any(repeats for _, repeats in found):
             source += "QUALIFY row_number() OVER (PARTITION BY run, step ORDER BY attempt DESC, place DESC) = 1"
         if max_points is not None:
             source = _THINNED.format(source=source, points=max(1, int(max_points)))
@@ -107,7 +106,7 @@ def curves(
             SELECT r.run_id, m.step, m.step * r.tokens_per_step AS tokens, m.value FROM ({source}) m JOIN run r USING (run)
             ORDER BY list_position($wanted, r.run_id), m.step
         """
-        return connection.execute(query, {"key": key, "wanted": wanted}).fetchdf()
+        return connection.execute(query, {"wanted": wanted}).fetchdf()
 
 
 def provenance(store: Path, study: str, *, wait_seconds: float = WAIT_SECONDS) -> pd.DataFrame:
@@ -289,6 +288,8 @@ def sql(store: Path, text: str, limit: int | None = None, *, wait_seconds: float
         try:
             return interruptible(connection, lambda: _fetched(connection.execute(statements[0]), limit))
         except duckdb.Error as error:
+            if about_the_file(error):
+                raise
             raise OptsweepError(f"sql: {_first_line(error)}", _SCHEMA_HINT) from None
 
 

@@ -17,6 +17,7 @@ from optsweep_tui.core import validation_key
 from optsweep_tui.imported import ImportedRun
 from optsweep_tui.rundir import RunState
 from optsweep_tui.store.lines import printable
+from optsweep_tui.store.scan import MAX_DOCUMENT_BYTES
 from optsweep_tui.store.tables import RUN, Columns
 
 Row: TypeAlias = dict[str, Any]
@@ -139,23 +140,22 @@ def _check_types(row: Row, columns: Columns) -> None:
             raise ValueError(f"{name} = {str(value)[:40]!r} does not fit")
 
 
-def study_rows(run: int, run_folder: Path, state: RunState) -> list[Row]:
-    """One row of `study_run` per marker of the run; the one study of an imported run."""
+def study_rows(run: int, run_folder: Path, state: RunState) -> tuple[list[Row], list[tuple[str, str]]]:
+    """One row of `study_run` per marker of the run, the one study of an imported run; and (file, reason) of bad markers."""
     rows: list[Row] = []
+    problems: list[tuple[str, str]] = []
     if state.imported is not None:
-        return [{"study": state.imported.study, "run": run, "planned_at": None}]
+        return [{"study": state.imported.study, "run": run, "planned_at": None}], problems
     try:
         studies = rundir.studies_of(run_folder)
     except OSError:
         studies = []
     for study in studies:
-        try:
-            marker = folder.read_json(run_folder / rundir.STUDIES / f"{study}.json")
-        except (ValueError, OSError, RecursionError):
-            marker = None
-        planned = marker.get("planned_at") if isinstance(marker, Mapping) else None
+        path = run_folder / rundir.STUDIES / f"{study}.json"
+        marker = _document(path, problems)
+        planned = marker.get("planned_at") if marker else None
         rows.append({"study": printable(study), "run": run, "planned_at": _iso_time(planned)})
-    return rows
+    return rows, problems
 
 
 def attempt_row(run: int, number: int, attempt_folder: Path) -> tuple[Row, list[tuple[str, str]]]:
@@ -166,6 +166,8 @@ def attempt_row(run: int, number: int, attempt_folder: Path) -> tuple[Row, list[
     except (OSError, RecursionError):
         claim = None
     ending = _document(attempt_folder / rundir.EXIT, problems)
+    if claim is None and ending is not None and (attempt_folder / rundir.CLAIM).exists():
+        problems.append((str(attempt_folder / rundir.CLAIM), "it is not a claim"))  # before its end: being written
     record = _document(attempt_folder / rundir.RECORD, problems)
     if record is not None:
         try:
@@ -193,9 +195,13 @@ def attempt_row(run: int, number: int, attempt_folder: Path) -> tuple[Row, list[
 
 def _document(path: Path, problems: list[tuple[str, str]]) -> Mapping[str, Any] | None:
     try:
+        if path.stat().st_size > MAX_DOCUMENT_BYTES:
+            raise ValueError(f"larger than {MAX_DOCUMENT_BYTES >> 20} MiB")
         data = folder.read_json(path)
         if data is not None and not isinstance(data, Mapping):
             raise ValueError("it is not a JSON object")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except RecursionError:
         problems.append((str(path), "it is nested too deeply"))
     except (ValueError, OSError) as error:

@@ -15,6 +15,8 @@ _OF_RUN = frozenset({rundir.SPEC, rundir.ORIGIN, rundir.CANCEL, rundir.STUDIES})
 _OF_ATTEMPT = frozenset({rundir.INTENT, rundir.CLAIM, rundir.RECORD, rundir.EXIT})
 _ATTEMPT = re.compile(r"a([1-9][0-9]{0,8})")
 _STREAMS = (rundir.METRICS, rundir.EVENTS)
+MAX_DOCUMENT_BYTES = 16 << 20
+"""No small file of a run is larger; one that is was damaged, and would fill the memory."""
 
 
 class Source(NamedTuple):
@@ -46,6 +48,8 @@ class RunFiles(NamedTuple):
     sources: tuple[Source, ...]
     has_spec: bool
     """Its spec, or the origin of an imported run, is there."""
+    oversized: str | None
+    """A small file that is too large to be read."""
 
 
 def scan(runs_root: str, run_id: str) -> RunFiles | None:
@@ -55,6 +59,7 @@ def scan(runs_root: str, run_id: str) -> RunFiles | None:
         OSError: it may not be looked at.
     """
     seen: list[str] = []
+    large: list[str] = []
     sources: list[Source] = []
     folders: list[tuple[int, str]] = []
     has_spec = False
@@ -63,7 +68,7 @@ def scan(runs_root: str, run_id: str) -> RunFiles | None:
             for entry in entries:
                 name = entry.name
                 if name in _OF_RUN:
-                    seen.append(_stamp(name, entry))
+                    seen.append(_stamp(name, entry, large))
                     has_spec = has_spec or name in (rundir.SPEC, rundir.ORIGIN)
                 elif match := _ATTEMPT.fullmatch(name):
                     folders.append((int(match[1]), entry.path))
@@ -72,7 +77,7 @@ def scan(runs_root: str, run_id: str) -> RunFiles | None:
     folders.sort()
     for number, where in folders:
         seen.append(f"a{number}")
-        _look_at_attempt(where, run_id, number, seen, sources)
+        _look_at_attempt(where, run_id, number, seen, sources, large)
     seen.sort()
     return RunFiles(
         run_id=run_id,
@@ -80,17 +85,20 @@ def scan(runs_root: str, run_id: str) -> RunFiles | None:
         attempts=tuple(number for number, _ in folders),
         sources=tuple(sources),
         has_spec=has_spec,
+        oversized=min(large, default=None),
     )
 
 
-def _look_at_attempt(where: str, run_id: str, number: int, seen: list[str], sources: list[Source]) -> None:
+def _look_at_attempt(
+    where: str, run_id: str, number: int, seen: list[str], sources: list[Source], large: list[str]
+) -> None:
     """Add an attempt's small files to `seen` and its streams to `sources`."""
     try:
         with os.scandir(where) as entries:
             for entry in entries:
                 name = entry.name
                 if name in _OF_ATTEMPT:
-                    seen.append(_stamp(f"a{number}/{name}", entry))
+                    seen.append(_stamp(f"a{number}/{name}", entry, large))
                 elif name in _STREAMS:
                     stat = entry.stat()
                     path = f"{run_id}/a{number}/{name}"
@@ -99,11 +107,13 @@ def _look_at_attempt(where: str, run_id: str, number: int, seen: list[str], sour
         pass
 
 
-def _stamp(label: str, entry: os.DirEntry[str]) -> str:
+def _stamp(label: str, entry: os.DirEntry[str], large: list[str]) -> str:
     try:
         stat = entry.stat()
     except FileNotFoundError:
         return f"{label} gone"
+    if stat.st_size > MAX_DOCUMENT_BYTES and not entry.is_dir():
+        large.append(label)
     return f"{label} {stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
 
 

@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 BLOCK_BYTES = 1 << 20
 """A block is parsed at once; 1 MiB holds about 30,000 points."""
-MAX_LINE_BYTES = 64 << 20
-"""A longer line is no metric: it is skipped without being held in memory."""
+MAX_LINE_BYTES = 16 << 20
+"""A longer line is no metric: it is skipped without being held in memory. Parsed, a line can be thirty times as large."""
 TAIL_BYTES = 256
 """So many bytes before the offset are remembered by their checksum: an inode number is given away again at once."""
 

@@ -23,7 +23,7 @@ from tests.store import run_folders
 from tests.store.run_folders import make_spec
 from tests.store.test_import_marin import mutated_bytes
 
-FUZZ = int(os.environ.get("OPTSWEEP_FUZZ", "800")) // 8
+FUZZ = int(os.environ.get("OPTSWEEP_FUZZ", "800")) // 16
 
 
 @pytest.fixture

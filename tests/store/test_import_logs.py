@@ -24,7 +24,7 @@ from tests.store.run_folders import sql_rows
 from tests.store.test_import_marin import mutated_bytes
 
 FIXTURES = Path(__file__).parent / "fixtures"
-FUZZ = -(-int(os.environ.get("OPTSWEEP_FUZZ", "800")) // 6)
+FUZZ = -(-int(os.environ.get("OPTSWEEP_FUZZ", "800")) // 12)
 """Mutated files of each format, as in test_import_marin."""
 
 
@@ -213,7 +213,7 @@ def test_a_folder_without_its_log_has_its_files(tmp_path: Path) -> None:
         ("a: &x [*x]\n", "inside of what it names"),
         ("!!python/object/apply:os.system ['touch EXECUTED']\n", "not YAML"),
         ("a: [\n", "not YAML"),
-        ("[" * 5000, "nested too deeply"),
+        ("[" * 1500, "nested too deeply"),
         ("optimizer: {value: muon}\nmodel: {value: 130m}\noptimizer: {value: sgd}\n", "occurs twice"),
     ],
 )

@@ -8,6 +8,8 @@ import math
 import os
 import pkgutil
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,56 @@ def test_a_line_longer_than_the_limit_is_a_listed_skip(
     report = ingest(store, runs)
     assert [skip.where.rpartition(":")[2] for skip in report.skipped] == ["4"]
     assert sorted(points(store)) == [1, 3, 4]
+
+
+@pytest.mark.slow
+def test_a_line_of_a_gigabyte_is_a_listed_skip_and_needs_no_gigabyte(store: Path, runs: Path, first: Path) -> None:
+    """The whole gigabyte in `make faults`, a fifth of it in `make test`; a child, so that its peak memory is its own."""
+    size = int(os.environ.get("OPTSWEEP_STORE_LINE_BYTES", str(200 << 20)))
+    append(first, lines([1]))
+    with open(first / rundir.METRICS, "ab") as handle:
+        handle.truncate(handle.tell() + size)  # a hole in the file: a line of null bytes
+    append(first, "\n" + lines([3]))
+    code = """
+import json, resource, sys
+from pathlib import Path
+from optsweep_tui.store.ingest import ingest
+report = ingest(Path(sys.argv[1]), Path(sys.argv[2]))
+print(json.dumps([[skip.why for skip in report.skipped], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(store), str(runs)], capture_output=True, text=True, check=True, timeout=500
+    )
+    why, peak_bytes = json.loads(done.stdout)
+    assert why == ["longer than 16 MiB"]
+    assert peak_bytes < 400 << 20
+    assert sorted(points(store)) == [1, 3]
+
+
+def test_a_small_file_that_is_too_large_is_listed_and_never_read(
+    store: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad, odd = plant(runs, make_spec(seed=1), make_spec(seed=2), make_spec(seed=3))
+    for folder in (good, bad):
+        append(attempt_folder(folder), lines([1, 2]))
+        finish(folder)
+    for path in (bad / "a1" / rundir.RECORD, odd / "studies" / "grid.json"):
+        os.truncate(path, 20 << 30)
+    for _ in range(2):
+        report = ingest(store, runs)
+        assert str(bad / "a1" / rundir.RECORD) in {skip.where for skip in report.skipped}
+        assert all("larger than 16 MiB" in skip.why for skip in report.skipped)
+    assert {run_id for (run_id,) in sql_rows(store, "SELECT run_id FROM run")} == {good.name, odd.name}
+    finish(bad)
+    ingest(store, runs)
+    assert sql_rows(store, f"SELECT state FROM run WHERE run_id = '{bad.name}'") == [("done",)]
+
+
+def test_more_names_in_a_line_than_a_store_takes_are_left_out(store: Path, runs: Path, first: Path) -> None:
+    append(first, json.dumps({"step": 1} | {f"key{number}": 1.0 for number in range(60_000)}) + "\n" + lines([2]))
+    report = ingest(store, runs)
+    assert any("metric names" in skip.why for skip in report.skipped)
+    assert sql_rows(store, "SELECT count(*) FROM metric_key") == [(collector.MAX_KEYS,)]
 
 
 def test_a_line_longer_than_a_block_is_read_whole(store: Path, runs: Path, first: Path) -> None:

@@ -14,8 +14,9 @@ import duckdb
 import pytest
 
 from optsweep_tui.errors import OptsweepError, StoreLocked
+from optsweep_tui.resources import shipped
 from optsweep_tui.store import migrate, queries
-from optsweep_tui.store.connect import create, lock_holder, open_store
+from optsweep_tui.store.connect import READABLE_FROM, create, lock_holder, open_store
 from optsweep_tui.store.ingest import collector_lock, ingest, rebuild
 from tests.store.run_folders import append, attempt_folder, finish, lines, make_spec, plant, points, sql_rows
 
@@ -81,6 +82,56 @@ def test_a_reader_elsewhere_stops_the_collector_but_not_other_readers(
 def test_a_store_that_becomes_free_in_time_is_waited_for(store: Path, runs: Path, held: subprocess.Popen[str]) -> None:
     append(runs / make_spec().run_id / "a1", lines([21]))
     assert ingest(store, runs, wait_seconds=30).points == 2
+
+
+@pytest.mark.slow
+def test_a_reader_that_holds_the_file_is_named_after_half_the_time_and_nothing_is_lost(store: Path, runs: Path) -> None:
+    """For a minute in `make faults`: the collector's own patience of 30 s ends first."""
+    seconds = float(os.environ.get("OPTSWEEP_STORE_HELD_SECONDS", "2"))
+    append(runs / make_spec().run_id / "a1", lines([21]))
+    command = [sys.executable, "-c", HOLD, str(store), "reader", str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        began = time.monotonic()
+        with pytest.raises(StoreLocked, match=rf"pid {process.pid}\b"):
+            ingest(store, runs, wait_seconds=seconds / 2)
+        assert seconds / 2 - 0.2 < time.monotonic() - began < seconds
+        append(runs / make_spec().run_id / "a1", lines([22]))
+        assert ingest(store, runs, wait_seconds=4 * seconds).points == 4
+    assert sorted(points(store)) == list(range(1, 23))
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.6])
+def test_plain_duckdb_in_python_reads_beside_the_collector_with_the_documented_retry(
+    store: Path, runs: Path, seconds: float
+) -> None:
+    """The function of schema/README.md, while a collector holds the file and when nobody does."""
+    text = (shipped("schema") / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    script = f"{code}\nprint(ask('SELECT count(*) AS n FROM v_metric', {str(store)!r}).n[0])"
+    command = [sys.executable, "-c", HOLD, str(store), "writer", str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("40\n", "")
+
+
+def test_the_file_is_written_for_every_duckdb_that_is_supported(store: Path) -> None:
+    """A store in the newest storage format could be read by the newest DuckDB only."""
+    with duckdb.connect(str(store), read_only=True) as connection:
+        ((tags,),) = connection.execute(
+            "SELECT tags FROM duckdb_databases() WHERE database_name = current_database()"
+        ).fetchall()
+    assert tags["storage_version"].startswith(READABLE_FROM)
+
+
+def test_a_store_of_a_newer_duckdb_says_what_to_install(store: Path) -> None:
+    data = bytearray(store.read_bytes())
+    data[12:20] = (9999).to_bytes(8, "little")  # the storage version, behind checksum and magic
+    store.write_bytes(data)
+    with pytest.raises(OptsweepError, match=r"duckdb|DuckDB") as caught:
+        queries.sql(store, "SELECT 1")
+    assert "\n" not in str(caught.value) and "--rebuild" in str(caught.value)
 
 
 def test_the_holder_is_found_in_proc_where_duckdb_does_not_name_it(tmp_path: Path) -> None:

@@ -12,74 +12,111 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from optsweep_tui import rundir
 from optsweep_tui.errors import OptsweepError
-from optsweep_tui.store import queries
-from optsweep_tui.store.ingest import ingest, rebuild
+from optsweep_tui.store import archive, queries
+from optsweep_tui.store.ingest import archive_finished, ingest, rebuild
 from tests.store.run_folders import append, attempt_folder, contents, finish, lines, make_spec, plant, points, sql_rows
 
-KILLS = int(os.environ.get("OPTSWEEP_STORE_KILLS", "15"))
+KILLS = int(os.environ.get("OPTSWEEP_STORE_KILLS", "16"))
+"""Half of them while points are moved to the archive."""
 
 COLLECT = """
 import sys
 from pathlib import Path
-from optsweep_tui.store import collector, streams
+from optsweep_tui.store import archive, collector, streams
 from optsweep_tui.store.ingest import ingest
 collector.MAX_ROWS = 5_000  # many transactions, so that many kills fall into one
 streams.BLOCK_BYTES = 40_000
+if sys.argv[3:] == ["archiving"]:
+    collector.ARCHIVE_ABOVE = 2_000
+    archive.FILE_POINTS = 4_000
 print("ready", flush=True)
 while True:
     ingest(Path(sys.argv[1]), Path(sys.argv[2]))
     print("pass", flush=True)
 """
 
+POINTS = """
+    SELECT r.run_id, m.attempt, k.name, m.step, m.value
+    FROM {0}.v_point m JOIN {0}.run r USING (run) JOIN {0}.metric_key k USING (key)
+"""
+
+
+def same_points(store: Path, other: Path) -> bool:
+    """Both hold the same points equally often; asked of DuckDB, because there are millions."""
+    connection = duckdb.connect()
+    connection.execute(f"ATTACH '{store}' AS one (READ_ONLY); ATTACH '{other}' AS two (READ_ONLY)")
+    one, two = POINTS.format("one"), POINTS.format("two")
+    query = f"SELECT count(*) FROM (({one} EXCEPT ALL {two}) UNION ALL ({two} EXCEPT ALL {one}))"
+    return connection.execute(query).fetchall() == [(0,)]
+
 
 @pytest.mark.slow
-def test_killed_collectors_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["plain", "archiving"])
+def test_killed_collectors_lose_nothing_and_double_nothing(tmp_path: Path, kind: str) -> None:
     """kill -9 at random moments of an ingest into a store that grows, and of the very first one too."""
     store, runs = tmp_path / "results.duckdb", tmp_path / "runs"
-    folders = plant(runs, *(make_spec(seed=seed) for seed in range(4)))
+    folders = plant(runs, *(make_spec(seed=seed) for seed in range(3)))
     generator = random.Random(7)
-    steps = 0
-    interrupted = 0
-    for kill in range(KILLS):
+    steps = interrupted = unlisted = 0
+    pass_seconds = 0.0
+    kills = max(1, KILLS // 2)
+    for kill in range(kills):
         for folder in folders:
             append(attempt_folder(folder), lines(range(steps + 1, steps + 4001)))
             numbers = range(steps // 4 + 1, steps // 4 + 1001)
             append(folder / "a1", "".join(f'{{"seq": {seq}, "kind": "tick"}}\n' for seq in numbers), rundir.EVENTS)
         steps += 4000
+        over = plant(runs, make_spec(seed=1000 + kill))[0]
+        append(attempt_folder(over), lines(range(1, 4001)))
+        finish(over)
         with subprocess.Popen(
-            [sys.executable, "-c", COLLECT, str(store), str(runs)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", COLLECT, str(store), str(runs), kind], stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None and process.stdout.readline() == "ready\n"
-            time.sleep(generator.uniform(0, 0.6))
+            began = time.monotonic()
+            if not pass_seconds:
+                assert process.stdout.readline() == "pass\n"
+                pass_seconds = time.monotonic() - began
+            else:
+                time.sleep(generator.uniform(0, 1.3 * pass_seconds))
             os.kill(process.pid, signal.SIGKILL)
             interrupted += "pass" not in process.stdout.read()
+        if kill == 0:
+            store.unlink()  # the very first collect is killed as well
         if store.exists() and kill % 3 == 0:
             # Whatever was committed is whole lines from the start of each file, both keys of them.
             held = sql_rows(
-                store, "SELECT run, key, count(*), count(DISTINCT step), max(step) FROM metric GROUP BY ALL"
+                store, "SELECT run, key, count(*), count(DISTINCT step), max(step) FROM v_point GROUP BY ALL"
             )
             assert all(count == distinct == last for _, _, count, distinct, last in held)
             told = sql_rows(store, "SELECT count(*), count(DISTINCT seq), max(seq) FROM event GROUP BY run")
             assert all(count == distinct == last for count, distinct, last in told)
-    assert interrupted >= KILLS // 3, "the kills came too late to say anything"
+            listed = {file for (file,) in sql_rows(store, "SELECT file FROM archive")}
+            folder = Path(archive.folder_of(store))
+            unlisted += folder.is_dir() and bool({path.name for path in folder.iterdir()} - listed)
+    assert interrupted >= kills // 3, "the kills came too late to say anything"
     for folder in folders:
         finish(folder)
     report = ingest(store, runs)
-    assert (report.runs, report.finished, report.skipped_lines) == (4, 4, 0)
-    for folder in folders:
-        curve = points(store, run_id=folder.name)
-        assert curve == {step: pytest.approx(10 / step) for step in range(1, steps + 1)}
-    assert sql_rows(store, "SELECT count(*) FROM metric") == [(4 * steps * 2,)]
-    assert sql_rows(store, "SELECT count(*), count(DISTINCT (run, seq)) FROM event") == [(steps, steps)]
-    assert sql_rows(store, "SELECT count(*), count(DISTINCT path) FROM src_offset") == [(12, 12)]
-    assert sql_rows(store, "SELECT count(*) FROM run") == [(4,)]
+    assert (report.runs, report.finished, report.skipped_lines) == (3 + kills, 3 + kills, 0)
+    every = 3 * steps + kills * 4000
+    assert sql_rows(store, "SELECT count(*), count(DISTINCT (run, key, step)) FROM v_point") == [(2 * every, 2 * every)]
+    assert sql_rows(store, "SELECT count(*) FROM v_metric WHERE value = 10 / step AND key = 'train_loss'") == [(every,)]
+    assert sql_rows(store, "SELECT count(*), count(DISTINCT (run, seq)) FROM event") == [(3 * steps // 4,) * 2]
+    assert sql_rows(store, "SELECT count(*) = count(DISTINCT path) FROM src_offset") == [(True,)]
+    if kind == "archiving":
+        archive_finished(store)
+    ((archived,),) = sql_rows(store, "SELECT count(*) FROM v_archive")
+    assert (archived > 0) == (kind == "archiving")
     straight = tmp_path / "straight.duckdb"
     ingest(straight, runs)
-    assert contents(straight) == contents(store)
+    assert same_points(store, straight)
+    print(f"{kind}: {kills} kills, {interrupted} in the first pass, {unlisted} left a file that does not count")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 from pathlib import Path
 
 import duckdb
@@ -13,7 +14,9 @@ from optsweep_tui.resources import shipped
 from optsweep_tui.store import knobs, migrate, queries, views
 from optsweep_tui.store.connect import create
 from optsweep_tui.store.dictionary import descriptions, dictionary
+from optsweep_tui.store.ingest import archive_finished, ingest
 from optsweep_tui.store.tables import TABLES
+from tests.store.run_folders import append, attempt_folder, finish, lines, make_spec, plant, points
 
 
 @pytest.fixture
@@ -111,6 +114,40 @@ def test_a_store_of_every_released_schema_goes_forward(tmp_path: Path) -> None:
         with duckdb.connect(str(path)) as connection:
             migrate.migrate(connection)
             assert migrate.version_of(connection) == migrate.newest_version()
+
+
+FROZEN = Path(__file__).parent / "frozen"
+"""A store as each schema's own program left it, `schema-001.duckdb.xz`, ...: three runs, made by tests/store/freeze.py."""
+
+
+def test_there_is_a_frozen_store_of_every_schema_before_the_newest() -> None:
+    names = [f"schema-{version:03}.duckdb.xz" for version, _ in migrate.migrations()[:-1]]
+    assert set(names) <= {path.name for path in FROZEN.iterdir()}
+
+
+@pytest.mark.parametrize("path", sorted(FROZEN.glob("*.xz")), ids=lambda path: path.name)
+def test_a_store_left_by_an_earlier_program_keeps_its_rows_and_goes_on(tmp_path: Path, path: Path) -> None:
+    store = tmp_path / "results.duckdb"
+    store.write_bytes(lzma.decompress(path.read_bytes()))
+    first = make_spec().run_id
+    # The first question migrates. Step 31 on is from the second attempt, as freeze.py wrote it.
+    assert points(store, run_id=first) == {step: 10 / step if step <= 30 else 7.0 for step in range(1, 51)}
+    frame = queries.results(store)
+    assert sorted(zip(frame["state"], frame["study"], strict=True)) == [
+        ("diverged", "one"), ("diverged", "two"), ("done", "one"), ("planned", "one")
+    ]  # fmt: skip
+    assert frame[frame["state"] == "done"]["loss"].tolist() == [2.5]
+    assert queries.sql(store, "SELECT count(*) AS n FROM v_event")["n"].tolist() == [1]
+    runs = tmp_path / "runs"
+    folder = plant(runs, make_spec(), study="one")[0]
+    append(attempt_folder(folder, 3), lines(range(50, 61), train_loss=6.0))
+    finish(folder, 3)
+    report = ingest(store, runs)
+    assert (report.runs, report.vanished, report.points) == (3, 2, 22)
+    assert points(store, run_id=first)[50] == 6.0 and len(points(store, run_id=first)) == 60
+    assert archive_finished(store) > 0
+    assert len(points(store, run_id=first)) == 60
+    assert {"lr", "weight_decay", "beta1"} <= set(queries.sql(store, "DESCRIBE v_config")["column_name"])
 
 
 def test_a_later_migration_keeps_the_rows(tmp_path: Path, fresh: duckdb.DuckDBPyConnection) -> None:

@@ -11,7 +11,6 @@ from optsweep_tui import grid, gridfile
 from optsweep_tui.errors import OptsweepError
 from tests.unit.test_grid import facts
 
-
 LISTED = """
 name = "listed"
 seeds = [3]
