@@ -240,7 +240,7 @@ class _Field:
             return "REFUSE", "; ".join(filter(None, (found.reason, bound))), bound
         if not base.crossed:
             bound = f"> {base.end / found.bracket_high:.3g}x" if base.missed else ""
-            return "REFUSE", "; ".join(filter(None, (f"the baseline {self.name}: {base.reason}", bound))), bound
+            return "REFUSE", "; ".join(filter(None, (f"the baseline {self.name} {base.reason}", bound))), bound
         return "INTERP", "", ""
 
 

@@ -129,7 +129,7 @@ class Panel:
     shades: Sequence[Shade] = ()
     references: Sequence[Reference] = ()
     notes: Sequence[str] = ()
-    """Short lines inside the panel: what was refused here, and why."""
+    """A few words beside the title: how much was refused here."""
 
     @property
     def empty(self) -> bool:

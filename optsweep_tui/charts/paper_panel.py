@@ -60,9 +60,8 @@ def draw(axes: Axes, panel: Panel, inches: float) -> None:
     _letters(axes, panel, across, along, inches)
     _ticks(axes, panel.x, across, "x")
     _ticks(axes, panel.y, along, "y")
-    lines = [line for note in panel.notes for line in textwrap.wrap(note, int(45 * inches / 2.4))]
-    look: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": SMALL_POINTS - 0.5, "color": style.PALE_INK}
-    axes.text(0.99, 0.98, "\n".join(lines), transform=axes.transAxes, **look)
+    if panel.notes:
+        axes.set_title("; ".join(panel.notes), loc="right", pad=3, fontsize=SMALL_POINTS - 0.5, color=style.PALE_INK)
 
 
 def _reference(axes: Axes, line: Reference) -> None:

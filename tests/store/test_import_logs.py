@@ -24,7 +24,7 @@ from tests.store.run_folders import sql_rows
 from tests.store.test_import_marin import mutated_bytes
 
 FIXTURES = Path(__file__).parent / "fixtures"
-FUZZ = -(-int(os.environ.get("OPTSWEEP_FUZZ", "800")) // 12)
+FUZZ = -(-int(os.environ.get("OPTSWEEP_FUZZ", "800")) // 16)
 """Mutated files of each format, as in test_import_marin."""
 
 
@@ -428,7 +428,7 @@ def test_mutated_logs_end_in_a_listed_skip_or_one_line(kind: str, tmp_path: Path
         assert all(entry.why and "\n" not in entry.why for entry in found.skipped)
         assert len({run.run_id for run in found.runs}) == len(found.runs)
         assert found.runs or found.skipped
-        if turn % max(1, FUZZ // 100) == 0:
+        if turn % max(1, FUZZ // 25) == 0:
             kept |= {run.run_id: run for run in found.runs}
     assert kept
     place.ensure()

@@ -340,6 +340,13 @@ def test_any_table_gives_a_figure_or_words_and_never_a_solid_extrapolation(cells
     assert "\x1b" not in text and max(map(len, text.split("\n"))) <= 80
 
 
+def test_flags_in_captions_are_the_analysis_own() -> None:
+    from optsweep_tui.analysis.flags import MEANINGS
+    from optsweep_tui.charts.kinds import overhead, ratio
+
+    assert set(common.TOLD) | set(overhead.TIMINGS) | set(ratio.MARKS) <= set(MEANINGS)
+
+
 def test_every_kind_has_a_builder_and_every_builder_a_kind() -> None:
     folder = Path(common.__file__).parent
     modules = {path.stem.replace("_", "-") for path in folder.glob("*.py")} - {"common", "states", "--init--"}

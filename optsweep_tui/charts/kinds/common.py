@@ -155,21 +155,29 @@ def sigma_sentence(rows: Iterable[Mapping[str, Any]], *, intervals: bool = True)
     return f"{head}igma {span} nats ({sources}{dof})."
 
 
+TOLD = {
+    "selected-min, n=1": "rest on one seed (selected minimum, biased low)",
+    "MISFIT": "rest on a baseline curve that misses its points (MISFIT: sigma was widened)",
+    "UNTUNED": "are UNTUNED (an edge is unresolved, or budgets differ by more than 1.25x)",
+    "SCHEDULE": "have another schedule than the baseline",
+    "BATCH": "have another batch size than the baseline",
+    "SUPPORT": "rest on baseline budgets that other sizes lack",
+    "NO-SIGMA": "have no interval (NO-SIGMA)",
+    "not resolved": "have intervals that contain 1 (not resolved)",
+    "OPEN": "have an open interval, whose bar runs to the border (OPEN)",
+    "LOADED": "were timed on a busy machine (LOADED)",
+    "TIMED-ONCE": "were timed once, so that the interval holds no timing noise (TIMED-ONCE)",
+}
+"""Flags of `analysis.flags` that change how a point is to be read, after 'so many points'."""
+
+
 def flag_sentences(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """The flags that change how a point is to be read, with how many points carry them."""
-    told = {
-        "selected-min, n=1": "rest on one seed (selected minimum, biased low)",
-        "MISFIT": "rest on a baseline curve that misses its points (MISFIT: sigma was widened)",
-        "UNTUNED": "are UNTUNED (an edge is unresolved, or budgets differ by more than 1.25x)",
-        "SCHEDULE": "have another schedule than the baseline",
-        "SUPPORT": "rest on baseline budgets that other sizes lack",
-        "NO-SIGMA": "have no interval (NO-SIGMA)",
-    }
     counts: dict[str, int] = {}
     total = 0
     for row in rows:
         total += 1
         for flag in row.get("flags") or ():
             counts[flag] = counts.get(flag, 0) + 1
-    parts = [f"{counts[flag]} of {total} {text}" for flag, text in told.items() if counts.get(flag)]
+    parts = [f"{counts[flag]} of {total} {text}" for flag, text in TOLD.items() if counts.get(flag)]
     return [f"Points: {'; '.join(parts)}."] if parts else []

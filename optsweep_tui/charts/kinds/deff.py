@@ -77,12 +77,10 @@ def _panel(title: str, members: list[Row], fit: Row | None, looks: dict[str, sty
         series=series,
         references=references,
         shades=shades,
-        notes=_note(members, fit),
+        notes=_note(members),
     )
 
 
-def _note(members: list[Row], fit: Row | None) -> list[str]:
-    if fit is not None and fit["state"] == "REFUSE":
-        return [fit["reason"]]
+def _note(members: list[Row]) -> list[str]:
     refused = sum(row["state"] == "REFUSE" and not row["bound"] for row in members)
     return [f"{refused} cells refused"] if refused else []

@@ -64,7 +64,7 @@ COSTS = (
 
 TIMINGS = {
     "LOADED": "come from a busy machine: equal runs differ by more than 10 % (LOADED)",
-    "TIMED_ONCE": "were made once (TIMED_ONCE)",
+    "TIMED-ONCE": "were made once (TIMED-ONCE)",
 }
 """Flags of speedups in seconds."""
 

@@ -96,7 +96,6 @@ def _panel(
         series.append(Series(x=x, y=y, look=looks[baseline], name=label, line=kind, marks="none", data=data))
         bands.append(_band(part, measured, looks[baseline], 0.0))
     ticks = sorted({row["chinchilla"] for row in members})
-    notes = [f"no curve: {fit['reason']}"] if fit is not None and fit["state"] == "REFUSE" else []
     return Panel(
         title=title,
         x=Axis(label=RATIO, log=True, ticks=[(value, ratio_text(value)) for value in ticks]),
@@ -104,7 +103,6 @@ def _panel(
         series=series,
         bands=bands,
         shades=_shades(curve),
-        notes=notes,
     )
 
 
@@ -182,15 +180,18 @@ def _shades(curve: list[Row]) -> list[Shade]:
     ]
 
 
+MARKS = {
+    "MISFIT": "the curve misses its points at p < .01 and sigma was widened",
+    "exponent and floor not identified": "exponent and floor are not identified: nothing is claimed beyond the budgets",
+    "UNTUNED": "a best value of the baseline lies at the edge of its sweep",
+}
+"""Flags of a fit, in words."""
+
+
 def _marks(fits: list[Row]) -> list[str]:
     """What is wrong with the curves, in words, with the models it concerns."""
-    told = {
-        "MISFIT": "the curve misses its points at p < .01 and sigma was widened",
-        "exponent and floor not identified": "exponent and floor are not identified: nothing is claimed beyond the budgets",
-        "UNTUNED": "a best value of the baseline lies at the edge of its sweep",
-    }
     found = []
-    for flag, text in told.items():
+    for flag, text in MARKS.items():
         models = [row["model"] for row in fits if flag in (row["flags"] or ())]
         if models:
             found.append(f"{', '.join(models)}: {text}.")
