@@ -79,12 +79,8 @@ def _procedure(search: Search, equal_to: int | None) -> Asking:
     else:
         yield from descent.descend(search)
         if search.rules.block is not None and not search.spent:
-            before = key_of(search.incumbent)
-            yield from descent.block(search, search.rules.block)
-            if key_of(search.incumbent) != before:
-                rounds = max((step.round for step in search.steps), default=0)
-                yield from descent.descend(search, rounds + 1)
-        yield from closed(search)
+            yield from _descending(search, descent.block(search, search.rules.block))
+        yield from _descending(search, closed(search))
     if search.problem.equal:
         if equal_to is None:
             return
@@ -92,6 +88,16 @@ def _procedure(search: Search, equal_to: int | None) -> Asking:
         yield from refine(search)
         search.spent = cut
     yield from _seeded(search)
+
+
+def _descending(search: Search, stage: Asking) -> Asking:
+    """A stage after the descent; where it moves the incumbent, the descent goes on from there, and ends lie open no more."""
+    before = key_of(search.incumbent)
+    yield from stage
+    while key_of(search.incumbent) != before and not search.spent:
+        before = key_of(search.incumbent)
+        yield from descent.descend(search, 1 + max((step.round for step in search.steps), default=0))
+        yield from closed(search)
 
 
 def _start(search: Search) -> Asking:
