@@ -40,18 +40,26 @@ KNOWN = {"ratio": 0, "deff": 0, "speedup": 0, "lr": 0, "strip": 0, "rank": 0, "o
 
 
 @pytest.mark.parametrize("kind", KNOWN)
-def test_every_kind_prints_a_chart_and_one_json_document(kind: str, imported: Path, capfd: Capture) -> None:
-    what = [kind, "lr"] if kind == "strip" else [kind]
+def test_every_kind_prints_one_json_document(kind: str, imported: Path, capfd: Capture) -> None:
     capfd.readouterr()
-    assert ask(imported, *what, "--width", "80") == KNOWN[kind]
-    text = capfd.readouterr().out
-    assert "study known" in text and "\x1b" not in text
-    assert max(map(len, text.splitlines())) <= 80
-    assert ask(imported, *what, "--json") == KNOWN[kind]
+    assert ask(imported, *named(kind), "--json") == KNOWN[kind]
     document = json.loads(capfd.readouterr().out)
     assert document["kind"] == kind
     assert bool(document["panels"]) is (KNOWN[kind] == 0)
     assert document["panels"] or "order" in document["refused"][0]
+
+
+@pytest.mark.parametrize("kind", ["speedup", "strip", "best-after-k"])
+def test_a_chart_fits_the_terminal_and_has_no_escapes_in_a_pipe(kind: str, imported: Path, capfd: Capture) -> None:
+    capfd.readouterr()
+    assert ask(imported, *named(kind), "--width", "80") == KNOWN[kind]
+    text = capfd.readouterr().out
+    assert "study known" in text and "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def named(kind: str) -> list[str]:
+    return [kind, "lr"] if kind == "strip" else [kind]
 
 
 def test_with_out_the_paths_are_printed_and_files_are_there(imported: Path, tmp_path: Path, capfd: Capture) -> None:

@@ -53,7 +53,7 @@ def pinned_chi2(y: np.ndarray, sigma: float, at: float, value: float) -> float:
 def test_a_curve_pinned_to_the_bands_edge_has_just_the_chi_square_that_is_allowed(y: np.ndarray, sigma: float) -> None:
     observed = points(y, sigma)
     best = fitted(observed)
-    at = np.array([0.7, 1.0, 2.8, 8.0, 20.0])
+    at = np.array([0.7, 2.8, 20.0])
     rise = stats.chi2.ppf(0.95, 1)
     limits = curve_limits(observed, best, np.log(at), np.full(len(at), rise))
     for place, ratio in enumerate(at):
@@ -65,7 +65,7 @@ def test_a_curve_pinned_to_the_bands_edge_has_just_the_chi_square_that_is_allowe
 
 def test_the_band_covers_the_true_curve_as_often_as_it_says() -> None:
     rng = np.random.default_rng(11)
-    sigma, draws = 0.002, int(os.environ.get("OPTSWEEP_BAND_DRAWS", "120"))
+    sigma, draws = 0.002, int(os.environ.get("OPTSWEEP_BAND_DRAWS", "80"))
     truth = ALPHA * BUDGETS**-B + BETA
     at = np.array([1.5, 6.0])
     wanted = ALPHA * at**-B + BETA
