@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -49,18 +50,30 @@ def synthetic(models: int, optimizers: int) -> pd.DataFrame:
     )
 
 
+def imports() -> float:
+    """CPU seconds of a process that only loads what a speedup needs."""
+    code = (
+        "import time, pandas\nfrom optsweep_tui import analysis\n"
+        "analysis.speedup(pandas.DataFrame()), analysis.fit(pandas.DataFrame())\nprint(time.process_time())"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(answer.stdout)
+
+
 def main() -> None:
     published, large = reference(), synthetic(250, 10)
     cases: list[tuple[str, float, Callable[[], pd.DataFrame]]] = [
         ("reference: table", 2, lambda: analysis.table(published)),
         ("reference: fit, three solvers", 10, lambda: analysis.fit(published)),
         ("reference: speedup, profile intervals", 2, lambda: analysis.speedup(published)),
+        ("reference: speedup, one exponent", 2, lambda: analysis.speedup(published, shared_exponent=True)),
         ("reference: speedup, 2,000-draw bootstrap", 20, lambda: analysis.speedup(published, ci="bootstrap")),
         ("1,000 cells x 10 optimizers: speedup", 10, lambda: analysis.speedup(large)),
     ]
     print("# Speed of the analysis\n")
     print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, one thread, Python", end=" ")
     print(f"{platform.python_version()}, numpy {np.__version__}. Made by `python benchmarks/analysis_speed.py`.\n")
+    print(f"Imports (pandas, scipy, the analysis) come once a process, before: {imports():.1f} s CPU.\n")
     print("| what | rows | seconds (wall) | seconds (CPU) | limit |")
     print("|---|---|---|---|---|")
     for name, limit, call in cases:
