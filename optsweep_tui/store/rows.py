@@ -166,8 +166,9 @@ def attempt_row(run: int, number: int, attempt_folder: Path) -> tuple[Row, list[
     except (OSError, RecursionError):
         claim = None
     ending = _document(attempt_folder / rundir.EXIT, problems)
-    if claim is None and ending is not None and (attempt_folder / rundir.CLAIM).exists():
-        problems.append((str(attempt_folder / rundir.CLAIM), "it is not a claim"))  # before its end: being written
+    # Before the attempt has ended the file may just be being written.
+    if claim is None and all((attempt_folder / name).exists() for name in (rundir.CLAIM, rundir.EXIT)):
+        problems.append((str(attempt_folder / rundir.CLAIM), "it is not a claim"))
     record = _document(attempt_folder / rundir.RECORD, problems)
     if record is not None:
         try:
