@@ -167,8 +167,14 @@ def process(*arguments: str) -> Took:
         child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise SystemExit(f"{arguments} ended with {child.returncode}: {output}")
-    used = usage.ru_utime + usage.ru_stime
-    return Took(time.perf_counter() - began, used, usage.ru_maxrss * 1024, output)
+    took = Took(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, output)
+    say(f"optsweep {arguments[0]}: {took.wall_seconds:.2f} s, processor {took.cpu_seconds:.2f} s")
+    return took
+
+
+def say(text: str) -> None:
+    """How far it is."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def best_of(repeats: int, work: Callable[[], Any]) -> tuple[float, float]:
@@ -200,6 +206,7 @@ def questions(store: Path, repeats: int) -> dict[str, tuple[float, float]]:
             name: best_of(repeats, lambda query=query: connection.execute(query).fetchall())  # type: ignore[misc]
             for name, query in asked.items()
         }
+        say(f"asked: {found}")
     found["20_curves_of_500_points_with_opening"] = best_of(
         repeats, lambda: queries.curves(store, twenty, max_points=500)
     )
