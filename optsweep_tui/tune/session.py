@@ -47,6 +47,7 @@ class Session:
         self._specs: dict[tuple[str, str, float, Key, int], RunSpec] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._refusals: dict[tuple[str, str, float, Key], str | None] = {}
+        self._ours: set[str] = set()
         self._lines: dict[str, flow.RunLine] = {}
         self.decided: dict[tuple[str, frozenset[tuple[str, float | None]]], tuple[TunedCell, str]] = {}
         """What `phases` decided for a cell over the ends of so many runs: a look for every end would be slow."""
@@ -135,6 +136,17 @@ class Session:
                 found[spec.run_id] = spec
         return list(found.values())
 
+    def elsewhere(self, placed: Sequence[Placed]) -> list[RunSpec]:
+        """Runs that ended for another study and now belong to this one too: tables of it count them."""
+        found = []
+        for entry in placed:
+            for candidate, _, outcome in entry.position.runs:
+                if outcome is not None and outcome.run_id not in self._ours:
+                    self._ours.add(outcome.run_id)
+                    if self.tuning.name not in rundir.studies_of(self.workspace.runs / outcome.run_id):
+                        found.append(self.spec(entry.cell, candidate))
+        return found
+
     # ------------------------------------------------------------ the loop
 
     def launch(self, specs: Sequence[RunSpec]) -> None:
@@ -161,10 +173,11 @@ class Session:
                 for step in entry.position.steps[told[entry.cell.name] :]:
                     say(entry, step)
             told = {entry.cell.name: len(entry.position.steps) for entry in placed}
-            wanted = self.pending(placed)
+            wanted, elsewhere = self.pending(placed), self.elsewhere(placed)
+            if wanted or elsewhere:
+                self.launch([*elsewhere, *wanted])
             if not wanted:
                 return
-            self.launch(wanted)
             known, over = {spec.run_id for spec in wanted}, 0
             for progress in flow.drive(self.workspace, [spec.run_id for spec in wanted]):
                 yield self._look(progress, placed)

@@ -132,11 +132,12 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     launched: list[str] = []
 
     def launch(workspace: settings.Workspace, chosen: flow.Plan, *, force: bool = False) -> list[str]:
+        known = {spec.run_id for spec in chosen.specs if (workspace.runs / spec.run_id / "a1").exists()}
         plan.plant(workspace.ensure(), chosen.study, chosen.specs)
         for spec in chosen.specs:
-            assert spec.run_id not in launched, "launched twice"
-            launched.append(spec.run_id)
-            ended(workspace.runs, spec, loss_of(spec))
+            if spec.run_id not in known:
+                launched.append(spec.run_id)
+                ended(workspace.runs, spec, loss_of(spec))
         return chosen.run_ids
 
     monkeypatch.setattr(flow, "launch", launch)
@@ -173,6 +174,20 @@ def test_a_tuning_from_start_to_seeds(tmp_path: Path, capsys: pytest.CaptureFixt
     assert tuned(capsys, tmp_path, "--resume") == data and made == before, "a second time trains nothing"
     code, out, _ = run(capsys, "tune", "--resume", "-w", str(tmp_path))
     assert code == 0 and "lr 0.008 (was 0.001)" in out and "resolved" in out and "none: every best value" in out
+
+
+def test_runs_of_another_study_are_not_trained_again_and_belong_to_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], made: list[str]
+) -> None:
+    asked = [*NARROW, "--block", "none", "--threshold", "0.003"]
+    first = tuned(capsys, tmp_path, *asked, "--study", "first")
+    count = len(made)
+    second = tuned(capsys, tmp_path, *asked, "--study", "second")
+    assert len(made) == count and second["history"][1:] == first["history"][1:]
+    assert second["rules"]["cells"][0]["sigma_source"] == "measured", "the first one's seeds"
+    for study in ("first", "second"):
+        (row,) = json.loads(run(capsys, "table", "--study", study, "--json", "-w", str(tmp_path))[1])
+        assert row["tuning_runs"] == first["incumbent"]["tuning_runs"] and row["n"] == 3
 
 
 def test_equal_budgets_pass_the_audit_of_fairness(
