@@ -21,6 +21,8 @@ FAST_COLUMNS = 512
 """Blocks with more different keys are read line by line: Arrow would hold keys x lines numbers."""
 BLOCK_KEYS = 50_000
 """More different keys in a block are left out: a store takes fewer, and each costs half a kilobyte of memory."""
+ARROW_LINES = 4000
+"""Loading Arrow takes as long as reading so many lines without it."""
 SMALL_LINES = 30
 """Fewer are read line by line at once: calling Arrow costs half a millisecond."""
 MAX_KEY_LENGTH = 200
@@ -76,8 +78,10 @@ class Points:
 class MetricParser:
     """Reads blocks of metrics.jsonl; remembers the columns from block to block and file to file."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: int = ARROW_LINES) -> None:
+        """Arrow is not asked before so many lines have come."""
         self._columns: dict[str, str] = {}
+        self._patience = patience
         self.slow_blocks = 0
         """Blocks that were read line by line."""
 
@@ -85,6 +89,7 @@ class MetricParser:
         """Whole lines (the block ends with a newline) to points; never raises for what the lines hold."""
         block = block.removeprefix(_BOM)
         lines = block.count(b"\n")
+        self._patience -= lines
         points = self._fast(block, lines)
         if points is None and lines > 4 * SMALL_LINES:
             self._slow(_head(block, SMALL_LINES))  # for the columns
@@ -97,9 +102,9 @@ class MetricParser:
 
     def _fast(self, block: bytes, lines: int) -> Points | None:
         """None where Arrow is not the right reader."""
-        if lines < SMALL_LINES or "step" not in self._columns:
+        if lines < SMALL_LINES or self._patience > 0 or "step" not in self._columns:
             return None
-        # Loaded with the first long block only: a few lines here and there never need Arrow.
+        # Loaded here, so that few lines do without.
         from optsweep_tui.store import blocks
 
         columns = blocks.read(block, lines, self._columns)

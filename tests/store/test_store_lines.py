@@ -75,7 +75,7 @@ def test_the_fast_reader_and_the_slow_one_agree() -> None:
         if columns == 1:  # as engines write them: same keys, numbers or null
             rows = [{"step": row["step"], "train_loss": row["train_loss"], "lr": None, "x": 1} for row in rows]
         block = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        reader = MetricParser()
+        reader = MetricParser(patience=0)
         first = reader.parse(block)  # learns the columns
         slow_blocks = reader.slow_blocks
         second = reader.parse(block)
@@ -89,13 +89,21 @@ def test_the_fast_reader_and_the_slow_one_agree() -> None:
 
 def test_a_few_lines_never_go_to_arrow() -> None:
     """Calling it costs more than reading them: ten thousand short runs are ten thousand calls."""
-    reader = MetricParser()
+    reader = MetricParser(patience=0)
     reader.parse(lines(range(1, 60)).encode())
     before = reader.slow_blocks
     reader.parse(lines(range(1, 4)).encode())
     assert reader.slow_blocks == before + 1
     reader.parse(lines(range(1, 60)).encode())
     assert reader.slow_blocks == before + 1
+
+
+def test_arrow_is_not_loaded_for_few_lines() -> None:
+    code = "import sys; from optsweep_tui.store.lines import MetricParser; p = MetricParser(); "
+    code += "b = b''.join(b'{\"step\": %d, \"x\": 1.5}\\n' % n for n in range(1000)); [p.parse(b) for _ in range(3)]; "
+    code += "print('pyarrow' in sys.modules); [p.parse(b) for _ in range(3)]; print('pyarrow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_both_readers_agree_on_mutated_blocks() -> None:
@@ -105,14 +113,14 @@ def test_both_readers_agree_on_mutated_blocks() -> None:
     )
     for _ in range(MUTATIONS):
         block = mutated(generator, clean.encode()) + b"\n"
-        learned = MetricParser()
+        learned = MetricParser(patience=0)
         learned.parse(clean.encode())
-        assert plain(learned.parse(block)) == plain(MetricParser().parse(block))
+        assert plain(learned.parse(block)) == plain(MetricParser(patience=10**9).parse(block))
 
 
 def test_deep_nesting_costs_its_line_only() -> None:
     """It crashes Arrow's reader, which must therefore never see it."""
-    reader = MetricParser()
+    reader = MetricParser(patience=0)
     block = lines(range(1, 60)).encode()
     reader.parse(block)
     deep = (
@@ -129,7 +137,7 @@ def test_deep_nesting_costs_its_line_only() -> None:
 
 
 def test_two_objects_on_a_line_and_one_on_two_lines_are_garbage() -> None:
-    reader = MetricParser()
+    reader = MetricParser(patience=0)
     block = lines(range(1, 60)).encode()
     reader.parse(block)
     found = reader.parse(block + b'{"step": 70, "lr": 1}{"step": 71, "lr": 1}\n{"step":\n72, "lr": 1}\n')
