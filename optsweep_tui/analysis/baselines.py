@@ -218,6 +218,11 @@ def _probability(chi2: float, dof: float, sigma_dof: float) -> float:
     return float(stats.chi2.sf(chi2, dof) if math.isinf(sigma_dof) else stats.f.sf(chi2 / dof, dof, sigma_dof))
 
 
+def budget_text(cell: CellLoss) -> str:
+    """A budget in words: its ratio, or its tokens where parameters are unknown."""
+    return f"{cell.tokens:.4g} tokens" if math.isnan(cell.chinchilla) else f"{cell.chinchilla:g}"
+
+
 def _refusal(group: Group, cells: list[CellLoss], baseline: str, max_chinchilla: float | None) -> str:
     if len(cells) >= MIN_BUDGETS:
         return ""
@@ -226,7 +231,7 @@ def _refusal(group: Group, cells: list[CellLoss], baseline: str, max_chinchilla:
         return f"no runs of the baseline {baseline} here"
     if not cells:
         return f"the baseline {baseline} has no final loss{cut}"
-    ratios = ", ".join(f"{cell.chinchilla:g}" for cell in cells)
+    ratios = ", ".join(map(budget_text, cells))
     return f"the baseline {baseline} has {len(cells)} budget{'s'[: len(cells) != 1]}{cut} ({ratios}); a curve needs 3"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from optsweep_tui.analysis import flags as F
-from optsweep_tui.analysis.baselines import Baseline, Baselines, baselines, family_of
+from optsweep_tui.analysis.baselines import Baseline, Baselines, baselines, budget_text, family_of
 from optsweep_tui.analysis.cells import CellLoss, groups
 from optsweep_tui.analysis.columns import SPEEDUP
 from optsweep_tui.analysis.costs import LOADED_SD, Costs, Timing, costs, timing
@@ -170,7 +170,7 @@ def _state(case: Case, unit: Unit, u: float, cost: Costs) -> tuple[str, str, str
     if withheld:
         return "REFUSE", withheld, ""
     smallest, largest = float(item.tokens[0]), float(item.tokens[-1])
-    low, high = item.support
+    low, high = budget_text(item.points[0]), budget_text(item.points[-1])
     # In logs: with an exponent near 0 D_eff itself may overflow.
     top = math.log(largest / smallest)
     if u > top + math.log(REACH) + ENDS:
@@ -178,17 +178,17 @@ def _state(case: Case, unit: Unit, u: float, cost: Costs) -> tuple[str, str, str
         where = (
             "the loss is at or below the fitted floor" if math.isinf(u) else "the loss is below the baseline's reach"
         )
-        return "REFUSE", f"{where}: D_eff lies beyond {REACH:g}x the baseline's largest ratio {high:g}; {bound}", bound
+        return "REFUSE", f"{where}: D_eff lies beyond {REACH:g}x the baseline's largest budget {high}; {bound}", bound
     if u < -math.log(REACH) - ENDS:
         bound = f"< {smallest / REACH / cell.tokens * cost.factor(unit):.3g}x"
         reason = (
-            f"the loss is above the baseline's reach: D_eff lies below its smallest ratio {low:g} / {REACH:g}; {bound}"
+            f"the loss is above the baseline's reach: D_eff lies below its smallest budget {low} / {REACH:g}; {bound}"
         )
         return "REFUSE", reason, bound
     if u > top + ENDS:
-        return "EXTRAP", f"D_eff lies above the baseline's largest ratio {high:g}", ""
+        return "EXTRAP", f"D_eff lies above the baseline's largest budget {high}", ""
     if u < -ENDS:
-        return "EXTRAP", f"D_eff lies below the baseline's smallest ratio {low:g}", ""
+        return "EXTRAP", f"D_eff lies below the baseline's smallest budget {low}", ""
     return "INTERP", "", ""
 
 

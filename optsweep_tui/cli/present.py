@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from optsweep_tui.cli import output
@@ -105,7 +106,8 @@ def comparable(frame: pd.DataFrame) -> list[list[dict[str, Any]]]:
 def print_matrix(cells: pd.DataFrame) -> None:
     """Optimizer x ratio, one block per comparable group: loss, seeds, edge and tie marks."""
     for group in comparable(cells):
-        ratios = sorted({row["chinchilla"] for row in group})
+        ratios = sorted({row["chinchilla"] for row in group}, key=lambda ratio: (ratio is None, ratio or 0.0))
+        others = Counter(row["chinchilla"] for row in group if row["loss"] is not None)
         print(f"final validation loss, nats per token (seeds)   {headline(group[0])}   {sigma_text(group)}")
         best: dict[str, float] = {}
         for row in group:
@@ -114,29 +116,30 @@ def print_matrix(cells: pd.DataFrame) -> None:
         rows = []
         for name in sorted({row["optimizer"] for row in group}, key=lambda name: (best.get(name, math.inf), name)):
             by_ratio = {row["chinchilla"]: row for row in group if row["optimizer"] == name}
-            rows.append([f" {name}", *(_loss_cell(by_ratio.get(ratio)) for ratio in ratios)])
-        output.print_table(["", *(f"{ratio:g}" for ratio in ratios)], rows)
-        notes = _notes(group)
+            rows.append([f" {name}", *(_loss_cell(by_ratio.get(ratio), others[ratio] > 1) for ratio in ratios)])
+        output.print_table(["", *(output.number(ratio, 6) for ratio in ratios)], rows)
+        notes = _notes(group, others)
         if notes:
             print(" " + "   ".join(notes))
         print()
 
 
-def _loss_cell(row: dict[str, Any] | None) -> str:
+def _loss_cell(row: dict[str, Any] | None, compared: bool) -> str:
     if row is None:
         return "·"
     if row["loss"] is None:
         return "/".join(f"{count} {state}" for state, count in (row["states"] or {}).items()) or "·"
-    mark = "*" if row["winner"] else "=" if row["rank"] == 1 and row["sigma"] is not None else ""
+    mark = "*" if row["winner"] else "=" if compared and row["rank"] == 1 and row["sigma"] is not None else ""
     edge = "e" if row["edges"] else ""
     return f"{row['loss']:.3f}{edge}{mark} ({row['n']})"
 
 
-def _notes(group: list[dict[str, Any]]) -> list[str]:
+def _notes(group: list[dict[str, Any]], others: Counter[float | None]) -> list[str]:
     notes = []
     if any(row["winner"] for row in group):
         notes.append("* best of its budget beyond noise")
-    if any(row["rank"] == 1 and not row["winner"] and row["sigma"] is not None for row in group):
+    first = [row for row in group if row["rank"] == 1 and others[row["chinchilla"]] > 1]
+    if any(not row["winner"] and row["sigma"] is not None for row in first):
         notes.append("= best, but within noise of the next: no winner")
     if any(row["edges"] for row in group):
         notes.append("e best value at the end of its swept list")
@@ -165,7 +168,7 @@ def print_cells(cells: pd.DataFrame) -> None:
             (
                 row["optimizer"],
                 row["model"],
-                f"{row['chinchilla']:g}",
+                output.number(row["chinchilla"], 6),
                 row["engine"] or "·",
                 "·" if row["loss"] is None else f"{row['loss']:.4f}",
                 row["n"],
@@ -215,9 +218,9 @@ def print_noise(ledger: pd.DataFrame) -> None:
     for row in output.records(ledger):
         if row["source"] == "measured":
             limits = f"{output.number(row['sigma_low'], 2)} - {output.number(row['sigma_high'], 2)}"
+            cell = f"{row['optimizer']} {row['model']} {output.number(row['chinchilla'], 6)}"
             print(
-                f" sigma {row['sigma']:.4f} ({limits}) nats   "
-                f"{row['optimizer']} {row['model']} {row['chinchilla']:g}, {row['n_seeds']} seeds, {row['dof']:g} dof"
+                f" sigma {row['sigma']:.4f} ({limits}) nats   {cell}, {row['n_seeds']} seeds, {row['dof']:g} dof"
                 + ("" if row["used"] else f"   not used: {row['reason']}")
             )
         else:

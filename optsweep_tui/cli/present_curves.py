@@ -42,9 +42,10 @@ def print_curves(curves: pd.DataFrame, baseline: str, *, brief: bool = False) ->
 
 
 def _print_law(row: dict[str, Any]) -> None:
+    low, high = (output.number(row[name], 6) for name in ("chinchilla_low", "chinchilla_high"))
     print(
-        f"  L(c) = {row['alpha']:.4g} c^-{row['b']:.3g} + {row['beta']:.4g}   {row['n_points']} budgets "
-        f"{row['chinchilla_low']:g} to {row['chinchilla_high']:g}   largest residual {row['max_residual']:.4f}"
+        f"  L(c) = {output.number(row['alpha'])} c^-{row['b']:.3g} + {row['beta']:.4g}   {row['n_points']} budgets "
+        f"{low} to {high}   largest residual {row['max_residual']:.4f}"
     )
     sigma = present.sigma_text([row])
     if row["b_low"] is not None or row["b_high"] is not None:
@@ -55,8 +56,8 @@ def _print_law(row: dict[str, Any]) -> None:
         print(f"  {sigma}")
     if row["sigma"] is not None and row["sigma_small"] != row["sigma_large"]:
         print(
-            f"  points weighted by sigma {row['sigma_small']:.2g} at {row['chinchilla_low']:g} to {row['sigma_large']:.2g} "
-            f"at {row['chinchilla_high']:g}, linear in log budget between"
+            f"  points weighted by sigma {row['sigma_small']:.2g} at {low} to {row['sigma_large']:.2g} "
+            f"at {high}, linear in log budget between"
         )
 
 
@@ -72,13 +73,13 @@ def _widened(row: dict[str, Any]) -> str:
 def _print_checks(row: dict[str, Any]) -> None:
     left_out = row["leave_one_out"] or []
     if left_out:
-        errors = "  ".join(f"{entry['chinchilla']:g} {entry['error']:+.4f}" for entry in left_out)
+        errors = "  ".join(f"{output.number(entry['chinchilla'], 6)} {entry['error']:+.4f}" for entry in left_out)
         print(f"  left out, predicted - measured, nats: {errors}")
     if "MISFIT" in row["flags"]:
         print("  MISFIT: the curve beside the straight line in log c between the measured budgets, nats")
         for entry in row["between"] or []:
-            gap = entry["curve"] - entry["interpolated"]
-            print(f"    at {entry['chinchilla']:<6.3g} {entry['curve']:.4f}   {entry['interpolated']:.4f}   {gap:+.4f}")
+            curve, straight, ratio = entry["curve"], entry["interpolated"], output.number(entry["chinchilla"], 3)
+            print(f"    at {ratio:<6} {curve:.4f}   {straight:.4f}   {curve - straight:+.4f}")
 
 
 def _print_shared(rows: list[dict[str, Any]]) -> None:

@@ -58,7 +58,7 @@ def _print_table(data: list[dict[str, Any]], columns: list[Column]) -> None:
             (
                 row["optimizer"],
                 row["model"],
-                f"{row['chinchilla']:g}" if row["chinchilla"] is not None else "·",
+                output.number(row["chinchilla"], 6),
                 *(text(row) for _, text in columns),
                 present.remarks(row, everywhere),
             )
@@ -121,7 +121,7 @@ def _print_own_noise(rows: pd.DataFrame, baseline: str) -> None:
                 high = "open" if row["own_noise_high"] is None else f"{row['own_noise_high']:.2f}"
                 bands.setdefault((row["chinchilla"], row["own_noise_low"]), f"{row['own_noise_low']:.2f}-{high}")
         if bands:
-            text = ", ".join(f"{ratio:g}: {band}" for (ratio, _), band in bands.items())
+            text = ", ".join(f"{output.number(ratio, 6)}: {band}" for (ratio, _), band in bands.items())
             print(f" {baseline} against itself by noise alone, {group[0]['model']}, at ratio {text}")
 
 

@@ -95,7 +95,7 @@ def disturbed(workspace: Path, arguments: list[str], faults: int, chance: random
 
 def test_a_tuning_improves_extends_seeds_and_is_the_same_after_any_kill_9(tmp_path: Path) -> None:
     calm = tmp_path / "calm"
-    arguments = command(tmp_path, "0.015")
+    arguments = command(tmp_path, "0.01")
     expected = account(calm, arguments)
     best = expected["incumbent"]
     assert best["state"] == "ended" and best["resolved"] is True and best["improvement"] > 0.1
@@ -124,13 +124,13 @@ def test_a_tuning_improves_extends_seeds_and_is_the_same_after_any_kill_9(tmp_pa
         if kills >= FAULTS:
             break
     assert kills > 0 and (again > 0 or FAULTS < 4), "no kill hit a run"
-    (cell,) = json.loads(optsweep("table", "--study", f"{STUDY}-0.015", "--json", workspace=wild).stdout)
+    (cell,) = json.loads(optsweep("table", "--study", f"{STUDY}-0.01", "--json", workspace=wild).stdout)
     assert cell["loss"] == pytest.approx(best["loss"], abs=1e-12) and cell["n"] == 2 and cell["edges"] == []
 
 
 def test_ctrl_c_leaves_the_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
     workspace = tmp_path / "work"
-    arguments = [*command(tmp_path, "0.01"), "--max-extensions", "0"]
+    arguments = [*command(tmp_path, "0.006"), "--max-extensions", "0"]
     controller = workbench.start(*arguments, workspace=workspace)
     try:
         assert wait_for_training(workspace)
@@ -139,7 +139,7 @@ def test_ctrl_c_leaves_the_runs_and_the_same_command_goes_on(tmp_path: Path) -> 
         resumed = account(workspace, ["tune", "--resume"])
     finally:
         workbench.stop_everything(workspace)
-    assert resumed["incumbent"]["state"] == "ended" and resumed["study"] == f"{STUDY}-0.01"
+    assert resumed["incumbent"]["state"] == "ended" and resumed["study"] == f"{STUDY}-0.006"
     assert {record["attempt"] for record in workbench.records(workspace).values()} == {1}, "nothing ran twice"
     other = optsweep(*arguments[:-1], "1", workspace=workspace, check=False)
     assert other.returncode == 2 and "max_extensions was 0, now 1" in other.stderr and other.stderr.count("\n") == 1
