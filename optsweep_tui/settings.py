@@ -12,6 +12,8 @@ from typing import Any
 from optsweep_tui.errors import OptsweepError, UnknownName
 
 _KEYS = {"slots", "device", "checkpoint_seconds", "poll_seconds", "sinks"}
+_APP_TABLES = {"keymap", "tui"}
+"""Tables of optsweep.toml that the app reads and checks itself: `app/preferences.py`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +111,10 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise OptsweepError(f"{path} cannot be read: {error.strerror}", "check its permissions") from None
     for key, value in values.items():
+        if key in _APP_TABLES:
+            continue
         if key not in _KEYS:
-            raise UnknownName("key", key, sorted(_KEYS), where=str(path))
+            raise UnknownName("key", key, sorted(_KEYS | _APP_TABLES), where=str(path))
         if key == "device":
             if not isinstance(value, str):
                 raise OptsweepError(f"{path}: device = {value!r} is not a text", 'write device = "cpu"')
@@ -122,6 +126,22 @@ def _read(path: Path) -> dict[str, Any]:
         elif isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise OptsweepError(f"{path}: {key} = {value!r} is not a positive number", f"write {key} = 2")
     return values
+
+
+def user_config() -> Path:
+    """The file of a user's own settings, for every workspace; it need not exist (XDG base directories)."""
+    return _home("XDG_CONFIG_HOME", ".config") / "config.toml"
+
+
+def user_state() -> Path:
+    """The folder of what the program remembers of its use by a user; it need not exist."""
+    return _home("XDG_STATE_HOME", ".local/state")
+
+
+def _home(variable: str, usual: str) -> Path:
+    named = os.environ.get(variable, "")
+    # The specification: a relative path is invalid and has to be ignored.
+    return (Path(named) if named.startswith("/") else Path(os.path.expanduser("~")) / usual) / "optsweep"
 
 
 def usable_cores() -> int:

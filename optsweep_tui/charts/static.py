@@ -42,13 +42,7 @@ def text(figure: Figure, *, width: int, height: int, colour: bool = True) -> str
     for panel in figure.panels:
         if not panel.empty:
             rows += _panel(panel, width, height)
-    if not figure.empty:
-        rows += _legend(figure, width)
-    for sentence in figure.caption if not figure.empty else ():
-        rows += _wrapped(sentence, width, indent=1)
-    for reason in figure.refused:
-        rows += _wrapped(f"not drawn: {reason}", width, indent=1)
-    rows += _wrapped(figure.provenance, width, indent=1, colour=style.GREY)
+    rows += words_rows(figure, width)
     return ansi(rows) if colour else plain(rows)
 
 
@@ -59,6 +53,26 @@ def _wrapped(words: str, width: int, *, indent: int = 0, bold: bool = False, col
 
 
 # ---------------------------------------------------------------- one panel
+
+
+def panel_rows(panel: Panel, width: int, height: int) -> list[Row]:
+    """One panel in exactly so many rows: for a screen, where the figure's words stand elsewhere."""
+    head = f"{panel.title}   {panel.y.label}" if panel.title and panel.y.label else panel.title or panel.y.label
+    room = height - 1
+    rows = _chart(panel, width, room)
+    if len(rows) > room:  # a sentence about moved letters came below it
+        rows = _chart(panel, width, max(LEAST_HEIGHT - 2, 2 * room - len(rows)))
+    return [(Span(head[:width], bold=True),), *rows][:height]
+
+
+def words_rows(figure: Figure, width: int) -> list[Row]:
+    """What stands below a figure: legend, meaning of the marks, caption, what was refused, where it comes from."""
+    rows = [] if figure.empty else _legend(figure, width)
+    for sentence in figure.caption if not figure.empty else ():
+        rows += _wrapped(sentence, width, indent=1)
+    for reason in figure.refused:
+        rows += _wrapped(f"not drawn: {reason}", width, indent=1)
+    return rows + _wrapped(figure.provenance, width, indent=1, colour=style.GREY)
 
 
 def _panel(panel: Panel, width: int, height: int) -> list[Row]:

@@ -67,6 +67,8 @@ def print_power(rows: pd.DataFrame, baseline: str, target: float) -> None:
             left=(0, 4, 5, 6, 7),
         )
         _print_shared(group, baseline)
+        for sentence in sorted({row["equal_reason"] for row in group if _flag(row["equal_reason"])}):
+            print(f" {sentence}")
     print(
         " seeds everywhere: n of the cell and of every baseline point; in brackets the runs to add (cell + baseline),"
     )
@@ -115,8 +117,14 @@ def _why_not(row: dict[str, Any]) -> str:
     if row["reason"]:
         return str(row["reason"])
     names = {"equal": "everywhere", "cell": "here only", "budgets": "budgets"}
-    parts = [f"{text}: {row[f'{name}_reason']}" for name, text in names.items() if row[f"{name}_reason"]]
-    return "; ".join(parts)
+    reasons = {text: row[f"{name}_reason"] for name, text in names.items() if row[f"{name}_reason"]}
+    return "; ".join(f"{text}: {_flag(reason) or reason}" for text, reason in reasons.items())
+
+
+def _flag(reason: str | None) -> str:
+    """The flag that a reason opens with, "MISFIT: ...": its sentence is said once below the table."""
+    word, colon, _ = (reason or "").partition(":")
+    return word if colon and word.isupper() else ""
 
 
 def _print_shared(group: list[dict[str, Any]], baseline: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,12 +12,15 @@ from optsweep_tui.charts.chart import Curve, Extent, Floats, Row, View, extent
 from optsweep_tui.charts.raster import BitCache, plot_size, rasterise
 from optsweep_tui.charts.reduce import NOTHING_BEFORE, Carry, smoothed_on
 from optsweep_tui.charts.ticks import SteadyScale
-from optsweep_tui.live.runstore import AXES, Series
+from optsweep_tui.live.runstore import Series
 
-AXIS_NAMES = {"step": "steps", "tokens": "tokens", "train_seconds": "seconds"}
+AXIS_NAMES = {"tokens": "tokens", "train_seconds": "seconds", "step": "steps", "flops": "model FLOPs"}
+"""What a curve can be drawn against, in the order in which a key steps through."""
+AXES = tuple(AXIS_NAMES)
 LATE = 0.1
 """The first part of the x range does not decide the y range: a loss falls from ln(vocabulary) and hides the rest."""
 ZOOM = 0.5
+SPIKE = "▲"
 MOST_RAW = 4
 """With more curves than this the raw data behind the smoothed ones would hide them."""
 
@@ -32,6 +35,13 @@ class Line:
     letter: str = ""
     end: float | None = None
     """Where the run will end on the current axis; None when that is not planned."""
+    spikes: Floats | None = None
+    """Steps at which the run reported a spike."""
+
+
+def along(series: Series, factor: float) -> Series:
+    """The same points with x times a factor: tokens as FLOPs."""
+    return replace(series, x=series.x * factor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +84,17 @@ class ChartModel:
     # ------------------------------------------------------------ keys
 
     def next_axis(self) -> None:
-        """step, tokens, seconds in turn."""
+        """tokens, seconds, steps, FLOPs in turn."""
         self.axis = AXES[(AXES.index(self.axis) + 1) % len(AXES)]
         self.reset()
+
+    def follow(self, lead: ChartModel) -> None:
+        """The same x axis, smoothing and crosshair as another chart: they are looked at together."""
+        for name in ("axis", "x_log", "tau", "window", "crosshair", "smoothing_chosen"):
+            if getattr(self, name) != getattr(lead, name):
+                setattr(self, name, getattr(lead, name))
+                if name != "crosshair":
+                    self._y.forget()
 
     def toggle_log(self, axis: str) -> None:
         """Linear or logarithmic."""
@@ -98,25 +116,39 @@ class ChartModel:
         """Other data: find the y range anew."""
         self._y.forget()
 
-    def zoom(self, factor: float) -> None:
-        """Show less (factor < 1) or more of x, around the crosshair, else around the newest data."""
+    def zoom(self, factor: float, at: float | None = None) -> None:
+        """Show less (factor < 1) or more of x, around a place 0..1, else the crosshair, else the newest data."""
         low, high = self.window
-        centre = low + (high - low) * (self.crosshair if self.crosshair is not None else 1.0)
+        if at is None:
+            at = self.crosshair if self.crosshair is not None else 1.0
+        centre = low + (high - low) * at
         width = min(1.0, max(1e-4, (high - low) * factor))
         start = min(max(0.0, centre - width * ((centre - low) / (high - low))), 1.0 - width)
         self.window = (start, start + width)
         self._y.forget()
 
+    def select(self, first: float, last: float) -> None:
+        """Show what lies between two places 0..1 of the visible part."""
+        low, high = self.window
+        first, last = sorted((min(1.0, max(0.0, first)), min(1.0, max(0.0, last))))
+        if (last - first) * (high - low) >= 1e-4:
+            self.window = (low + (high - low) * first, low + (high - low) * last)
+            self._y.forget()
+
+    def move(self, part: float) -> None:
+        """Move the window by a part of itself."""
+        low, high = self.window
+        start = min(max(0.0, low + part * (high - low)), 1.0 - (high - low))
+        self.window = (start, start + high - low)
+        self._y.forget()
+
     def pan(self, columns: int) -> None:
         """Move the crosshair by columns; without one, the window by a tenth."""
-        low, high = self.window
         if self.crosshair is not None:
             cells = plot_size(self.view)[0] if self.view else 100
             self.crosshair = min(1.0, max(0.0, self.crosshair + columns / cells))
         else:
-            start = min(max(0.0, low + 0.1 * (high - low) * columns), 1.0 - (high - low))
-            self.window = (start, start + high - low)
-            self._y.forget()
+            self.move(0.1 * columns)
 
     def smoother(self, longest: int, direction: int) -> None:
         """The next time constant of the ladder: off, then 1-2-5 from 1 % to 25 % of the longest run's steps."""
@@ -138,10 +170,16 @@ class ChartModel:
             return None
         return _between(self.view.x_range, self.crosshair, self.x_log)
 
-    def frame(self, lines: Sequence[Line], width: int, height: int) -> list[Row]:
-        """One frame of `height` rows; empty while there is nothing to draw."""
+    def frame(
+        self, lines: Sequence[Line], width: int, height: int, full: tuple[float, float] | None = None
+    ) -> list[Row]:
+        """One frame of `height` rows; empty while there is nothing to draw.
+
+        Args:
+            full: the whole x axis, where it is shared with other charts; None = what these lines need.
+        """
         curves = self._curves(lines)
-        full = self._full_x(lines)
+        full = full or self.full_x(lines)
         if full is None:
             self.view = None
             return []
@@ -204,9 +242,17 @@ class ChartModel:
                 raw_key = (line.run_id, series.version, self.metric, self.axis, "raw")
                 y = np.asarray(series.y, np.float64)
                 curves.append(Curve(x=series.x, y=y, colour=line.colour, dim=True, key=raw_key))
-        return curves
+        return curves + [mark for line in lines if line.spikes is not None for mark in self._spike_marks(line)]
 
-    def _full_x(self, lines: Sequence[Line]) -> tuple[float, float] | None:
+    def _spike_marks(self, line: Line) -> list[Curve]:
+        """A mark where the run reported a spike, at the height of the curve there."""
+        series = line.series
+        places = np.searchsorted(series.steps, line.spikes, side="right") - 1  # type: ignore[arg-type]
+        places = np.unique(places[places >= 0])
+        y = self.shown_y(line)[places]
+        return [Curve(x=series.x[places], y=y, colour=line.colour, letter=SPIKE, points=True)] if len(places) else []
+
+    def full_x(self, lines: Sequence[Line]) -> tuple[float, float] | None:
         """The whole x axis: to where the longest run will end, so that it stands still while they run."""
         if not lines:
             return None
@@ -220,7 +266,7 @@ class ChartModel:
         return (low, high) if low < high else None
 
     def _y_range(self, curves: Sequence[Curve], x_range: tuple[float, float]) -> tuple[float, float]:
-        main = [curve for curve in curves if not curve.dim]
+        main = [curve for curve in curves if not curve.dim and not curve.points]
         late = (_between(x_range, LATE, self.x_log), x_range[1])
         found = extent(main, x_range if self.whole_y or self.x_log else late)
         if _useless(found, self.y_log):
@@ -228,6 +274,12 @@ class ChartModel:
         if _useless(found, self.y_log):
             return (0.1, 10.0) if self.y_log else (0.0, 1.0)
         return self._y.fit(found.positive_y if self.y_log else found.y[0], found.y[1], self.y_log)
+
+
+def shared_x(charts: Iterable[tuple[ChartModel, Sequence[Line]]]) -> tuple[float, float] | None:
+    """One x axis for several charts: from the smallest to the largest that any of them needs."""
+    found = [full for model, lines in charts if (full := model.full_x(lines)) is not None]
+    return (min(low for low, _ in found), max(high for _, high in found)) if found else None
 
 
 def smoothing_ladder(longest: int) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from rich.segment import Segment
@@ -14,10 +15,20 @@ from textual.widget import Widget
 from optsweep_tui.charts.chart import Row, Span
 
 
+_translate: list[Callable[[str], str]] = [lambda colour: colour]
+
+
+def use_colours(translate: Callable[[str], str]) -> None:
+    """From now on show the colours of the views through this; who has drawn draws again."""
+    _translate[0] = translate
+    style_of.cache_clear()
+
+
 @lru_cache(maxsize=1024)
 def style_of(colour: str | None, dim: bool, bold: bool, reverse: bool) -> Style:
     """The terminal style of a span; never None, which Textual's NO_COLOR filter cannot take."""
-    return Style(color=colour, dim=dim or None, bold=bold or None, reverse=reverse or None)
+    shown = None if colour is None else _translate[0](colour)
+    return Style(color=shown, dim=dim or None, bold=bold or None, reverse=reverse or None)
 
 
 def strip_of(row: Row, width: int) -> Strip:
