@@ -54,6 +54,8 @@ class Request:
     optimizers: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     chinchillas: tuple[str, ...] = ()
+    cells: tuple[tuple[str, str, float], ...] = ()
+    """Single cells (optimizer, model, ratio): those of the grid, or, without a grid, in the place of names above."""
     sets: tuple[str, ...] = ()
     sweeps: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -91,6 +93,9 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
     if request.grid is not None:
         study = gridfile.load(request.grid, workspace.grids)
         study = grid.select(study, request.optimizers, request.models, request.chinchillas)
+        study = grid.only(study, request.cells) if request.cells else study
+    elif request.cells:
+        study = grid.of_cells(request.cells)
     else:
         for values, option in (
             (request.optimizers, "-o OPTIMIZER"),

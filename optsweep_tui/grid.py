@@ -225,6 +225,36 @@ def select(study: Study, optimizers: Iterable[str], model_names: Iterable[str], 
     return dataclasses.replace(study, cells=tuple(cells), runs=runs)
 
 
+def of_cells(cells: Iterable[tuple[str, str, float]]) -> Study:
+    """A study without a file from single cells (optimizer, model, ratio), each with its incumbent only."""
+    return Study(name="default", cells=tuple(_single(*cell) for cell in cells))
+
+
+def only(study: Study, cells: Iterable[tuple[str, str, float]]) -> Study:
+    """A study cut down to some of its cells (optimizer, model, ratio); what it says about them stays.
+
+    Raises:
+        OptsweepError: it has no such cell.
+    """
+    wanted = [(optimizer_name(optimizer), model_name(model), value) for optimizer, model, value in cells]
+
+    def chosen(cell: tuple[str, str, float]) -> bool:
+        return any(cell[:2] == want[:2] and same_ratio(cell[2], want[2]) for want in wanted)
+
+    kept = tuple(_single(*cell) for cell in dict.fromkeys(cells_of(study)) if chosen(cell))
+    runs = tuple(run for run in study.runs if chosen(run.cell))
+    if not kept and not runs:
+        optimizer, model, value = wanted[0] if wanted else ("", "", 0.0)
+        raise OptsweepError(
+            f"grid {study.name} has no cell {optimizer} {model} {value:g}", f"optsweep grids {study.name} lists its cells"
+        )
+    return dataclasses.replace(study, cells=kept, runs=runs)
+
+
+def _single(optimizer: str, model: str, value: float) -> CellSelection:
+    return CellSelection(optimizer=(optimizer_name(optimizer),), model=(model_name(model),), chinchilla=(ratio(value),))
+
+
 def same_ratio(first: float, second: float) -> bool:
     """Equal up to the rounding of a budget to whole tokens."""
     return abs(first - second) <= 1e-4 * max(first, second)

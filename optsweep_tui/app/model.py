@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optsweep_tui.app import format as fmt
-from optsweep_tui.core import Cell
+from optsweep_tui.core import Cell, Scalar
 from optsweep_tui.flow import RunLine
 
 WAITING = frozenset({"planned", "submitting", "queued"})
@@ -23,6 +23,8 @@ class RunRow:
     line: RunLine
     cell: Cell
     studies: tuple[str, ...]
+    knobs: Mapping[str, Scalar] = field(default_factory=dict)
+    """Hyperparameters, as far as they were published."""
 
     @property
     def run_id(self) -> str:
@@ -82,40 +84,6 @@ def counts(rows: Iterable[RunRow]) -> Counter[str]:
         else:
             found["done" if state == "done" else "other"] += 1
     return found
-
-
-# ---------------------------------------------------------------- filter
-
-FIELDS = {"opt", "optimizer", "model", "state", "c", "lr", "seed", "study", "id"}
-
-
-def matches(row: RunRow, text: str) -> bool:
-    """True when every word of a filter fits: `muon`, or `opt:muon`, `lr:0.02`, `c:1/4`, `state:running`."""
-    return all(_fits(row, word) for word in text.lower().split())
-
-
-def _fits(row: RunRow, word: str) -> bool:
-    name, colon, value = word.partition(":")
-    if not colon or name not in FIELDS:
-        return word in row.words
-    line = row.line
-    if name in ("c", "lr", "seed"):
-        number = {"c": line.chinchilla, "lr": line.lr, "seed": line.seed}[name]
-        return number is not None and _same_number(number, value)
-    if name == "study":
-        return any(value == study.lower() for study in row.studies)
-    if name == "id":
-        return line.run_id.startswith(value)
-    return str({"model": line.model, "state": line.state}.get(name, line.optimizer)).lower() == value
-
-
-def _same_number(number: float, text: str) -> bool:
-    top, slash, bottom = text.partition("/")
-    try:
-        wanted = float(top) / float(bottom) if slash else float(top)
-    except (ValueError, ZeroDivisionError):
-        return False
-    return math.isclose(number, wanted, rel_tol=6e-3)
 
 
 # ---------------------------------------------------------------- matrix

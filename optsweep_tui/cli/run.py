@@ -56,7 +56,7 @@ def command(
 
     Examples: optsweep run --grid quickstart | optsweep run -o adamw,muon -m 130m -c 1,8 --dry-run
     """
-    from optsweep_tui import flow
+    from optsweep_tui import flow, preview
     from optsweep_tui.cli import progress
     from optsweep_tui.errors import UnknownName
 
@@ -89,13 +89,13 @@ def command(
         pid = flow.detach(place)
         output.say(f"{output.runs_text(len(queued))} launched, controller {pid} left behind; optsweep watch shows them")
         if json_:
-            output.emit_json(plan_json(place, chosen))
+            output.emit_json(preview.of(place, chosen))
         return
     look = progress.drive(place, chosen.run_ids, title(place, chosen))
     flow.collect(place)
     failed = progress.report_failures(look.lines)
     if json_:
-        output.emit_json(plan_json(place, chosen))
+        output.emit_json(preview.of(place, chosen))
     else:
         from optsweep_tui.cli import present
 
@@ -128,58 +128,10 @@ def title(workspace: Workspace, chosen: Plan) -> str:
     return f"{head}   {engines}, {workspace.slots} slots"
 
 
-def plan_json(workspace: Workspace, chosen: Plan) -> dict[str, Any]:
-    """The document of `run --json`: resolved runs with their cost and state, and the totals."""
-    from optsweep_tui import cost, flow, rundir
-
-    rates = flow.rates(workspace)
-    runs: list[dict[str, Any]] = []
-    seconds: list[float | None] = []
-    for spec in chosen.specs:
-        price = cost.predicted(spec, rates)
-        seconds.append(price.seconds_estimate)
-        runs.append(
-            {
-                "run_id": spec.run_id,
-                "provisional": spec.dataset_hash is None,
-                "study": chosen.study.name,
-                "optimizer": spec.optimizer,
-                "model": spec.model,
-                "params": spec.shape.non_embedding_params,
-                "chinchilla": spec.chinchilla,
-                "tokens": spec.tokens,
-                "steps": spec.steps,
-                "batch_size": spec.batch_size,
-                "seq_len": spec.seq_len,
-                "engine": spec.engine,
-                "seed": spec.seed,
-                "dataset": spec.dataset,
-                "dataset_hash": spec.dataset_hash,
-                "schedule": spec.schedule,
-                "dtype": spec.dtype,
-                "hyperparameters": dict(spec.hyperparameters),
-                "flops": price.flops,
-                "optimizer_flops": price.optimizer_flops,
-                "seconds_estimate": price.seconds_estimate,
-                "bytes_estimate": price.bytes_estimate,
-                "state": rundir.state_of(workspace.runs / spec.run_id).state,
-            }
-        )
-    totals = {
-        "runs": len(runs),
-        "fresh_seed_runs": chosen.fresh_seed_runs,
-        "tokens": sum(spec.tokens for spec in chosen.specs),
-        "flops": sum(run["flops"] for run in runs),
-        "seconds_estimate": cost.total_seconds(seconds, workspace.slots),
-        "bytes_estimate": max(run["bytes_estimate"] for run in runs),
-    }
-    return {"study": chosen.study.name, "runs": runs, "totals": totals, "notes": flow.cautions(chosen.specs)}
-
-
 def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
-    from optsweep_tui import flow
+    from optsweep_tui import flow, preview
 
-    data = plan_json(workspace, chosen)
+    data = preview.of(workspace, chosen)
     if json_:
         output.emit_json(data)
         return

@@ -107,10 +107,13 @@ def legend(
         value = None
         if line is not None:
             value = model.value_at(line, at) if at is not None else model.last_value(line)
+        text_of = _value(value, model.metric)
+        if line is None and model.metric == "val_loss" and row.line.state == "done" and row.line.loss is not None:
+            text_of = f"({row.line.loss:.3f})"  # no curve, but how it ended is known
         state = row.line.state
         mark = style.GLYPHS.get(state, "?")
         ending = (
-            Span(f"{_value(value, model.metric):>8} "),
+            Span(f"{text_of:>8} "),
             Span(f"{mark} ", style.ALIVE if state == "running" else style.GREY),
         )
         name = fmt.fit(text, max(0, width - 4 - fmt.width_of(ending)))
@@ -177,8 +180,15 @@ class Speedups:
     """More runs than those are done by now."""
 
 
-def speedup_rows(speedups: Speedups, width: int, height: int) -> list[Row]:
-    """Speedups with intervals and states, refused ones with their reason, marks explained in the last line."""
+def speedup_rows(speedups: Speedups, width: int, height: int, skip: int = 0) -> list[Row]:
+    """Speedups with intervals and states, refused ones with their reason, marks explained in the last line.
+
+    Args:
+        speedups: what is known.
+        width: columns.
+        height: rows.
+        skip: cells that are scrolled away.
+    """
     title = f" speedup over {speedups.baseline}, tokens"
     right = "95 % " if speedups.rows else ""
     rows: list[Row] = [fmt.both_ends((Span(title, bold=True),), (Span(right, style.GREY),), width)]
@@ -204,10 +214,16 @@ def speedup_rows(speedups: Speedups, width: int, height: int) -> list[Row]:
     foot = [line for note in foot for line in fmt.wrapped(note, width - 2)]
     room = height - 1 - len(foot) - (1 if foot else 0)
     body: list[Row] = []
-    for entry in speedups.rows:
-        body += _speedup(entry, models, width)
-    if len(body) > room:
-        body = [*body[: max(0, room - 1)], (Span(" ...", style.GREY),)]
+    skip = max(0, min(skip, len(speedups.rows) - 1))
+    left = len(speedups.rows) - skip
+    for entry in speedups.rows[skip:]:
+        rows_of = _speedup(entry, models, width)
+        if len(body) + len(rows_of) > room - (left > 1):
+            break
+        body += rows_of
+        left -= 1
+    if left:
+        body = [*body[: max(0, room - 1)], (Span(f" {left} more below: j", style.GREY),)]
     rows += body
     if foot:
         rows += [(), *((Span(f" {note}", style.GREY),) for note in foot)]
@@ -215,7 +231,8 @@ def speedup_rows(speedups: Speedups, width: int, height: int) -> list[Row]:
 
 
 def _speedup(row: SpeedupRow, models: bool, width: int) -> list[Row]:
-    name = f" {row.optimizer:<7}" + (f" {row.model}" if models else "") + f" {fmt.ratio(row.chinchilla):>5} "
+    size = f" {fmt.fit(row.model, 5)}" if models else ""
+    name = f" {fmt.fit(row.optimizer, 7)}{size} {fmt.ratio(row.chinchilla):>5} "
     if row.state == "REFUSE":
         value, interval = (row.bound or fmt.NOTHING).replace("> ", ">"), ""
     else:
