@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from optsweep_tui.charts.figure import Figure
+    from optsweep_tui.dispatch.hosts import HostLook
     from optsweep_tui.dispatch.protocol import Dispatcher
     from optsweep_tui.dispatch.tidy import Removed
     from optsweep_tui.importers.protocol import Skip
@@ -214,6 +215,27 @@ def _dispatcher(workspace: Workspace) -> Dispatcher:
     from optsweep_tui.dispatch.protocol import load_dispatcher
 
     return load_dispatcher("local", workspace)
+
+
+def host_names() -> list[str]:
+    """Names of the hosts that runs can go to."""
+    from optsweep_tui.dispatch import hosts
+
+    return hosts.names()
+
+
+def host_looks(workspace: Workspace) -> Callable[[], list[HostLook]]:
+    """A function that looks at every host; between two calls it measures how busy they were."""
+    from optsweep_tui.dispatch import hosts
+
+    return hosts.Looker(workspace).look
+
+
+def drain(workspace: Workspace, name: str, *, on: bool = True) -> None:
+    """Let a host finish what it runs and start nothing more, or start again."""
+    from optsweep_tui.dispatch import hosts
+
+    hosts.drain(workspace, name, on=on)
 
 
 def cancel(workspace: Workspace, run_ids: Iterable[str]) -> list[str]:

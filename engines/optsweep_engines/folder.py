@@ -27,6 +27,8 @@ CHECKPOINTS = "ckpt"
 RECORD = "record.json"
 EXIT = "exit.json"
 RESERVE = ".reserve"
+DRAINED = "drained"
+"""Marker in the queue of a host that is to start nothing more."""
 
 RESERVE_BYTES = 8192
 """Set aside at the claim, so that record.json and exit.json can be written when the disk is full."""

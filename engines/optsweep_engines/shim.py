@@ -179,8 +179,11 @@ class Shim:
 
 
 def work_queue(shim: Shim, queue: Path, runs_root: Path) -> None:
-    """Take the next unclaimed entry (`<order>.<run_id>.a<n>`) until none is left; an entry goes when its attempt ended."""
-    while not shim.stopping():
+    """Take the next unclaimed entry (`<order>.<run_id>.a<n>`) until none is left; an entry goes when its attempt ended.
+
+    A queue with the marker of a drained host is left as it is: what runs is finished, nothing more is taken.
+    """
+    while not shim.stopping() and not (queue / folder.DRAINED).exists():
         for entry in sorted(os.listdir(queue)):
             _, _, name = entry.partition(".")
             run_id, _, attempt = name.partition(".")

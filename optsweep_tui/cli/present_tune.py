@@ -19,15 +19,14 @@ SOURCES = {
 
 def run_rows(session: Session, placed: list[Placed]) -> list[dict[str, Any]]:
     """Every run of a tuning as `run --json` shows it, with the step that asked for it first and its loss."""
-    from optsweep_tui import flow
-    from optsweep_tui.cli import run
+    from optsweep_tui import flow, preview
     from optsweep_tui.tune import account
 
     found = account.runs(session, placed)
     if not found:
         return []
     plan = flow.Plan(study=session.tuning.study, specs=[spec for spec, _, _, _ in found], fresh_seed_runs=0)
-    rows = run.plan_json(session.workspace, plan)["runs"]
+    rows = preview.of(session.workspace, plan)["runs"]
     return [{**row, "step": role, "loss": loss} for row, (_, role, _, loss) in zip(rows, found, strict=True)]
 
 

@@ -131,8 +131,10 @@ class LocalDispatcher:
             folder.write_reserved(attempt_folder / rundir.EXIT, ending)
 
     def advance(self) -> None:
-        """Start a worker for each free slot while the queue holds unclaimed entries."""
+        """Start a worker for each free slot while the queue holds unclaimed entries, unless the host is drained."""
         self._workers = [worker for worker in self._workers if worker.poll() is None]
+        if (self._queue / folder.DRAINED).exists():
+            return
         waiting = self._waiting()
         if not waiting:
             return

@@ -1,0 +1,248 @@
+"""A sweep before it is launched: its cells and changes as a draft, the resolved runs with their cost, launched or kept as a grid.
+
+`optsweep run --dry-run` prints `of(workspace, plan)`; screen 1 of the app edits a `Draft` and shows the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optsweep_tui import cost, drafts, flow, gridfile, rundir
+from optsweep_tui.core import Study, validation_key
+from optsweep_tui.cost import RateKey
+from optsweep_tui.errors import OptsweepError, UnknownName
+from optsweep_tui.resources import shipped
+from optsweep_tui.settings import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """What the next launch would be: which cells of which study, and what is changed in them."""
+
+    study: str = "default"
+    """Study that the runs go to; of a grid its own name."""
+    baseline: str = "adamw"
+    grid: str | None = None
+    """Name or file of the grid that says how its cells are swept; None: each cell gets its incumbent."""
+    cells: tuple[tuple[str, str, float], ...] = ()
+    """(optimizer, model, ratio)."""
+    engine: str | None = None
+    """None: the grid's."""
+    seeds: tuple[int, ...] = ()
+    """Empty: the grid's."""
+    changes: tuple[str, ...] = ()
+    """As typed: "lr=0.003" fixes a knob, "lr=0.002,0.004" sweeps it, "lr=..*weight_decay=.." is a product."""
+    host: str = "local"
+
+    @property
+    def changed(self) -> bool:
+        """Something differs from what the grid says."""
+        return bool(self.engine or self.seeds or self.changes)
+
+
+def split_changes(text: str) -> tuple[str, ...]:
+    """The entries of a line of changes, separated by blanks.
+
+    Raises:
+        OptsweepError: a quote is open.
+    """
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise OptsweepError(f"{text}: {error}", "write lr=0.003 weight_decay=0,0.1") from None
+
+
+def split_seeds(text: str) -> tuple[int, ...]:
+    """0,1,2 as seeds; nothing means those of the grid.
+
+    Raises:
+        OptsweepError: not a list of whole numbers, each once.
+    """
+    parts = [part for part in text.replace(",", " ").split() if part]
+    try:
+        seeds = tuple(int(part) for part in parts)
+    except ValueError:
+        raise OptsweepError(f'seeds "{text}" are not a list of whole numbers', "write 0,1,2") from None
+    if any(not 0 <= seed < 2**32 for seed in seeds) or len(set(seeds)) != len(seeds):
+        raise OptsweepError(f'seeds "{text}": each once, from 0 to 4294967295', "write 0,1,2")
+    return seeds
+
+
+def _is_sweep(change: str) -> bool:
+    return "," in change.partition("=")[2] or "*" in change
+
+
+def plan(workspace: Workspace, draft: Draft, *, prepare: bool = False) -> flow.Plan:
+    """Resolve a draft; the planner's own errors say what is wrong with it.
+
+    Args:
+        prepare: prepare datasets that are not here yet; without, the ids of their runs are provisional.
+
+    Raises:
+        OptsweepError: no such cell, knob, engine or host, or a value that cannot be.
+    """
+    if draft.host not in flow.host_names():
+        raise UnknownName("host", draft.host, flow.host_names(), hint="(optsweep doctor lists the hosts)")
+    request = flow.Request(
+        grid=draft.grid,
+        cells=draft.cells,
+        sets=tuple(change for change in draft.changes if not _is_sweep(change)),
+        sweeps=tuple(change for change in draft.changes if _is_sweep(change)),
+        seeds=draft.seeds,
+        engine=draft.engine,
+    )
+    chosen = flow.plan(workspace, request, prepare=prepare)
+    if draft.grid is None:
+        study = dataclasses.replace(chosen.study, name=draft.study, baseline=draft.baseline)
+        chosen = dataclasses.replace(chosen, study=study)
+    return chosen
+
+
+def launch(workspace: Workspace, draft: Draft) -> tuple[list[str], int]:
+    """Plant and queue the runs of a draft, and leave a controller behind that drives them; returns ids queued, its pid.
+
+    Raises:
+        OptsweepError: as `plan`, an engine whose library is missing, or a workspace that cannot be written.
+    """
+    flow.require_engines(plan(workspace, draft).specs)
+    queued = flow.launch(workspace, plan(workspace, draft, prepare=True))
+    return queued, flow.detach(workspace)
+
+
+def save(workspace: Workspace, chosen: flow.Plan, name: str) -> Path:
+    """Keep the runs of a plan as a grid that lists them one by one; returns its file.
+
+    Args:
+        name: a word puts it into the workspace's grids, where `run --grid NAME` finds it; else a path ending in .toml.
+
+    Raises:
+        OptsweepError: the name cannot be used, or a file of that name exists or cannot be written.
+    """
+    path = Path(name).expanduser() if "/" in name or name.endswith(".toml") else workspace.grids / f"{name}.toml"
+    if path.parent == workspace.grids and path.stem.lower() in (known.lower() for known in gridfile.names()):
+        raise OptsweepError(f"{path.stem} is the name of a shipped grid", "choose another name")
+    drafts.checked_path(path)
+    wanted = [
+        drafts.Wanted(
+            optimizer=spec.optimizer,
+            model=spec.model,
+            chinchilla=spec.chinchilla,
+            tokens=float(spec.tokens),
+            settings={
+                **spec.hyperparameters,
+                "batch_size": spec.batch_size,
+                "schedule": spec.schedule,
+                "dtype": spec.dtype,
+                "seq_len": spec.seq_len,
+            },
+            validation_set=validation_key(spec),
+            engine=spec.engine,
+            dataset=spec.dataset,
+            seed=spec.seed,
+        )
+        for spec in chosen.specs
+    ]
+    made = drafts.draft(workspace, path.stem, chosen.study.baseline, wanted)
+    left = f"; {len(made.left_out)} could not be written: {made.left_out[0][1]}" if made.left_out else ""
+    comment = f"{len(made.specs)} runs chosen on the sweep screen, from study {chosen.study.name}{left}"
+    if path.parent == workspace.grids:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    drafts.write(path, made.text(comment))
+    return path
+
+
+def grids(workspace: Workspace) -> list[dict[str, str]]:
+    """Grids that can be opened by name, those of the workspace first: name, where, description or what is wrong."""
+    found = []
+    for where, folder in (("workspace", workspace.grids), ("shipped", shipped("grids"))):
+        for path in sorted(folder.glob("*.toml")):
+            try:
+                text = gridfile.load(str(path)).description
+            except OptsweepError as error:
+                text = str(error)
+            found.append({"name": path.stem, "where": where, "path": str(path), "description": text})
+    return found
+
+
+def grid_of(workspace: Workspace, study: str) -> str | None:
+    """The grid file that a study was made from, as far as one of its name can be found."""
+    for entry in grids(workspace):
+        if entry["name"].lower() == study.lower():
+            return entry["path"]
+    return None
+
+
+def study_of(workspace: Workspace, grid: str) -> Study:
+    """A grid as it is.
+
+    Raises:
+        OptsweepError: not found, or with a mistake in it.
+    """
+    return gridfile.load(grid, workspace.grids)
+
+
+def of(workspace: Workspace, chosen: flow.Plan, rates: Mapping[RateKey, float] | None = None) -> dict[str, Any]:
+    """The document of `run --json`: resolved runs with their cost and state, and the totals.
+
+    Args:
+        rates: measured tokens/s by `cost.rate_key`; None measures the finished runs of the workspace.
+    """
+    known = flow.rates(workspace) if rates is None else rates
+    runs: list[dict[str, Any]] = []
+    seconds: list[float | None] = []
+    for spec in chosen.specs:
+        price = cost.predicted(spec, known)
+        seconds.append(price.seconds_estimate)
+        runs.append(
+            {
+                "run_id": spec.run_id,
+                "provisional": spec.dataset_hash is None,
+                "study": chosen.study.name,
+                "optimizer": spec.optimizer,
+                "model": spec.model,
+                "params": spec.shape.non_embedding_params,
+                "chinchilla": spec.chinchilla,
+                "tokens": spec.tokens,
+                "steps": spec.steps,
+                "batch_size": spec.batch_size,
+                "seq_len": spec.seq_len,
+                "engine": spec.engine,
+                "seed": spec.seed,
+                "dataset": spec.dataset,
+                "dataset_hash": spec.dataset_hash,
+                "schedule": spec.schedule,
+                "dtype": spec.dtype,
+                "hyperparameters": dict(spec.hyperparameters),
+                "flops": price.flops,
+                "optimizer_flops": price.optimizer_flops,
+                "seconds_estimate": price.seconds_estimate,
+                "bytes_estimate": price.bytes_estimate,
+                "state": rundir.state_of(workspace.runs / spec.run_id).state,
+            }
+        )
+    totals = {
+        "runs": len(runs),
+        "fresh_seed_runs": chosen.fresh_seed_runs,
+        "tokens": sum(spec.tokens for spec in chosen.specs),
+        "flops": sum(run["flops"] for run in runs),
+        "seconds_estimate": cost.total_seconds(seconds, workspace.slots),
+        "bytes_estimate": max(run["bytes_estimate"] for run in runs),
+    }
+    return {"study": chosen.study.name, "runs": runs, "totals": totals, "notes": flow.cautions(chosen.specs)}
+
+
+def to_do(workspace: Workspace, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The totals of those runs of `of(...)` that are not over: what a launch would still train."""
+    runs = [run for run in document["runs"] if run["state"] not in rundir.FINISHED]
+    return {
+        "runs": len(runs),
+        "tokens": sum(run["tokens"] for run in runs),
+        "flops": sum(run["flops"] for run in runs),
+        "seconds_estimate": cost.total_seconds([run["seconds_estimate"] for run in runs], workspace.slots),
+        "bytes_estimate": max((run["bytes_estimate"] for run in runs), default=0),
+    }
