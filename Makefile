@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Tests that only compute: side by side on every core. The others train, draw or kill, and want the machine for themselves.
-COMPUTING := tests/unit tests/numerics tests/store tests/contract
+# Tests that draw, kill or sweep want the machine for themselves; the others run side by side on every core.
+ALONE := tests/app tests/e2e tests/cli/test_trouble.py
 STAMP := $(VENV)/.installed
 
 .PHONY: help quickstart install test check fast bench faults deps format
@@ -41,8 +41,8 @@ test: install deps
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile $(COMPUTING)
-	$(BIN)/python -m pytest tests $(COMPUTING:%=--ignore=%)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile tests $(ALONE:%=--ignore=%)
+	$(BIN)/python -m pytest $(ALONE)
 
 bench: install
 	$(BIN)/python benchmarks/run_all.py
