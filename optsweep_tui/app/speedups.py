@@ -19,13 +19,13 @@ def stamp(workspace: Workspace) -> int | None:
         return None
 
 
-def load(workspace: Workspace, study: str | None) -> Speedups:
-    """Speedups of a study over its baseline.
+def load(workspace: Workspace, study: str | None, baseline: str | None = None) -> Speedups:
+    """Speedups of a study over a baseline; None = the one that the study declares.
 
     Raises:
         OptsweepError: the store is locked, newer than this program, or garbage.
     """
-    baseline = ask.baseline_of(workspace, study)
+    baseline = baseline or ask.baseline_of(workspace, study)
     if stamp(workspace) is None:
         return Speedups(baseline=baseline, study=study, message="no results collected yet: optsweep collect first")
     frame = ask.results(workspace, Filter(study=study))

@@ -56,13 +56,9 @@ def _wrapped(words: str, width: int, *, indent: int = 0, bold: bool = False, col
 
 
 def panel_rows(panel: Panel, width: int, height: int) -> list[Row]:
-    """One panel in exactly so many rows: for a screen, where the figure's words stand elsewhere."""
+    """One panel in exactly so many rows: for a screen, where the figure's words and `MOVED` stand elsewhere."""
     head = f"{panel.title}   {panel.y.label}" if panel.title and panel.y.label else panel.title or panel.y.label
-    room = height - 1
-    rows = _chart(panel, width, room)
-    if len(rows) > room:  # a sentence about moved letters came below it
-        rows = _chart(panel, width, max(LEAST_HEIGHT - 2, 2 * room - len(rows)))
-    return [(Span(head[:width], bold=True),), *rows][:height]
+    return [(Span(head[:width], bold=True),), *_chart(panel, width, height - 1, told=True)][:height]
 
 
 def words_rows(figure: Figure, width: int) -> list[Row]:
@@ -89,7 +85,8 @@ def _panel(panel: Panel, width: int, height: int) -> list[Row]:
     return rows
 
 
-def _chart(panel: Panel, width: int, height: int) -> list[Row]:
+def _chart(panel: Panel, width: int, height: int, *, told: bool = False) -> list[Row]:
+    """The chart; below it, unless that is told elsewhere, that letters stand beside their places."""
     x_range, y_range = covered(panel, "x"), covered(panel, "y")
     x_ticks, y_ticks = _ticks(panel.x, x_range, width // 12), _ticks(panel.y, y_range, max(2, height // 4))
     sign = -1.0 if panel.y.inverted else 1.0
@@ -119,7 +116,7 @@ def _chart(panel: Panel, width: int, height: int) -> list[Row]:
         drawn = plotext.build()
     plotext.clear_figure()
     rows = [_parsed(line) for line in drawn.rstrip("\n").split("\n")]
-    return rows + (_wrapped(MOVED, width, indent=2, colour=style.GREY) if drawing.moved else [])
+    return rows + (_wrapped(MOVED, width, indent=2, colour=style.GREY) if drawing.moved and not told else [])
 
 
 def _ticks(axis: Axis, limits: tuple[float, float], count: int) -> list[tuple[float, str]]:

@@ -55,7 +55,7 @@ def test_the_selected_cell_is_told_in_words() -> None:
     lines = sweep.cell_lines(small_sweep(), sweep.Cursor(line=1), "adamw", 120)
     assert plain(lines) == (
         " muon 1/16  3 runs: lr 0.01 ● 2.310   0.02 ● 2.400   0.04 ● 2.500\n"
-        " final loss, smallest of 3 2.3100 at lr 0.01, at the edge of the lr's tried   -0.300 to adamw (intervals: screen 3)"
+        " final loss, smallest of 3 2.3100 at lr 0.01, at the edge of the lr's tried   no gap: not collected yet; x collects"
     )
     unfinished = plain(sweep.cell_lines(small_sweep(), sweep.Cursor(line=0, column=1), "adamw", 120))
     assert "0.012 ◐ 2.200" in unfinished
@@ -115,7 +115,7 @@ def test_no_view_is_ever_wider_than_it_was_told(width: int) -> None:
         frame.empty("/a/very/long/path/to/a/workspace", width),
         compare.legend(ChartModel(), "why", [(made.row(made.spec()), None, "A", "#ffffff")], width, 5),
         compare.speedup_rows(SPEEDUPS, width, 20),
-        [compare.status(ChartModel(), 2, width)],
+        [compare.status(ChartModel(), ChartModel(), 2, width)],
         run.facts(made.row(made.spec()), None, width, 20),
     ]
     if width > 20:
@@ -165,8 +165,29 @@ def test_the_speedup_panel_shows_intervals_states_marks_and_what_they_mean() -> 
         " EXTRAP: beyond the baseline's budgets\n"
         " 1: one seed, smallest of several runs: biased low\n"
         " u: an edge of the sweep is unresolved, or numbers\n"
-        " of runs differ by more than 1.25x"
+        " of runs differ by more than 1.25x\n"
+        " = tied with those named; =2: with two others"
     )
+
+
+def test_speedups_of_several_models_stand_under_their_cells_the_fastest_first() -> None:
+    rows = tuple(
+        speedup_row(optimizer=optimizer, model=model, chinchilla=ratio, speedup=speedup, tied_with=tied)
+        for optimizer, model, ratio, speedup, tied in (
+            ("muon", "130m", 1.0, 1.2, ""),
+            ("soap", "130m", 1.0, 1.5, "scion_fantastic, kron, mars"),
+            ("soap", "300m", 2.0, 1.1, ""),
+        )
+    )
+    shown = plain(compare.speedup_rows(Speedups(rows=rows), 52, 30)).split("\n")
+    assert shown[1:6] == [
+        " 130m, ratio 1",
+        " soap  1.50x  1.20 - 1.90 INTERP =3",
+        " muon  1.20x  1.20 - 1.90 INTERP",
+        " 300m, ratio 2",
+        " soap  1.10x  1.20 - 1.90 INTERP",
+    ]
+    assert plain(compare.speedup_rows(Speedups(rows=rows), 52, 30, skip=2)).split("\n")[1] == " 300m, ratio 2"
 
 
 def test_the_speedup_panel_says_what_is_missing_instead_of_rows() -> None:

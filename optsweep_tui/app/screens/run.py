@@ -118,7 +118,7 @@ class RunScreen(BaseScreen):
         files = self.files if self.files is not None and self.files.run_id == row.run_id else None
         facts.show(run.facts(row, files, *facts.size, garbage=self.bench.poller.garbage(row.run_id)))
         mark = "+ marked " if row.run_id in self.bench.marks else ""
-        status.show([compare.status(self.model, 1, status.size.width, mark)])
+        status.show([compare.status(self.model, self.model, 1, status.size.width, mark)])
         chart.show(self._chart(row, *chart.size))
         width, height = lower.size
         title = " events" if self.events else " log"

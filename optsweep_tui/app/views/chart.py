@@ -242,12 +242,13 @@ class ChartModel:
                 raw_key = (line.run_id, series.version, self.metric, self.axis, "raw")
                 y = np.asarray(series.y, np.float64)
                 curves.append(Curve(x=series.x, y=y, colour=line.colour, dim=True, key=raw_key))
-        return curves + [mark for line in lines if line.spikes is not None for mark in self._spike_marks(line)]
+        spiked = [(line, line.spikes) for line in lines if line.spikes is not None]
+        return curves + [mark for line, spikes in spiked for mark in self._spike_marks(line, spikes)]
 
-    def _spike_marks(self, line: Line) -> list[Curve]:
+    def _spike_marks(self, line: Line, spikes: Floats) -> list[Curve]:
         """A mark where the run reported a spike, at the height of the curve there."""
         series = line.series
-        places = np.searchsorted(series.steps, line.spikes, side="right") - 1  # type: ignore[arg-type]
+        places = np.searchsorted(series.steps, spikes, side="right") - 1
         places = np.unique(places[places >= 0])
         y = self.shown_y(line)[places]
         return [Curve(x=series.x[places], y=y, colour=line.colour, letter=SPIKE, points=True)] if len(places) else []

@@ -52,16 +52,28 @@ def unit_of(metric: str) -> str:
     return f"{metric}, nats/token" if metric.endswith("_loss") else metric
 
 
-def status(model: ChartModel, curves: int, width: int, right: str = "") -> Row:
-    """Metric, axes, smoothing, zoom."""
+def status(lead: ChartModel, model: ChartModel, curves: int, width: int, right: str = "") -> Row:
+    """Metric, axes, smoothing, zoom.
+
+    Args:
+        lead: the chart whose x axis and smoothing all share.
+        model: the chart that the keys are about.
+        curves: in it.
+        width: columns.
+        right: stands at the right end.
+    """
+    return _status(model.metric, model.y_log, lead, curves, width, right)
+
+
+def _status(metric: str, y_log: bool, model: ChartModel, curves: int, width: int, right: str) -> Row:
     low, high = model.window
     zoom = f"zoom {1 / (high - low):.3g}x" if high - low < 0.999 else ""
     raw = "" if curves > MOST_RAW else ", raw behind"
     axis = AXIS_NAMES[model.axis] + (" (log)" if model.x_log else "")
     long = [f"x: {axis}", f"smoothing {model.tau:g} steps{raw}" if model.tau else "not smoothed", zoom]
     short = [f"x: {axis}", f"ema {model.tau:g}" if model.tau else "raw", zoom]
-    for metric, texts in ((unit_of(model.metric), long), (model.metric, short)):
-        head = Span(f" {metric}{' (log)' if model.y_log else ''}", bold=True)
+    for name, texts in ((unit_of(metric), long), (metric, short)):
+        head = Span(f" {name}{' (log)' if y_log else ''}", bold=True)
         row = (head, *(Span(f"   {text}", style.GREY) for text in texts if text))
         if fmt.width_of(row) <= width:
             break
@@ -197,30 +209,20 @@ def speedup_rows(speedups: Speedups, width: int, height: int, skip: int = 0) -> 
         return [fmt.cut(row, width) for row in rows[:height]]
     if speedups.busy:
         rows.append((Span(" working it out ...", style.GREY),))
-    models = len({row.model for row in speedups.rows}) > 1
     given = [row for row in speedups.rows if row.state != "REFUSE"]
-    notes = {
-        "? not resolved: the interval contains 1": any(row.has_interval and not row.resolved for row in given),
-        "no sigma: no interval, no winner": any(not row.has_interval for row in given),
-        "EXTRAP: beyond the baseline's budgets": any(row.state == "EXTRAP" for row in given),
-        "1: one seed, smallest of several runs: biased low": any(row.selected for row in given),
-        "u: an edge of the sweep is unresolved, or numbers of runs differ by more than 1.25x": any(
-            row.untuned for row in given
-        ),
-    }
-    foot = [note for note, wanted in notes.items() if wanted]
-    if speedups.stale:
-        foot.append("runs ended since: optsweep collect")
-    foot = [line for note in foot for line in fmt.wrapped(note, width - 2)]
+    foot = _footnotes(speedups, given, width)
     room = height - 1 - len(foot) - (1 if foot else 0)
     body: list[Row] = []
-    skip = max(0, min(skip, len(speedups.rows) - 1))
-    left = len(speedups.rows) - skip
-    for entry in speedups.rows[skip:]:
-        rows_of = _speedup(entry, models, width)
-        if len(body) + len(rows_of) > room - (left > 1):
+    blocks = _blocks(speedups.rows, width)
+    before: Row = ()
+    skip = max(0, min(skip, len(blocks) - 1))
+    left = len(blocks) - skip
+    for head, block in blocks[skip:]:
+        lines = [*([head] if head and (not body or head is not before) else []), *block]
+        if len(body) + len(lines) > room - (left > 1):
             break
-        body += rows_of
+        body += lines
+        before = head
         left -= 1
     if left:
         body = [*body[: max(0, room - 1)], (Span(f" {left} more below: j", style.GREY),)]
@@ -230,9 +232,44 @@ def speedup_rows(speedups: Speedups, width: int, height: int, skip: int = 0) -> 
     return [fmt.cut(row, width) for row in rows[:height]]
 
 
-def _speedup(row: SpeedupRow, models: bool, width: int) -> list[Row]:
-    size = f" {fmt.fit(row.model, 5)}" if models else ""
-    name = f" {fmt.fit(row.optimizer, 7)}{size} {fmt.ratio(row.chinchilla):>5} "
+def _footnotes(speedups: Speedups, given: Sequence[SpeedupRow], width: int) -> list[str]:
+    """What the marks mean that occur, on lines of their own."""
+    notes = {
+        "? not resolved: the interval contains 1": any(row.has_interval and not row.resolved for row in given),
+        "no sigma: no interval, no winner": any(not row.has_interval for row in given),
+        "EXTRAP: beyond the baseline's budgets": any(row.state == "EXTRAP" for row in given),
+        "1: one seed, smallest of several runs: biased low": any(row.selected for row in given),
+        "u: an edge of the sweep is unresolved, or numbers of runs differ by more than 1.25x": any(
+            row.untuned for row in given
+        ),
+        "= tied with those named; =2: with two others": any(row.tied_with for row in speedups.rows),
+    }
+    foot = [note for note, wanted in notes.items() if wanted]
+    if speedups.stale:
+        foot.append("runs ended since: optsweep collect")
+    return [line for note in foot for line in fmt.wrapped(note, width - 2)]
+
+
+def _blocks(rows: Sequence[SpeedupRow], width: int) -> list[tuple[Row, list[Row]]]:
+    """(heading, lines) of each cell: with several models by model and budget, the fastest first."""
+    if len({row.model for row in rows}) <= 1:
+        return [((), _speedup(row, f"{row.optimizer:<7} {fmt.ratio(row.chinchilla):>5}", width)) for row in rows]
+    models = list(dict.fromkeys(row.model for row in rows))
+
+    def place(row: SpeedupRow) -> tuple[int, float, bool, float]:
+        return models.index(row.model), row.chinchilla, row.state == "REFUSE", -row.speedup
+
+    wide = min(15, max(len(row.optimizer) for row in rows))
+    heads: dict[tuple[str, float], Row] = {}
+    found = []
+    for row in sorted(rows, key=place):
+        text = f" {row.model}, ratio {fmt.ratio(row.chinchilla)}"
+        head = heads.setdefault((row.model, row.chinchilla), (Span(text, style.GREY, bold=True),))
+        found.append((head, _speedup(row, fmt.fit(row.optimizer, wide), width)))
+    return found
+
+
+def _speedup(row: SpeedupRow, name: str, width: int) -> list[Row]:
     if row.state == "REFUSE":
         value, interval = (row.bound or fmt.NOTHING).replace("> ", ">"), ""
     else:
@@ -241,7 +278,7 @@ def _speedup(row: SpeedupRow, models: bool, width: int) -> list[Row]:
     mark = "?" if row.state != "REFUSE" and row.has_interval and not row.resolved else ""
     dim = row.state == "REFUSE"
     spans = [
-        Span(name, style.colour_of(row.optimizer)),
+        Span(f" {name} ", style.colour_of(row.optimizer)),
         Span(f"{value:>6}{mark or ' '}", style.GREY if dim else None, bold=row.resolved),
         Span(f" {interval:<11} ", style.GREY if dim else None),
         Span(row.state, {"EXTRAP": "#e0b050", "REFUSE": style.GREY}.get(row.state)),
@@ -250,7 +287,10 @@ def _speedup(row: SpeedupRow, models: bool, width: int) -> list[Row]:
     if marks and not dim:
         spans.append(Span(f" {marks}", style.GREY))
     if row.tied_with:
-        spans.append(Span(f" = {row.tied_with}", style.GREY))
+        names = f" = {row.tied_with}"
+        if fmt.width_of(tuple(spans)) + len(names) > width:
+            names = f" ={row.tied_with.count(',') + 1}"
+        spans.append(Span(names, style.GREY))
     rows = [fmt.cut(tuple(spans), width)]
     if row.state == "REFUSE" and row.reason:
         rows += [(Span(f"   {text}", style.GREY),) for text in fmt.wrapped(row.reason, width - 4)[:2]]
