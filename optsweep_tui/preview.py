@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optsweep_tui import cost, drafts, flow, gridfile, rundir
-from optsweep_tui.core import Study, validation_key
+from optsweep_tui import cost, drafts, flow, grid, gridfile, rundir
+from optsweep_tui.core import validation_key
 from optsweep_tui.cost import RateKey
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.resources import shipped
@@ -73,6 +73,37 @@ def split_seeds(text: str) -> tuple[int, ...]:
     return seeds
 
 
+def typed(text: str, study: str, baseline: str) -> Draft:
+    """Cells as typed: "adamw,muon bench-micro 1/8,1/4 lr=0.003,0.006 seeds=0,1 study=mine".
+
+    Args:
+        study: where the runs go when the text names none.
+        baseline: of that study.
+
+    Raises:
+        OptsweepError: the three lists are not there, or one of their names is not known.
+    """
+    words = split_changes(text)
+    lists = [word for word in words if "=" not in word]
+    if len(lists) != 3:
+        raise OptsweepError(
+            "three lists are needed: optimizers, models, ratios", "write adamw,muon bench-micro 1/8,1/4"
+        )
+    optimizers, models, ratios = ([part for part in entry.split(",") if part] for entry in lists)
+    selected = grid.from_names(optimizers, models, ratios)
+    values = dict(word.split("=", 1) for word in words if word.startswith(("study=", "seeds=", "engine=")))
+    name = values.get("study", study)
+    gridfile.check_name(name, "study:")
+    return Draft(
+        study=name,
+        baseline=baseline,
+        cells=tuple(grid.cells_of(selected)),
+        seeds=split_seeds(values.get("seeds", "")),
+        engine=values.get("engine"),
+        changes=tuple(word for word in words if "=" in word and word.partition("=")[0] not in values),
+    )
+
+
 def _is_sweep(change: str) -> bool:
     return "," in change.partition("=")[2] or "*" in change
 
@@ -123,10 +154,7 @@ def save(workspace: Workspace, chosen: flow.Plan, name: str) -> Path:
     Raises:
         OptsweepError: the name cannot be used, or a file of that name exists or cannot be written.
     """
-    path = Path(name).expanduser() if "/" in name or name.endswith(".toml") else workspace.grids / f"{name}.toml"
-    if path.parent == workspace.grids and path.stem.lower() in (known.lower() for known in gridfile.names()):
-        raise OptsweepError(f"{path.stem} is the name of a shipped grid", "choose another name")
-    drafts.checked_path(path)
+    path = grid_path(workspace, name)
     wanted = [
         drafts.Wanted(
             optimizer=spec.optimizer,
@@ -156,6 +184,18 @@ def save(workspace: Workspace, chosen: flow.Plan, name: str) -> Path:
     return path
 
 
+def grid_path(workspace: Workspace, name: str) -> Path:
+    """Where a grid of this name is written.
+
+    Raises:
+        OptsweepError: the name cannot be used, or a file of that name exists.
+    """
+    path = Path(name).expanduser() if "/" in name or name.endswith(".toml") else workspace.grids / f"{name}.toml"
+    if path.parent == workspace.grids and path.stem.lower() in (known.lower() for known in gridfile.names()):
+        raise OptsweepError(f"{path.stem} is the name of a shipped grid", "choose another name")
+    return drafts.checked_path(path)
+
+
 def grids(workspace: Workspace) -> list[dict[str, str]]:
     """Grids that can be opened by name, those of the workspace first: name, where, description or what is wrong."""
     found = []
@@ -175,15 +215,6 @@ def grid_of(workspace: Workspace, study: str) -> str | None:
         if entry["name"].lower() == study.lower():
             return entry["path"]
     return None
-
-
-def study_of(workspace: Workspace, grid: str) -> Study:
-    """A grid as it is.
-
-    Raises:
-        OptsweepError: not found, or with a mistake in it.
-    """
-    return gridfile.load(grid, workspace.grids)
 
 
 def of(workspace: Workspace, chosen: flow.Plan, rates: Mapping[RateKey, float] | None = None) -> dict[str, Any]:

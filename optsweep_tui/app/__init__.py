@@ -5,12 +5,32 @@ from __future__ import annotations
 from optsweep_tui.settings import Workspace
 
 
-def run_app(workspace: Workspace, screen: str = "sweep") -> int:
-    """Run the app until the user quits; returns the exit status."""
+def run_app(workspace: Workspace, screen: str = "", slow_link: bool = False) -> int:
+    """Run the app until the user quits; returns the exit status.
+
+    Args:
+        screen: the first one; empty = the one that was left last.
+        slow_link: fewer frames, no animation.
+
+    Raises:
+        OptsweepError: the config file, its keymap or its theme cannot be used.
+    """
+    import dataclasses
+    import os
+    import sys
+
+    from optsweep_tui.app import memory, preferences, terminal
+
+    chosen = preferences.load(workspace)
+    chosen = dataclasses.replace(chosen, slow_link=chosen.slow_link or slow_link)
+    if chosen.slow_link:
+        os.environ["TEXTUAL_FPS"] = "8"  # read by Textual when it is imported, and nowhere else
+
     from optsweep_tui.app.app import OptsweepApp
 
-    app = OptsweepApp(workspace, screen)
-    app.run()
+    app = OptsweepApp(workspace, screen, chosen, memory.Memory(workspace.root if chosen.remember else None))
+    with terminal.guarded(sys.stdin.fileno()):
+        app.run()
     return app.return_code or 0
 
 

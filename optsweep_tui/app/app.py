@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.dom import DOMNode
 from textual.message import Message
+from textual.notifications import Notification, SeverityLevel
 from textual.screen import Screen
-from textual.theme import Theme
 
-from optsweep_tui import flow
-from optsweep_tui.app.feed import Feed
-from optsweep_tui.app.model import UNFINISHED, Block, RunRow, Snapshot, matrix
+from optsweep_tui.app import keymap, notices, themes
+from optsweep_tui.app.actions import Actions, Undo, outcome
+from optsweep_tui.app.feed import INTERVAL_SECONDS, Feed
+from optsweep_tui.app.memory import Memory
+from optsweep_tui.app.model import Block, RunRow, Snapshot, counts, matrix
+from optsweep_tui.app.palette import Actions as PaletteActions
+from optsweep_tui.app.palette import Entry
+from optsweep_tui.app.preferences import Preferences
 from optsweep_tui.app.screens.base import BaseScreen
 from optsweep_tui.app.screens.compare import CompareScreen
-from optsweep_tui.app.screens.modal import Confirm, HelpScreen
+from optsweep_tui.app.screens.hosts import HostsScreen
+from optsweep_tui.app.screens.modal import HelpScreen
 from optsweep_tui.app.screens.run import RunScreen
 from optsweep_tui.app.screens.runs import RunsScreen
 from optsweep_tui.app.screens.sql import SqlScreen
 from optsweep_tui.app.screens.sweep import SweepScreen
-from optsweep_tui.errors import OptsweepError
+from optsweep_tui.app.widgets.filterline import FilterLine
+from optsweep_tui.app.widgets.spans import use_colours
+from optsweep_tui.app.widgets.table import VirtualTable
+from optsweep_tui.errors import OptsweepError, UnknownName
+from optsweep_tui.live.poller import INTERVAL_SECONDS as POLL_SECONDS
 from optsweep_tui.live.poller import Poller
 from optsweep_tui.live.runstore import RunStore
 from optsweep_tui.settings import Workspace
 
-THEME = Theme(
-    name="optsweep",
-    primary="#4fd1c5",
-    accent="#4fd1c5",
-    foreground="#d7dae0",
-    background="#101216",
-    surface="#101216",
-    panel="#1a1d23",
-    dark=True,
-    variables={"scrollbar": "#30343c", "scrollbar-background": "#15181d", "scrollbar-corner-color": "#15181d"},
-)
+SLOW = 3.0
+"""With a slow link the threads report this many times more rarely."""
 
 
 class OptsweepApp(App[None], inherit_bindings=False):
@@ -44,20 +51,24 @@ class OptsweepApp(App[None], inherit_bindings=False):
 
     TITLE = "optsweep"
     ENABLE_COMMAND_PALETTE = True
+    COMMANDS: ClassVar[set[Any]] = {PaletteActions}
     MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
         "sweep": SweepScreen,
         "runs": RunsScreen,
         "compare": CompareScreen,
         "run": RunScreen,
         "sql": SqlScreen,
+        "hosts": HostsScreen,
     }
     DEFAULT_MODE = "sweep"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("1", "mode('sweep')", "Sweep", show=False, id="app.sweep"),
-        Binding("2", "mode('runs')", "Runs", show=False, id="app.runs"),
-        Binding("3", "mode('compare')", "Compare", show=False, id="app.compare"),
-        Binding("4", "mode('run')", "Run", show=False, id="app.run"),
-        Binding("5", "mode('sql')", "SQL", show=False, id="app.sql"),
+        Binding("1", "mode('sweep')", "screen 1, Sweep", show=False, id="app.sweep"),
+        Binding("2", "mode('runs')", "screen 2, Runs", show=False, id="app.runs"),
+        Binding("3", "mode('compare')", "screen 3, Compare", show=False, id="app.compare"),
+        Binding("4", "mode('run')", "screen 4, Run", show=False, id="app.run"),
+        Binding("5", "mode('sql')", "screen 5, SQL", show=False, id="app.sql"),
+        Binding("6", "mode('hosts')", "screen 6, Hosts", show=False, id="app.hosts"),
+        Binding("U", "undo", "take the last action back", show=False, id="app.undo"),
         Binding("ctrl+p", "command_palette", "palette", show=False, id="app.palette"),
         Binding("question_mark", "help", "help", id="app.help", key_display="?"),
         Binding("q", "quit", "quit", id="app.quit"),
@@ -85,26 +96,70 @@ class OptsweepApp(App[None], inherit_bindings=False):
             super().__init__()
             self.text, self.wrong = text, wrong
 
-    def __init__(self, workspace: Workspace, mode: str = "sweep") -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        mode: str = "",
+        preferences: Preferences | None = None,
+        memory: Memory | None = None,
+    ) -> None:
+        """
+        Args:
+            workspace: whose runs.
+            mode: the first screen; empty = the one that was left last.
+            preferences: what the user has set; None = nothing.
+            memory: how the app was left; None remembers nothing.
+
+        Raises:
+            OptsweepError: the keymap or the theme cannot be used.
+        """
+        self.preferences = preferences or Preferences()
+        self.memory = memory or Memory(None)
         super().__init__()
         self.workspace = workspace
         self.snapshot = Snapshot()
         self.looked = False
         """The feed has looked at least once."""
-        self.study: str | None = None
-        self.marks: dict[str, None] = {}
+        self.study: str | None = self.memory.get("study", "") or None
+        self.marks: dict[str, None] = dict.fromkeys(self.memory.get("marks", list[str]()))
         """Marked runs in the order in which they were marked."""
         self.store = RunStore()
-        self.first_mode = mode
+        self.first_mode = mode or self.memory.get("mode", "sweep")
+        self.actions = Actions(self)
         self._looked_up: tuple[Snapshot, str | None] | None = None
         self._study_rows: list[RunRow] = []
         self._blocks: list[Block] | None = None
+        self._counts: Mapping[str, int] = {}
+        slow = SLOW if self.preferences.slow_link else 1.0
         self.feed = Feed(
             workspace,
             lambda snapshot: self._post(self.SnapshotTaken(snapshot)),
             lambda text: self._post(self.Answered(text, wrong=True)),
+            interval=INTERVAL_SECONDS * slow,
         )
-        self.poller = Poller(self.store, lambda run_ids: self._post(self.CurvesGrown(run_ids)))
+        self.poller = Poller(
+            self.store, lambda run_ids: self._post(self.CurvesGrown(run_ids)), interval=POLL_SECONDS * slow
+        )
+        for theme in themes.THEMES.values():
+            self.register_theme(theme)
+        self.theme = self._first_theme()
+        self.set_keymap(keymap.checked(self.preferences.keymap, self.key_layers(), self.preferences.sources))
+        if self.preferences.slow_link:
+            self.animation_level = "none"
+
+    @classmethod
+    def key_layers(cls) -> Iterator[tuple[str, list[type[DOMNode]]]]:
+        """The screens, each with the classes whose keys are valid there at the same time."""
+        tables: dict[str, list[type[DOMNode]]] = {
+            "runs": [VirtualTable],
+            "sql": [VirtualTable],
+            "hosts": [VirtualTable],
+        }
+        for name, screen in cls.MODES.items():
+            assert isinstance(screen, type)
+            yield name, [screen, BaseScreen, cls, *tables.get(name, [])]
+        yield "filter line", [FilterLine]
+        yield "help", [HelpScreen]
 
     def _post(self, message: Message) -> None:
         """Called from threads; nothing is posted once the app is closing."""
@@ -128,35 +183,77 @@ class OptsweepApp(App[None], inherit_bindings=False):
 
         self.run_worker(run, thread=True, group=group)
 
+    def work(self, act: Callable[[], str]) -> None:
+        """Do something to runs in a thread, say how it ended, and look at the runs again."""
+
+        def run() -> None:
+            text, wrong = outcome(act)
+            self._post(self.Answered(text, wrong))
+            self.feed.poke()
+
+        self.run_worker(run, thread=True, group="actions")
+
     # ------------------------------------------------------------ life
 
     def on_mount(self) -> None:
         """Start looking."""
-        self.register_theme(THEME)
-        self.theme = "optsweep"
         self.feed.start()
         self.poller.start()
-        if self.first_mode != "sweep":
+        if not self.is_headless and threading.current_thread() is threading.main_thread():
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGHUP, signal.SIGTERM):
+                with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
+                    loop.add_signal_handler(number, partial(self.exit, return_code=128 + number))
+        if self.first_mode in self.MODES and self.first_mode != "sweep":
             self.switch_mode(self.first_mode)
 
     def on_unmount(self) -> None:
-        """Stop the threads."""
+        """Stop the threads, keep the view."""
         self.feed.stop()
         self.poller.stop()
+        self.keep_view()
+
+    def keep_view(self) -> None:
+        """Remember how the app looks, for the next start."""
+        if self.memory.forgetful:
+            return
+        self.memory.put("mode", self.current_mode)
+        self.memory.put("study", self.study or "")
+        self.memory.put("marks", list(self.marks)[:1000])
+        for stack in self._screen_stacks.values():
+            for screen in stack:
+                if isinstance(screen, BaseScreen):
+                    screen.remember(self.memory)
+        self.memory.save()
 
     def on_optsweep_app_snapshot_taken(self, message: SnapshotTaken) -> None:
         """Runs have changed."""
+        before = self.snapshot
         self.snapshot, self.looked = message.snapshot, True
         names = [study.name for study in self.snapshot.studies]
-        if self.study not in names:
+        if self.study not in names and not (self.snapshot.loading and self.study):
             self.study = names[0] if names else None
         for gone in [
             run_id for run_id in self.marks if run_id not in self.snapshot.by_id and not self.snapshot.loading
         ]:
             del self.marks[gone]
+        self._announce(notices.ended(before, self.snapshot))
         shown = self.base_screen()
         if shown is not None:
             shown.refresh_all()
+
+    def _announce(self, notice: notices.Notice | None) -> None:
+        """Say that runs have ended; with the bell and on the desktop where the user wants that."""
+        if notice is None:
+            return
+        self.notify(notice.text, severity="warning" if notice.wrong else "information", timeout=8)
+        if self.preferences.bell:
+            self.bell()
+        if self.preferences.desktop and self._driver is not None and not self.is_headless:
+            text = "".join(
+                sign if sign.isprintable() else " " for sign in f"optsweep {self.study or ''}: {notice.text}"
+            )
+            self._driver.write(f"\x1b]9;{text}\x07")
 
     def on_optsweep_app_curves_grown(self, message: CurvesGrown) -> None:
         """Metrics have grown."""
@@ -167,8 +264,24 @@ class OptsweepApp(App[None], inherit_bindings=False):
     def on_optsweep_app_answered(self, message: Answered) -> None:
         """Say how some work ended."""
         self.notify(
-            message.text, severity="error" if message.wrong else "information", timeout=6 if message.wrong else 3
+            message.text, severity="error" if message.wrong else "information", timeout=8 if message.wrong else 4
         )
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = False,
+    ) -> None:
+        """A toast; of the same words there is only ever one, and signs of a message mean nothing but themselves."""
+        for shown in [
+            toast for toast in self._notifications if isinstance(toast, Notification) and toast.message == message
+        ]:
+            self._unnotify(shown, refresh=False)
+        super().notify(message, title=title, severity=severity, timeout=timeout, markup=markup)
 
     def base_screen(self) -> BaseScreen | None:
         """The screen of the current mode, whatever lies over it."""
@@ -182,6 +295,48 @@ class OptsweepApp(App[None], inherit_bindings=False):
         """Everything that is on disk now is on the screen."""
         shown = self.base_screen()
         return self.looked and not self.snapshot.loading and shown is not None and shown.settled()
+
+    # ------------------------------------------------------------ themes
+
+    def _first_theme(self) -> str:
+        """What is set, else what was chosen last, else what suits the terminal."""
+        wanted = self.preferences.theme
+        if wanted is not None and wanted not in self.available_themes:
+            raise UnknownName("theme", wanted, self.available_themes, where="[tui] theme")
+        kept = self.memory.get("theme", "", "user")
+        usual = themes.default_of(self.console.color_system)
+        if usual == themes.SIXTEEN.name:
+            return wanted or usual  # what was chosen on a terminal of more colours is no choice for this one
+        return wanted or (kept if kept in self.available_themes else usual)
+
+    def watch_theme(self, theme: str) -> None:
+        """The fixed colours of the views follow the theme."""
+        use_colours(themes.translation(theme))
+        if self.is_running:
+            for screen in self.screen_stack:
+                screen.refresh(layout=True)
+                for widget in screen.walk_children():
+                    widget.notify_style_update()
+                    widget.refresh()
+
+    def choose_theme(self, theme: str) -> None:
+        """Take a theme and keep it."""
+        self.theme = theme
+        self.memory.put("theme", theme, "user")
+        self.memory.save()
+
+    def extra_commands(self) -> Iterator[Entry]:
+        """What the palette offers beside the keys: themes, studies, and what the screen adds."""
+        shown = self.base_screen()
+        if shown is not None:
+            yield from shown.extra_commands()
+        for study in self.snapshot.studies:
+            if study.name != self.study:
+                yield Entry(f"Study {study.name}", "", partial(self.show_study, study.name))
+        for name in sorted(self.available_themes, key=lambda name: (name not in themes.THEMES, name)):
+            if name != self.theme:
+                meaning = themes.MEANINGS.get(name)
+                yield Entry(f"Theme {name}" + (f", {meaning}" if meaning else ""), "", partial(self.choose_theme, name))
 
     # ------------------------------------------------------------ what the screens share
 
@@ -206,10 +361,23 @@ class OptsweepApp(App[None], inherit_bindings=False):
         if before is None or before[0] is not self.snapshot or before[1] != self.study:
             self._looked_up = (self.snapshot, self.study)
             self._study_rows, self._blocks = self.snapshot.study(self.study), None
+            self._counts = counts(self._study_rows if self.study else self.snapshot.rows)
+
+    def counts(self) -> Mapping[str, int]:
+        """Runs of the current study by group of states; counted once per snapshot."""
+        self._look_up()
+        return self._counts
 
     def baseline(self) -> str:
         """Baseline optimizer of the current study."""
         return next((study.baseline for study in self.snapshot.studies if study.name == self.study), "adamw")
+
+    def show_study(self, name: str) -> None:
+        """Show another study on every screen."""
+        self.study = name
+        shown = self.base_screen()
+        if shown is not None:
+            shown.refresh_all()
 
     def step_study(self, step: int) -> None:
         """Go to the next study, or the one before."""
@@ -226,6 +394,20 @@ class OptsweepApp(App[None], inherit_bindings=False):
         """Take marks away."""
         for run_id in run_ids:
             self.marks.pop(run_id, None)
+
+    def unmark_all(self) -> None:
+        """Take all marks away; this can be taken back."""
+        kept = dict(self.marks)
+        if kept:
+            self.marks.clear()
+
+            def again() -> None:
+                self.marks = kept | self.marks
+                shown = self.base_screen()
+                if shown is not None:
+                    shown.refresh_all()
+
+            self.actions.offer(Undo(of=f"the unmarking of {len(kept):,}", act=again))
 
     def chosen(self, run_id: str | None) -> list[RunRow]:
         """What an action is about: the marked runs, else the one under the cursor."""
@@ -259,69 +441,23 @@ class OptsweepApp(App[None], inherit_bindings=False):
             return stack[0].shown
         return self.study_rows()
 
+    def ask_cancel(self, rows: list[RunRow]) -> None:
+        """Cancel what is not over, after a question with the count."""
+        self.actions.ask_cancel(rows)
+
+    def ask_retry(self, rows: list[RunRow]) -> None:
+        """Queue a new attempt of what is over, after a question with the count."""
+        self.actions.ask_retry(rows)
+
     def action_mode(self, mode: str) -> None:
         """Switch to another screen."""
         self.switch_mode(mode)
+        self.keep_view()
 
     def action_help(self) -> None:
         """Show the keys of this screen."""
         self.push_screen(HelpScreen(self.screen.active_bindings.values()))
 
-    # ------------------------------------------------------------ cancel and retry
-
-    def ask_cancel(self, rows: list[RunRow]) -> None:
-        """Cancel what is not over, after a question with the count."""
-        alive = [row for row in rows if row.line.state in UNFINISHED]
-        if not alive:
-            self.notify("nothing to cancel: " + ("the run is over" if len(rows) == 1 else "no run is alive"))
-            return
-        running = sum(row.line.state == "running" for row in alive)
-        note = [f"{running} running, {len(alive) - running} waiting; a running one stops at its next step"]
-        self._ask(f"Cancel {_runs(len(alive))}?", note, lambda: self._work(flow.cancel, "cancelled", alive))
-
-    def ask_retry(self, rows: list[RunRow]) -> None:
-        """Queue a new attempt of what is over, after a question with the count."""
-        rows = [row for row in rows if row.line.host]  # imported ones are not trained here
-        over = [row for row in rows if row.line.state not in UNFINISHED or row.line.state == "lost"]
-        if not over:
-            self.notify("nothing to retry: " + ("the run is not over" if len(rows) == 1 else "no run is over"))
-            return
-        done = sum(row.line.state == "done" for row in over)
-        notes = [f"{done} of them ended well and would be trained again"] if done else []
-        notes.append("a controller in the background then drives everything unfinished here")
-        self._ask(f"Retry {_runs(len(over))}?", notes, lambda: self._retry(over))
-
-    def _ask(self, question: str, details: list[str], act: Callable[[], None]) -> None:
-        def answered(yes: bool | None) -> None:
-            if yes:
-                act()
-
-        self.push_screen(Confirm(question, details), answered)
-
-    def _retry(self, rows: list[RunRow]) -> None:
-        def again(workspace: Workspace, run_ids: list[str]) -> list[str]:
-            queued = flow.retry(workspace, run_ids)
-            if queued:
-                flow.detach(workspace)
-            return queued
-
-        self._work(again, "queued", rows)
-
-    def _work(self, act: Callable[[Workspace, list[str]], list[str]], verb: str, rows: list[RunRow]) -> None:
-        """Run an action of the flow in a thread and report."""
-
-        def work() -> None:
-            try:
-                done = act(self.workspace, [row.run_id for row in rows])
-                self._post(self.Answered(f"{verb} {_runs(len(done))}"))
-            except (OptsweepError, OSError) as error:
-                self._post(self.Answered(str(error), wrong=True))
-            except Exception as error:  # as in `in_thread`
-                self._post(self.Answered(f"{type(error).__name__}: {error} (a bug of optsweep)", wrong=True))
-            self.feed.poke()
-
-        self.run_worker(work, thread=True, group="actions")
-
-
-def _runs(count: int) -> str:
-    return f"{count} run{'s' if count != 1 else ''}"
+    def action_undo(self) -> None:
+        """Take back the last action that can be."""
+        self.actions.undo()

@@ -52,10 +52,15 @@ def checked(
     for name, keys in keymap.items():
         where = (sources or {}).get(name, "keymap")
         if name not in known:
-            raise UnknownName("binding", name, known, f"{where}: [keymap]", "(? in the app lists keys; the palette too)")
+            raise UnknownName(
+                "binding", name, known, f"{where}: [keymap]", "(? in the app lists keys; the palette too)"
+            )
         for key in keys_of(keys):
             if not _is_key(key):
-                raise OptsweepError(f'{where}: [keymap] {name} = "{keys}": "{key}" is no key', 'write a letter, "f5", "ctrl+o" or "shift+left"')  # fmt: skip
+                raise OptsweepError(
+                    f'{where}: [keymap] {name} = "{keys}": "{key}" is no key',
+                    'write a letter, "f5", "ctrl+o" or "shift+left"',
+                )
     for screen, kinds in together:
         meanings: dict[str, str] = {}
         for name, binding in table(kinds).items():

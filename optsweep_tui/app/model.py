@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from optsweep_tui.app import format as fmt
-from optsweep_tui.core import Cell, Scalar
+from optsweep_tui.core import Cell, RunSpec, Scalar
 from optsweep_tui.flow import RunLine
 
 WAITING = frozenset({"planned", "submitting", "queued"})
+NEW = "new"
+"""State of a run that is only planned on the screen: there is no folder of it."""
 BROKEN = frozenset({"failed", "oom", "lost", "orphan", "unreachable"})
 UNFINISHED = WAITING | {"running", "lost", "orphan", "unreachable"}
 
@@ -30,15 +32,55 @@ class RunRow:
     def run_id(self) -> str:
         return self.line.run_id
 
+    label: str = ""
+    """What never changes of `words`, made once; empty until `labelled`."""
+
     @property
     def words(self) -> str:
         """What a filter's plain words are looked for in."""
+        return f"{self.label or self._label()} {self.line.state}"
+
+    def labelled(self) -> RunRow:
+        """The same run with its words ready: a filter asks 100,000 runs at every letter that is typed."""
+        return replace(self, label=self._label())
+
+    def _label(self) -> str:
         line = self.line
         lr = fmt.knob(line.lr)
         return (
-            f"{line.run_id} {line.optimizer} {line.model} {line.state} {fmt.ratio(line.chinchilla)} lr {lr} "
+            f"{line.run_id} {line.optimizer} {line.model} {fmt.ratio(line.chinchilla)} lr {lr} "
             f"seed {fmt.knob(line.seed)} {line.engine or ''} {self.cell.dataset} {' '.join(self.studies)}"
         ).lower()
+
+
+def new_row(spec: RunSpec, study: str) -> RunRow:
+    """A run that was not launched yet."""
+    lr = spec.hyperparameters.get("lr")
+    line = RunLine(
+        run_id=spec.run_id,
+        state=NEW,
+        optimizer=spec.optimizer,
+        model=spec.model,
+        chinchilla=spec.chinchilla,
+        seed=spec.seed,
+        engine=spec.engine,
+        host="",
+        attempt=0,
+        step=0,
+        steps=spec.steps,
+        loss=None,
+        tokens_per_second=None,
+        eta_seconds=None,
+        lr=float(lr) if isinstance(lr, int | float) else None,
+        configuration=spec.replace(seed=0).run_id,
+    )
+    return RunRow(line=line, cell=Cell.of(spec), studies=(study,), knobs=spec.hyperparameters)
+
+
+def cell_order(row: RunRow) -> tuple[object, ...]:
+    """What the usual order of runs goes by: cell by cell, then lr and seed."""
+    line = row.line
+    return (line.model, line.chinchilla, line.optimizer, line.lr or 0.0, line.seed or 0, line.run_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +138,7 @@ class CellView:
     rows: tuple[RunRow, ...]
     """Runs by lr, then seed."""
     state: str
-    """The one state that its glyph shows: running, bad, waiting, done, none."""
+    """The one state that its glyph shows: running, bad, waiting, new, done, none."""
     loss: float | None
     """As `analysis.table` has it: mean over the fresh seeds of the best configuration, with one seed the smallest final
     loss; without any final loss the best training loss so far."""
@@ -157,6 +199,8 @@ def cell_view(rows: Sequence[RunRow], base: int | None = 0) -> CellView:
         state = "bad"
     elif states & WAITING:
         state = "waiting"
+    elif NEW in states and not finals:
+        state = "new"
     else:
         state = "done" if finals else "none"
     tried = {row.line.lr for row in ordered if row.line.lr is not None and row.line.state in ("done", "diverged")}
@@ -170,7 +214,7 @@ def cell_view(rows: Sequence[RunRow], base: int | None = 0) -> CellView:
         fresh=bool(fresh),
         best=best,
         final=bool(finals),
-        unfinished=bool(states & UNFINISHED),
+        unfinished=bool(states & UNFINISHED) or NEW in states,
         lr_edge=edge,
     )
 

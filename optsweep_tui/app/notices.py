@@ -47,7 +47,8 @@ def ended(before: Snapshot, now: Snapshot) -> Notice | None:
     more = f" and {len(bad) - MOST_NAMED} more" if len(bad) > MOST_NAMED else ""
     text = f"{'run' if len(changed) == 1 else 'runs'}: {', '.join(parts)}" + (f": {named}{more}" if named else "")
     alive = any(row.line.state in ("running", "planned", "queued", "submitting") for row in now.rows)
-    return Notice(text=text if alive else f"{text}   nothing is running or waiting any more", wrong=bool(bad), last=not alive)  # fmt: skip
+    text += "" if alive else "   nothing is running or waiting any more"
+    return Notice(text=text, wrong=bool(bad), last=not alive)
 
 
 def _news(before: RunRow | None, now: RunRow) -> bool:

@@ -26,9 +26,14 @@ def entries(app: OptsweepApp, screen: Screen[object]) -> Iterator[Entry]:
     found: dict[tuple[str, str], tuple[str, list[str], Callable[[], Awaitable[object]]]] = {}
     for active in screen.active_bindings.values():
         binding = active.binding
-        if not binding.id or not binding.description or not active.enabled or binding.id in ("app.palette", "app.interrupt"):
+        if (
+            not binding.id
+            or not binding.description
+            or not active.enabled
+            or binding.id in ("app.palette", "app.interrupt")
+        ):
             continue
-        act = partial(app.run_action, binding.action, active.node)
+        act: Callable[[], Awaitable[object]] = partial(app.run_action, binding.action, active.node)
         _, keys, _ = found.setdefault((binding.id, binding.action), (binding.description, [], act))
         shown = app.get_key_display(binding)
         if shown not in keys:

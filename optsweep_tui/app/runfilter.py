@@ -24,7 +24,9 @@ SAME = 6e-3
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
-_WORD = re.compile(r'(?P<minus>-?)(?P<field>[A-Za-z_][A-Za-z0-9_./]*)(?P<sign>!=|>=|<=|:|=|>|<)(?P<value>.*)', re.DOTALL)
+_WORD = re.compile(
+    r"(?P<minus>-?)(?P<field>[A-Za-z_][A-Za-z0-9_./]*)(?P<sign>!=|>=|<=|:|=|>|<)(?P<value>.*)", re.DOTALL
+)
 
 
 class FilterError(ValueError):
@@ -55,7 +57,9 @@ def _numbers(take: Callable[[RunRow], float | None], meaning: str) -> Field:
 FIELDS: dict[str, Field] = {
     "opt": _texts(lambda row: row.line.optimizer, "optimizer"),
     "model": _texts(lambda row: row.line.model, "model"),
-    "state": _texts(lambda row: row.line.state, "planned, queued, running, done, diverged, failed, oom, cancelled, lost"),
+    "state": _texts(
+        lambda row: row.line.state, "planned, queued, running, done, diverged, failed, oom, cancelled, lost"
+    ),
     "study": _texts(lambda row: "\n".join(row.studies), "name of a study"),
     "engine": _texts(lambda row: row.line.engine, "torch or jax"),
     "host": _texts(lambda row: row.line.host, "where it runs; empty for an imported run"),
@@ -132,7 +136,11 @@ def _field(name: str, column: int, knobs: Mapping[str, Any]) -> Field:
     if name in knobs:
         return _knob(name)
     close = difflib.get_close_matches(name, [*FIELDS, *ALIASES, *knobs], n=1)
-    hint = f"did you mean {close[0]}?" if close else f"fields: {' '.join(FIELDS)}, and every knob; quote plain words with signs"
+    hint = (
+        f"did you mean {close[0]}?"
+        if close
+        else f"fields: {' '.join(FIELDS)}, and every knob; quote plain words with signs"
+    )
     raise FilterError(f"there is no field {name}: {hint}", column)
 
 

@@ -19,7 +19,8 @@ from typing import Any
 from optsweep_engines.folder import boot_id, process_start, write_json
 from optsweep_tui import settings
 
-RESTORE = "\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1015l\x1b[?1016l\x1b[?2004l\x1b[?1004l\x1b[<u\x1b[?2048l\x1b[?7h\x1b[?1049l\x1b[?25h\x1b[0m"
+_MODES_OFF = (1000, 1002, 1003, 1006, 1015, 1016, 2004, 1004, 2048)
+RESTORE = "".join(f"\x1b[?{mode}l" for mode in _MODES_OFF) + "\x1b[<u\x1b[?7h\x1b[?1049l\x1b[?25h\x1b[0m"
 """Mouse reports, bracketed paste, focus reports, the kitty keyboard and in-band resize off; line wrap on; the usual
 screen; cursor shown; no colour. ECMA-48 and xterm's control sequences; a terminal ignores those that it does not know."""
 

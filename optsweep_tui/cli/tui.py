@@ -16,6 +16,7 @@ def command(
     out: Annotated[Path | None, typer.Option("--out", help="File of the screenshot [default: SCREEN.svg].")] = None,
     width: Annotated[int, typer.Option("--width", help="Columns of the screenshot.")] = 120,
     height: Annotated[int, typer.Option("--height", help="Rows of the screenshot.")] = 40,
+    slow_link: Annotated[bool, typer.Option("--slow-link", help="Fewer frames, no animation.")] = False,
     workspace: options.WorkspaceDir = None,
     json_: options.Json = False,
 ) -> None:
@@ -42,4 +43,6 @@ def command(
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise OptsweepError("the app needs a terminal", "optsweep watch and optsweep ls work without one")
-    app.run_app(place)
+    status = app.run_app(place, slow_link=slow_link)
+    if status:
+        raise typer.Exit(status)

@@ -124,7 +124,9 @@ class Looker:
             try:
                 host = load_dispatcher(name, self._workspace).host
             except OptsweepError as error:
-                found.append(HostLook(host=Host(name=name, backend=name, slots=0, device="unknown"), problem=str(error)))
+                found.append(
+                    HostLook(host=Host(name=name, backend=name, slots=0, device="unknown"), problem=str(error))
+                )
                 continue
             found.append(self._local(host) if host.backend == "local" else HostLook(host=host))
         return found

@@ -96,42 +96,6 @@ def test_two_datasets_never_share_a_cell() -> None:
     assert sorted(block.title for block in blocks) == ["bench-micro embedded", "bench-micro other"]
 
 
-@pytest.mark.parametrize(
-    ("text", "fits"),
-    [
-        ("", True),
-        ("muon", True),
-        ("MUON bench", True),
-        ("adamw", False),
-        ("opt:muon", True),
-        ("opt:mu", False),
-        ("state:running", True),
-        ("state:done", False),
-        ("c:1/4", True),
-        ("c:0.25", True),
-        ("c:0.2", False),
-        ("lr:0.02", True),
-        ("lr:2e-2", True),
-        ("lr:0.01", False),
-        ("seed:0 model:bench-micro study:s", True),
-        ("lr:x", False),
-        ("c:1/0", False),
-        ("muon adamw", False),
-        ("1/4", True),
-        ("nothing:here", False),
-    ],
-)
-def test_the_filter_takes_plain_words_and_fields(text: str, fits: bool) -> None:
-    row = made.row(made.spec("muon", 0.25, 0.02), "running", 2.0, step=5)
-    assert model.matches(row, text) is fits
-
-
-def test_the_filter_finds_a_run_by_the_start_of_its_id() -> None:
-    row = made.row(made.spec())
-    assert model.matches(row, f"id:{row.run_id[:6]}")
-    assert not model.matches(row, "id:zz")
-
-
 def test_counts_put_every_run_in_one_group() -> None:
     states = [
         "running",

@@ -80,7 +80,7 @@ async def test_the_first_screen_is_the_matrix_of_the_study_with_live_states(
         lines = driver.text.split("\n")
         assert "quickstart" in lines[0]
         assert "2 run  8 wait  25 done  1 other  0 ✗" in lines[0]
-        assert lines[1].split() == ["1", "Sweep", "2", "Runs", "3", "Compare", "4", "Run", "5", "SQL"]
+        assert lines[1].split() == ["1", "Sweep", "2", "Runs", "3", "Compare", "4", "Run", "5", "SQL", "6", "Hosts"]
         assert lines[2].split() == ["bench-micro", "0.05", "0.08", "0.13", "0.22", "0.36"]
         assert "◐3" in driver.text
         assert "● done" in driver.text
@@ -155,9 +155,9 @@ async def test_an_empty_workspace_says_what_to_do_next(empty_workspace: Workspac
         await driver.until(lambda: "○1" in driver.text)
 
 
-async def test_enter_on_a_cell_lists_its_runs_and_enter_on_a_run_opens_it(sweep_workspace: Workspace) -> None:
+async def test_i_on_a_cell_lists_its_runs_and_enter_on_a_run_opens_it(sweep_workspace: Workspace) -> None:
     async with driven(sweep_workspace) as driver:
-        await driver.press("down", "enter")
+        await driver.press("down", "i")
         screen = driver.app.screen
         assert isinstance(screen, RunsScreen)
         await driver.until(lambda: len(screen.shown) == 3)
@@ -204,9 +204,9 @@ async def test_marks_are_shared_by_the_screens_and_choose_the_curves(sweep_works
         await driver.press("u")
         await driver.settle()
         assert "no marks: the 2 running" in driver.text
-        await driver.press("1", "space")
+        await driver.press("1", "m")
         assert "1 marked" in driver.text
-        await driver.press("space")
+        await driver.press("m")
         assert not driver.app.marks
 
 

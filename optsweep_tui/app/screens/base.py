@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult
@@ -17,6 +17,8 @@ from optsweep_tui.app.widgets.spans import SpanView
 
 if TYPE_CHECKING:
     from optsweep_tui.app.app import OptsweepApp
+    from optsweep_tui.app.memory import Memory
+    from optsweep_tui.app.palette import Entry
 
 
 class BaseScreen(Screen[None]):
@@ -24,6 +26,8 @@ class BaseScreen(Screen[None]):
 
     TAB: ClassVar[str] = ""
     """Name in the row of tabs."""
+    KEPT: ClassVar[tuple[str, ...]] = ()
+    """Attributes that are remembered between starts: texts, numbers, switches and lists of texts; "model.axis" as well."""
 
     DEFAULT_CSS = """
     BaseScreen { layout: vertical; }
@@ -58,6 +62,30 @@ class BaseScreen(Screen[None]):
         """The widgets of this screen."""
         raise NotImplementedError
 
+    def on_mount(self) -> None:
+        """As the screen was left."""
+        memory = self.bench.memory
+        for path in self.KEPT:
+            owner, name = self._owner(path)
+            setattr(owner, name, memory.get(f"{self.TAB}.{path}", getattr(owner, name)))
+
+    def remember(self, memory: Memory) -> None:
+        """Keep what is to be as it was at the next start."""
+        for path in self.KEPT:
+            owner, name = self._owner(path)
+            memory.put(f"{self.TAB}.{path}", getattr(owner, name))
+
+    def _owner(self, path: str) -> tuple[object, str]:
+        owner: object = self
+        *parts, name = path.split(".")
+        for part in parts:
+            owner = getattr(owner, part)
+        return owner, name
+
+    def extra_commands(self) -> Iterator[Entry]:
+        """What the palette offers on this screen beside the keys."""
+        return iter(())
+
     def draw(self) -> None:
         """Show the newest data in the body."""
         raise NotImplementedError
@@ -89,9 +117,13 @@ class BaseScreen(Screen[None]):
     def draw_frame(self) -> None:
         """Title, tabs and keys."""
         width, bench = self.size.width, self.bench
-        title = frame.title(bench.snapshot, bench.study, width)
+        title = frame.title(bench.snapshot, bench.study, width, self.note(), bench.counts())
         self.query_one("#top", SpanView).show([title, frame.tabs(bench.tabs(), self.TAB, len(bench.marks), width)])
         self.query_one("#keys", SpanView).show([frame.key_line(self.hints(), width)])
+
+    def note(self) -> str:
+        """What the title line says beside the study."""
+        return ""
 
     def hints(self) -> list[tuple[str, str]]:
         """Keys and descriptions of the bindings that are worth a place in the key line."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -15,6 +15,8 @@ from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
 
+WIDE = 128
+"""Columns from which the help has two columns of its own."""
 GROUPS = {"app": "everywhere", "table": "in the table", "screen": "on this screen"}
 
 
@@ -39,12 +41,21 @@ def help_rows(bindings: Iterable[tuple[str, str, str]], width: int) -> list[Row]
     return rows
 
 
+def two_columns(rows: Sequence[Row], width: int) -> list[Row]:
+    """The same rows in two columns, the second half on the right."""
+    half = (len(rows) + 1) // 2
+    left = [(*row, Span(" " * max(0, width - fmt.width_of(row)))) for row in rows[:half]]
+    right = [*rows[half:], *([()] * (2 * half - len(rows)))]
+    return [(*first, *second) for first, second in zip(left, right, strict=True)]
+
+
 class HelpScreen(ModalScreen[None]):
     """All keys that work on the screen below."""
 
     DEFAULT_CSS = """
     HelpScreen { align: center middle; }
-    HelpScreen #box { width: 66; max-width: 100%; height: 90%; max-height: 34; border: round $foreground 30%; padding: 0 1; }
+    HelpScreen #box { width: 66; max-width: 100%; height: auto; max-height: 94%; border: round $foreground 30%; padding: 0 1; }
+    HelpScreen.wide #box { width: 124; }
     HelpScreen #lines { height: auto; width: 1fr; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -74,7 +85,11 @@ class HelpScreen(ModalScreen[None]):
                     keys.append(shown)
         entries = [(name, " ".join(keys), description) for (name, description), keys in merged.items()]
         lines = self.query_one("#lines", SpanView)
-        rows = help_rows(entries, 62)
+        wide = self.app.size.width >= WIDE
+        self.set_class(wide, "wide")
+        rows = help_rows(entries, 58 if wide else 62)
+        if wide:
+            rows = two_columns(rows, 60)
         lines.set_height(len(rows))
         lines.show(rows)
 

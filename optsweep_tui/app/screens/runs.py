@@ -9,22 +9,18 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 from textual.widgets import Input
 
-from optsweep_tui.app.model import RunRow, Snapshot, matches
+from optsweep_tui.app import runfilter
+from optsweep_tui.app.actions import Undo, runs_text
+from optsweep_tui.app.model import RunRow, Snapshot
+from optsweep_tui.app.runfilter import FilterError
 from optsweep_tui.app.screens.base import BaseScreen
+from optsweep_tui.app.screens.columns import ColumnsScreen
 from optsweep_tui.app.views import runs
+from optsweep_tui.app.widgets.filterline import FilterLine
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.app.widgets.table import VirtualTable
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Span
-
-
-class FilterLine(Input):
-    """Words that narrow the table; enter and down go to the rows, esc clears and goes."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "screen.filter_clear", "clear the filter", id="filter.clear"),
-        Binding("down", "screen.filter_done", "to the rows", show=False, id="filter.rows"),
-    ]
 
 
 class RunsScreen(BaseScreen):
@@ -32,9 +28,10 @@ class RunsScreen(BaseScreen):
 
     TAB = "Runs"
     AUTO_FOCUS = "#runs"
+    KEPT = ("filter_text", "sort", "descending", "all_studies", "chosen")
     DEFAULT_CSS = """
-    RunsScreen #filter { height: 1; border: none; padding: 0 1; background: $panel; display: none; }
-    RunsScreen #filter.open { display: block; }
+    RunsScreen #wrong { height: 1; display: none; }
+    RunsScreen #wrong.open { display: block; }
     RunsScreen #preview { height: 4; dock: bottom; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -43,35 +40,51 @@ class RunsScreen(BaseScreen):
         Binding("asterisk", "mark_all", "mark all shown", show=False, id="runs.mark_all", key_display="*"),
         Binding("u", "unmark_all", "unmark all", show=False, id="runs.unmark_all"),
         Binding("enter", "open", "open", id="runs.open"),
+        Binding("o", "order", "sort by column", id="runs.order"),
+        Binding("O", "usual_order", "cell by cell", show=False, id="runs.usual_order"),
+        Binding("C", "columns", "columns", id="runs.columns"),
         Binding("K", "cancel", "cancel", id="runs.cancel"),
         Binding("R", "retry", "retry", id="runs.retry"),
-        Binding("o", "order", "order", id="runs.order"),
         Binding("A", "scope", "all studies", show=False, id="runs.scope"),
+        Binding("right_square_bracket", "study(1)", "next study", show=False, id="runs.next_study", key_display="]"),
+        Binding(
+            "left_square_bracket", "study(-1)", "study before", show=False, id="runs.previous_study", key_display="["
+        ),
     ]
-    ORDERS: ClassVar[dict[str, str]] = {
-        "cell": "by cell and lr",
-        "state": "running first",
-        "loss": "by loss",
-    }
 
     def __init__(self) -> None:
         super().__init__()
         self.filter_text = ""
-        self.order = "cell"
+        self.sort = ""
+        """Key of the column that decides the order; empty = cell by cell."""
+        self.descending = False
         self.all_studies = False
+        self.chosen: list[str] = []
+        """Keys of the columns that are shown; empty = the usual ones."""
         self.shown: list[RunRow] = []
+        self.wrong: FilterError | None = None
+        self._several = (False, False)
+        """More than one model, more than one seed."""
         self._under: str | None = None
         self._asked: tuple[object, ...] | None = None
         self._kept: Snapshot | None = None
         """The snapshot of `_asked`, kept so that its id stays its own."""
 
     def body(self) -> Iterable[Widget]:
-        """Filter line, table, preview."""
+        """Filter line, what is wrong with it, table, preview."""
         yield FilterLine(
-            placeholder="muon running   opt:adamw c:1/4 lr:0.003 state:done", id="filter", select_on_focus=False
+            placeholder="muon   opt:muon,soap lr>0.01 state:running loss<3.3 -seed:0",
+            id="filter",
+            select_on_focus=False,
         )
-        yield VirtualTable(id="runs")
+        yield SpanView(id="wrong")
+        yield VirtualTable(id="runs", choose_columns=True)
         yield SpanView(id="preview")
+
+    def on_mount(self) -> None:
+        """The filter of last time, in its line."""
+        self.chosen = [key for key in self.chosen if runs.column_of(key) is not None]
+        self.query_one("#filter", FilterLine).value = self.filter_text
 
     @property
     def table(self) -> VirtualTable:
@@ -100,10 +113,9 @@ class RunsScreen(BaseScreen):
         self._choose()
         line = self.query_one("#filter", FilterLine)
         line.set_class(bool(self.filter_text) or line.has_focus, "open")
+        self._say_wrong()
         table = self.table
-        models = len({row.line.model for row in self.shown}) > 1
-        seeds = len({row.line.seed for row in self.shown}) > 1
-        columns = runs.columns(table.size.width - 1, models, seeds)
+        columns = runs.columns(table.size.width - 1, *self._several, self.chosen)
         marks = bench.marks
 
         def cells(index: int) -> list[Span]:
@@ -114,34 +126,52 @@ class RunsScreen(BaseScreen):
             table.show_empty(f'no run fits "{self.filter_text}": esc clears the filter')
         else:
             table.show_empty(
-                "" if bench.snapshot.loading or bench.snapshot.rows else "no runs yet: optsweep quickstart"
+                "" if bench.snapshot.loading or bench.snapshot.rows else "no runs yet: n or g on screen 1 plans some"
             )
+        table.show_order(self.sort, self.descending)
         cursor = next((place for place, row in enumerate(self.shown) if row.run_id == self._under), None)
         table.show(columns, len(self.shown), cells, cursor=cursor)
         self._preview()
 
+    def _say_wrong(self) -> None:
+        """What is wrong with the filter, below the place; the rows of the last right one stay."""
+        view = self.query_one("#wrong", SpanView)
+        view.set_class(self.wrong is not None, "open")
+        if self.wrong is not None:
+            at = min(self.wrong.column + 1, max(1, view.size.width - len(self.wrong.message) - 3))
+            view.show([(Span(" " * at), Span("^ ", style.BAD, bold=True), Span(self.wrong.message, style.BAD))])
+
     def _choose(self) -> None:
         """Filter and sort again, if anything that decides it has changed."""
         bench = self.bench
-        asked = (id(bench.snapshot), bench.study, self.filter_text, self.order, self.all_studies)
-        if asked != self._asked:
-            self._asked, self._kept = asked, bench.snapshot
-            pool = bench.snapshot.rows if self.all_studies else bench.study_rows()
-            rows = [row for row in pool if matches(row, self.filter_text)] if self.filter_text else list(pool)
-            self.shown = self._ordered(rows)
+        asked = (id(bench.snapshot), bench.study, self.filter_text, self.sort, self.descending, self.all_studies)
+        if asked == self._asked:
+            return
+        pool = bench.snapshot.rows if self.all_studies else bench.study_rows()
+        try:
+            test = runfilter.compiled(self.filter_text, self._knobs(pool)) if self.filter_text.strip() else None
+            self.wrong = None
+        except FilterError as error:
+            self.wrong = error
+            return
+        self._asked, self._kept = asked, bench.snapshot
+        rows = [row for row in pool if test(row)] if test else list(pool)
+        self.shown = runs.ordered(rows, self.sort, self.descending) if self.sort else rows
+        self._several = (
+            len({row.line.model for row in self.shown}) > 1,
+            len({row.line.seed for row in self.shown}) > 1,
+        )
 
-    def _ordered(self, rows: list[RunRow]) -> list[RunRow]:
-        ranks = {"running": 0, "orphan": 1, "lost": 1, "queued": 2, "planned": 3}
-
-        def cell(row: RunRow) -> tuple[object, ...]:
-            line = row.line
-            return (line.model, line.chinchilla, line.optimizer, line.lr or 0.0, line.seed or 0, line.run_id)
-
-        if self.order == "state":
-            return sorted(rows, key=lambda row: (ranks.get(row.line.state, 4), *cell(row)))
-        if self.order == "loss":
-            return sorted(rows, key=lambda row: (row.line.loss is None, row.line.loss or 0.0, *cell(row)))
-        return sorted(rows, key=cell)
+    @staticmethod
+    def _knobs(pool: Iterable[RunRow]) -> dict[str, None]:
+        """Every hyperparameter of some runs; of each optimizer one is asked."""
+        found: dict[str, None] = {}
+        seen: set[object] = set()
+        for row in pool:
+            if (kind := (row.line.optimizer, len(row.knobs))) not in seen:
+                seen.add(kind)
+                found |= dict.fromkeys(row.knobs)
+        return found
 
     def _preview(self) -> None:
         view = self.query_one("#preview", SpanView)
@@ -149,9 +179,15 @@ class RunsScreen(BaseScreen):
         self._under = row.run_id if row else None
         series = self.bench.store.series(row.run_id, "train_loss") if row else None
         scope = "all studies" if self.all_studies else f"study {self.bench.study or '-'}"
-        text = f" {len(self.shown):,} runs, {scope}, {self.ORDERS[self.order]}"
+        text = f" {len(self.shown):,} runs, {scope}, {self._order_text()}"
         rule = (Span(" " + "─" * max(0, view.size.width - len(text) - 3), style.FAINT), Span(text + " ", style.GREY))
         view.show([rule, *runs.preview(row, series, view.size.width)])
+
+    def _order_text(self) -> str:
+        shown = runs.column_of(self.sort) if self.sort else None
+        if shown is None:
+            return "by cell and lr"
+        return f"by {shown.column.title}{', largest first' if self.descending else ''}"
 
     def changed_curves(self, run_ids: frozenset[str]) -> None:
         """The sparkline has grown."""
@@ -162,6 +198,11 @@ class RunsScreen(BaseScreen):
         """Preview the run under the cursor."""
         self._preview()
         self.bench.watch_curves(self)
+
+    def on_virtual_table_titled(self, message: VirtualTable.Titled) -> None:
+        """A click on a title sorts, as the key does."""
+        if message.key != runs.MARK.key:
+            self._sort_by(message.key)
 
     def on_input_changed(self, message: Input.Changed) -> None:
         """Filter while typing."""
@@ -207,30 +248,70 @@ class RunsScreen(BaseScreen):
             self.refresh_all()
 
     def action_mark_all(self) -> None:
-        """Mark every run that the filter leaves."""
-        self.bench.mark([row.run_id for row in self.shown])
+        """Mark every run that the filter leaves; this can be taken back."""
+        new = [row.run_id for row in self.shown if row.run_id not in self.bench.marks]
+        self.bench.mark(new)
+        if new:
+            self.bench.actions.offer(Undo(of=f"{len(new):,} marks", act=lambda: self._unmark(new)))
+        self.refresh_all()
+
+    def _unmark(self, run_ids: list[str]) -> None:
+        self.bench.unmark(run_ids)
         self.refresh_all()
 
     def action_unmark_all(self) -> None:
         """Take all marks away."""
-        self.bench.unmark(list(self.bench.marks))
+        self.bench.unmark_all()
         self.refresh_all()
 
-    def action_order(self) -> None:
-        """The next order."""
-        names = list(self.ORDERS)
-        self.order = names[(names.index(self.order) + 1) % len(names)]
+    def _sort_by(self, key: str) -> None:
+        """By this column; the same again turns the order around."""
+        self.descending = not self.descending if key == self.sort else False
+        self.sort = key
         self.draw()
+
+    def action_order(self) -> None:
+        """Sort by the column that left and right have chosen."""
+        if self.table.column:
+            self._sort_by(self.table.column)
+
+    def action_usual_order(self) -> None:
+        """Cell by cell again."""
+        self.sort, self.descending = "", False
+        self.draw()
+
+    def action_columns(self) -> None:
+        """Choose the columns."""
+
+        def chosen(keys: list[str] | None) -> None:
+            if keys is not None:
+                self.chosen = keys
+                self.refresh_all()
+
+        self.app.push_screen(ColumnsScreen(self.chosen, sorted(self._knobs(self.bench.study_rows()))), chosen)
 
     def action_scope(self) -> None:
         """This study, or all."""
         self.all_studies = not self.all_studies
         self.draw()
 
+    def action_study(self, step: int) -> None:
+        """Show another study."""
+        self.bench.step_study(step)
+        self.refresh_all()
+
     def action_open(self) -> None:
         """Show the run on screen 4."""
         if self.under is not None:
             self.bench.show_run(self.under.run_id)
+
+    def note(self) -> str:
+        """How many of the marked runs the filter hides: what is done to marked runs is done to these as well."""
+        marks = self.bench.marks
+        if not marks or not (self.filter_text or not self.all_studies):
+            return ""
+        hidden = len(marks) - sum(row.run_id in marks for row in self.shown)
+        return f"{runs_text(hidden)} marked outside this list" if hidden > 0 else ""
 
     def action_cancel(self) -> None:
         """Cancel the marked runs, else this one."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from optsweep_tui.app import format as fmt
-from optsweep_tui.app.model import RunRow, Snapshot, counts
+from optsweep_tui.app.model import Snapshot, counts
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
 
@@ -13,9 +14,16 @@ SMALLEST = (60, 15)
 """Columns and rows below which only a message is shown."""
 
 
-def title(snapshot: Snapshot, study: str | None, width: int, note: str = "") -> Row:
-    """Program, study, and how its runs are doing."""
-    rows: Sequence[RunRow] = snapshot.study(study) if study else snapshot.rows
+def title(
+    snapshot: Snapshot, study: str | None, width: int, note: str = "", found: Mapping[str, int] | None = None
+) -> Row:
+    """Program, study, and how its runs are doing.
+
+    Args:
+        found: runs of the study by group, as `model.counts` gives them; None counts them here.
+    """
+    if found is None:
+        found = counts(snapshot.study(study) if study else snapshot.rows)
     left = [Span(" optsweep ", style.GREY), Span(f" {study or 'all runs'} ", bold=True)]
     if len(snapshot.studies) > 1:
         place = next((place for place, info in enumerate(snapshot.studies, 1) if info.name == study), 0)
@@ -24,12 +32,12 @@ def title(snapshot: Snapshot, study: str | None, width: int, note: str = "") -> 
         left.append(Span(f" {note}", style.GREY))
     if snapshot.loading:
         left.append(Span(f" reading {snapshot.read:,} of {snapshot.total:,} runs", style.GREY))
-    return fmt.both_ends(tuple(left), count_spans(rows), width)
+    return fmt.both_ends(tuple(left), count_spans(found), width)
 
 
-def count_spans(rows: Iterable[RunRow]) -> Row:
+def count_spans(found: Mapping[str, int]) -> Row:
     """2 run  12 wait  24 done  1 ✗."""
-    found = counts(rows)
+    found = Counter(found)
     spans = [
         Span(f"{found['run']} run", style.ALIVE if found["run"] else style.GREY, bold=bool(found["run"])),
         Span(f"  {found['wait']} wait", style.GREY),
@@ -88,20 +96,25 @@ def too_small(width: int, height: int) -> list[Row]:
 
 def empty(root: str, width: int) -> list[Row]:
     """What to do in a workspace without runs."""
-    steps = [
-        ("optsweep quickstart", "a fair comparison of three optimizers here, two to three minutes"),
-        ("optsweep grids", "the studies that ship with it"),
-        ("optsweep run --grid NAME --dry-run", "what a study would run, and for how long"),
-        ("optsweep run -o adamw,muon -m bench-micro -c 1/4", "a comparison of your own"),
+    here = [
+        ("g", "open a grid: quickstart compares three optimizers in two to three minutes"),
+        ("n", "cells of your own: optimizers x models x Chinchilla ratios"),
+        ("ctrl+p", "everything that can be done"),
+    ]
+    elsewhere = [
+        ("optsweep import reference", "published results to look at, in seconds"),
+        ("optsweep quickstart", "the same comparison, on the command line"),
+        ("optsweep run -o adamw,muon -m bench-micro -c 1/4", "cells of your own, on the command line"),
     ]
     rows: list[Row] = [(), (Span("  No runs yet in "), Span(root, bold=True)), ()]
-    rows.append((Span("  In another terminal, with the same workspace:", style.GREY),))
-    rows.append(())
-    wide = max(len(command) for command, _ in steps) + 4
-    for command, meaning in steps:
-        if width >= wide + 20:
-            rows.append((Span(f"    {command.ljust(wide)}", bold=True), Span(meaning, style.GREY)))
-        else:
-            rows += [(Span(f"    {command}", bold=True),), (Span(f"      {meaning}", style.GREY),)]
-    rows += [(), (Span("  Runs appear here by themselves as soon as they are planned.", style.GREY),)]
+    for title, steps in (("Here:", here), ("In another terminal, with the same workspace:", elsewhere)):
+        rows += [(Span(f"  {title}", style.GREY),)]
+        wide = max(len(command) for command, _ in steps) + 4
+        for command, meaning in steps:
+            if width >= wide + 36:
+                rows.append((Span(f"    {command.ljust(wide)}", bold=True), Span(meaning, style.GREY)))
+            else:
+                rows += [(Span(f"    {command}", bold=True),), (Span(f"      {meaning}", style.GREY),)]
+        rows.append(())
+    rows.append((Span("  Runs appear here by themselves as soon as they are planned.", style.GREY),))
     return [fmt.cut(row, width) for row in rows]

@@ -1,12 +1,15 @@
-"""Screen 1: the matrix of a study, and the runs of the selected cell."""
+"""Screen 1: the matrix of a study, the runs of a cell, what the analysis says of it, and the selection."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from optsweep_tui.analysis.flags import SELECTED_MIN
 from optsweep_tui.app import format as fmt
 from optsweep_tui.app.model import Block, CellView, RunRow
+from optsweep_tui.app.verdicts import CellVerdict, Verdicts, key_of
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
 
@@ -14,7 +17,12 @@ LABEL = 15
 """Columns of the optimizers' names."""
 CELL = 12
 """Columns of a cell."""
-GLYPHS = {"running": "◐", "bad": "✗", "waiting": "○", "none": "~", "done": "●"}
+GLYPHS = {"running": "◐", "bad": "✗", "waiting": "○", "none": "~", "done": "●", "new": "·"}
+BETTER = style.colour_of("soap")
+"""Green: a gap to the baseline that is resolved, and better. A worse one is grey; the sign tells them without colour."""
+
+Spot = tuple[str, str, float]
+"""A cell by (title of its block, optimizer, ratio): stays what it is when the matrix grows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +34,18 @@ class Cursor:
     column: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What the matrix shows beside states and counts."""
+
+    marked: frozenset[str] = frozenset()
+    """Run ids."""
+    selected: frozenset[Spot] = frozenset()
+    verdicts: Verdicts = field(default_factory=Verdicts)
+    gaps: bool = False
+    """Gaps to the baseline in the place of losses."""
+
+
 def cell_at(blocks: Sequence[Block], cursor: Cursor) -> tuple[Block, str, float, CellView | None] | None:
     """What the cursor stands on; None in an empty matrix."""
     if not blocks:
@@ -33,6 +53,37 @@ def cell_at(blocks: Sequence[Block], cursor: Cursor) -> tuple[Block, str, float,
     block = blocks[cursor.block]
     optimizer, ratio = block.optimizers[cursor.line], block.ratios[cursor.column]
     return block, optimizer, ratio, block.cells.get((optimizer, ratio))
+
+
+def spot_at(blocks: Sequence[Block], cursor: Cursor) -> Spot | None:
+    """The cell under the cursor by its names."""
+    found = cell_at(blocks, cursor)
+    return None if found is None else (found[0].title, found[1], found[2])
+
+
+def spots(blocks: Iterable[Block]) -> list[Spot]:
+    """Every cell that has runs, in the order of the matrix."""
+    return [
+        (block.title, optimizer, ratio)
+        for block in blocks
+        for optimizer in block.optimizers
+        for ratio in block.ratios
+        if (optimizer, ratio) in block.cells
+    ]
+
+
+def between(blocks: Sequence[Block], first: Cursor, last: Cursor) -> set[Spot]:
+    """The rectangle of cells between two places of one block; across blocks the whole columns between them."""
+    columns = range(min(first.column, last.column), max(first.column, last.column) + 1)
+    low, high = sorted([(first.block, first.line), (last.block, last.line)])
+    found = set()
+    for place, block in enumerate(blocks):
+        for line, optimizer in enumerate(block.optimizers):
+            if low <= (place, line) <= high:
+                for column in columns:
+                    if column < len(block.ratios):
+                        found.add((block.title, optimizer, block.ratios[column]))
+    return found
 
 
 def clamped(blocks: Sequence[Block], cursor: Cursor) -> Cursor:
@@ -58,6 +109,18 @@ def moved(blocks: Sequence[Block], cursor: Cursor, lines: int, columns: int) -> 
     return clamped(blocks, Cursor(block=block, line=line, column=here.column + columns))
 
 
+def filtered(blocks: Sequence[Block], test: Callable[[RunRow], bool]) -> list[Block]:
+    """The cells in which some run passes, each with all its runs: a filter must not change what a cell's loss is."""
+    found = []
+    for block in blocks:
+        cells = {spot: cell for spot, cell in block.cells.items() if any(map(test, cell.rows))}
+        if cells:
+            ratios = tuple(ratio for ratio in block.ratios if any(at == ratio for _, at in cells))
+            names = tuple(name for name in block.optimizers if any(of == name for of, _ in cells))
+            found.append(replace(block, cells=cells, ratios=ratios, optimizers=names))
+    return found
+
+
 def _layout(blocks: Sequence[Block], cursor: Cursor, width: int, height: int) -> tuple[list[tuple[int, int]], int, int]:
     """Lines of the whole matrix as (block, optimizer line; -1 = its header, -2 = blank), first line and ratio shown."""
     lines = []
@@ -69,8 +132,11 @@ def _layout(blocks: Sequence[Block], cursor: Cursor, width: int, height: int) ->
     return lines, max(top, here - height + 1), max(0, cursor.column - shown + 1)
 
 
-def matrix_rows(blocks: Sequence[Block], cursor: Cursor, marked: frozenset[str], width: int, height: int) -> list[Row]:
+def matrix_rows(
+    blocks: Sequence[Block], cursor: Cursor, marked: frozenset[str], width: int, height: int, look: Look | None = None
+) -> list[Row]:
     """The part of the matrix around the cursor that fits."""
+    look = replace(look or Look(), marked=marked)
     lines, top, first = _layout(blocks, cursor, width, height)
     shown = max(1, (width - LABEL - 1) // CELL)
     rows: list[Row] = []
@@ -89,7 +155,7 @@ def matrix_rows(blocks: Sequence[Block], cursor: Cursor, marked: frozenset[str],
             spans = [Span("   " + fmt.fit(optimizer, LABEL - 2), style.colour_of(optimizer))]
             for column, ratio in enumerate(ratios, first):
                 here = (place, line, column) == (cursor.block, cursor.line, cursor.column)
-                spans += _cell(block.cells.get((optimizer, ratio)), here, block.best.get(ratio) == optimizer, marked)
+                spans += _cell(block, optimizer, ratio, here, look)
             rows.append(tuple(spans))
     return [fmt.cut(row, width) for row in rows]
 
@@ -106,28 +172,51 @@ def cell_under(blocks: Sequence[Block], cursor: Cursor, width: int, height: int,
     return Cursor(block=block, line=line, column=column) if line >= 0 and column < len(blocks[block].ratios) else None
 
 
-def _cell(cell: CellView | None, here: bool, best: bool, marked: frozenset[str]) -> list[Span]:
-    """Glyph, number of runs, loss, marks; reversed under the cursor."""
+def verdict_of(cell: CellView, ratio: float, verdicts: Verdicts) -> CellVerdict | None:
+    """What the analysis says of a cell, as long as no run of it has ended since: an older answer would be a wrong one."""
+    found = verdicts.cells.get(key_of(cell.rows[0].cell, ratio))
+    done = sum(row.line.state == "done" for row in cell.rows)
+    return found if found is not None and found.done == done else None
+
+
+def _cell(block: Block, optimizer: str, ratio: float, here: bool, look: Look) -> list[Span]:
+    """Glyph, number of runs, loss or gap, marks; reversed under the cursor, in brackets when selected."""
+    cell = block.cells.get((optimizer, ratio))
+    picked = (block.title, optimizer, ratio) in look.selected
+    left, right = (Span("[", bold=True), Span("]", bold=True)) if picked else (Span(" "), Span(" "))
     if cell is None:
-        return [Span(" "), Span(fmt.fit("   ·", CELL - 2), style.FAINT, reverse=here), Span(" ")]
-    chosen = any(row.run_id in marked for row in cell.rows)
+        return [left, Span(fmt.fit("   ·", CELL - 2), style.FAINT, reverse=here), right]
+    if any(row.run_id in look.marked for row in cell.rows):
+        left, right = (left, Span("+", style.ALIVE)) if picked else (Span("+", style.ALIVE), right)
+    found = verdict_of(cell, ratio, look.verdicts)
     glyph = GLYPHS[cell.state] + str(len(cell.rows))
-    marks = ("*" if cell.unfinished else "") + ("e" if cell.lr_edge and not cell.unfinished else "")
-    text = f"{glyph:<3}{fmt.loss(cell.loss, 2):>5}{marks:<2}"
-    colour = {"running": style.ALIVE, "bad": style.BAD, "waiting": style.GREY, "none": style.GREY}.get(cell.state)
-    return [
-        Span("+" if chosen else " ", style.ALIVE),
-        Span(text, colour, bold=best, reverse=here),
-        Span(" "),
-    ]
+    loss = found.loss if found is not None and not math.isnan(found.loss) else cell.loss
+    value = fmt.loss(loss, 2)
+    if look.gaps:
+        value = f"{found.gap:+.2f}" if found is not None and not math.isnan(found.gap) else fmt.NOTHING
+    marks = "*" if cell.unfinished else "=" if found is not None and found.tied else ""
+    marks += "e" if cell.lr_edge and not cell.unfinished else ""
+    best = found.rank == 1 if found is not None else block.best.get(ratio) == optimizer
+    text = fmt.fit(f"{glyph:<3}{value:>5}{marks}", CELL - 2)
+    return [left, Span(text, _colour(cell, found), bold=best, reverse=here), right]
 
 
-def cell_lines(blocks: Sequence[Block], cursor: Cursor, baseline: str, width: int) -> list[Row]:
+def _colour(cell: CellView, found: CellVerdict | None) -> str | None:
+    """States that need a look first, else the gap: green better, grey worse, where noise is told apart."""
+    known = {"running": style.ALIVE, "bad": style.BAD, "waiting": style.GREY, "none": style.GREY, "new": style.GREY}
+    if cell.state != "done" or found is None or math.isnan(found.low):
+        return known.get(cell.state)
+    return BETTER if found.high < 0 else style.GREY if found.low > 0 else None
+
+
+def cell_lines(
+    blocks: Sequence[Block], cursor: Cursor, baseline: str, width: int, verdicts: Verdicts | None = None
+) -> list[Row]:
     """Two lines on the selected cell: its runs by lr, and what is best."""
     spot = cell_at(blocks, cursor)
     if spot is None:
         return [(), ()]
-    block, optimizer, ratio, cell = spot
+    _, optimizer, ratio, cell = spot
     name = [Span(f" {optimizer} ", style.colour_of(optimizer), bold=True), Span(f"{fmt.ratio(ratio)}  ", bold=True)]
     if cell is None:
         return [(*name, Span("no runs planned here", style.GREY)), ()]
@@ -138,52 +227,111 @@ def cell_lines(blocks: Sequence[Block], cursor: Cursor, baseline: str, width: in
         by_lr.setdefault(row.line.lr, []).append(row)
     for rows in by_lr.values():
         runs += _runs(rows, cell.best)
-    return [fmt.cut(tuple(runs), width), fmt.cut(_verdict(block, optimizer, ratio, cell, baseline), width)]
+    return [fmt.cut(tuple(runs), width), fmt.cut(_verdict(ratio, cell, baseline, verdicts or Verdicts()), width)]
 
 
 def _runs(rows: Sequence[RunRow], best: RunRow | None) -> list[Span]:
-    """The runs of one lr: its best one, and how many seeds there are."""
+    """The runs of one lr: its best one, and how many there are."""
     row = min(rows, key=lambda row: (row.line.state != "done", row.line.loss is None, row.line.loss or 0.0))
     if best in rows:
         row = best or row
     line = row.line
-    glyph = style.GLYPHS.get(line.state, "?")
+    glyph = style.GLYPHS.get(line.state, "·" if line.state == "new" else "?")
     colour = {"running": style.ALIVE}.get(line.state, style.BAD if glyph in "✗?" else None)
     value = f" {fmt.loss(line.loss)}" if line.loss is not None else ""
     live = f" {100 * line.step // max(1, line.steps)}%" if line.state == "running" else ""
-    seeds = f" x{len(rows)}" if len(rows) > 1 else ""
+    several = f" x{len(rows)}" if len(rows) > 1 else ""
     return [
         Span(f"{fmt.knob(line.lr)} ", style.GREY),
         Span(f"{glyph}{value}{live}", colour, bold=row is best),
-        Span(f"{seeds}   ", style.GREY),
+        Span(f"{several}   ", style.GREY),
     ]
 
 
-def _verdict(block: Block, optimizer: str, ratio: float, cell: CellView, baseline: str) -> Row:
+def _verdict(ratio: float, cell: CellView, baseline: str, verdicts: Verdicts) -> Row:
     best = cell.best
     if best is None:
+        if cell.state == "new":
+            return (Span(" not launched yet: enter shows what it would cost", style.GREY),)
         states = sorted({row.line.state for row in cell.rows})
         return (Span(f" no loss yet: {', '.join(states)}", style.GREY),)
-    kind = "best training loss so far"
-    if cell.final:
-        kind = (
-            f"final loss, mean of {cell.seeds} fresh seeds" if cell.fresh else f"final loss, smallest of {cell.tried}"
-        )
-    spans = [Span(f" {kind} ", style.GREY), Span(fmt.loss(cell.loss, 4), bold=True)]
+    found = verdict_of(cell, ratio, verdicts)
+    if found is not None and not math.isnan(found.loss):
+        fresh = SELECTED_MIN not in found.flags
+        kind = f"final loss, mean of {found.seeds} fresh seeds" if fresh else f"final loss, smallest of {cell.tried}"
+        loss = found.loss
+    else:
+        kind, loss = "best training loss so far", cell.loss or math.nan
+        if cell.final:
+            kind = (
+                f"final loss, mean of {cell.seeds} fresh seeds"
+                if cell.fresh
+                else f"final loss, smallest of {cell.tried}"
+            )
+    spans = [Span(f" {kind} ", style.GREY), Span(fmt.loss(loss, 4), bold=True)]
     spans.append(Span(f" at lr {fmt.knob(best.line.lr)}", style.GREY))
     if cell.lr_edge:
         spans.append(Span(", at the edge of the lr's tried", style.GREY))
-    other = block.cells.get((baseline, ratio))
-    if optimizer != baseline and other is not None and other.final and cell.final:
-        gap = (cell.loss or 0.0) - (other.loss or 0.0)
-        spans += [
-            Span(f"   {gap:+.3f}", bold=True),
-            Span(f" to {baseline} (intervals: screen 3)", style.GREY),
-        ]
+    return (*spans, *_gap(found, cell, baseline, verdicts))
+
+
+def _gap(found: CellVerdict | None, cell: CellView, baseline: str, verdicts: Verdicts) -> Row:
+    """Gap to the baseline with its interval and ties, as `optsweep table` has them; else why there is none."""
+    if not cell.final:
+        return ()
+    if found is None:
+        why = verdicts.why or ("runs have ended since the last collect" if verdicts.cells else "not collected yet")
+        return (Span(f"   no gap: {why}; x collects", style.GREY),)
+    spans: list[Span] = []
+    if cell.rows[0].line.optimizer != baseline:
+        if math.isnan(found.gap):
+            spans.append(Span(f"   no {baseline} loss at this budget", style.GREY))
+        else:
+            interval = "no sigma" if math.isnan(found.low) else f"{found.low:+.3f} .. {found.high:+.3f}"
+            spans += [Span(f"   gap {found.gap:+.3f}", bold=True), Span(f" ({interval}) to {baseline}", style.GREY)]
+    if found.tied_with:
+        spans.append(Span(f"   = {', '.join(found.tied_with)}"))
+    elif found.rank == 1 and not found.known_noise:
+        spans.append(Span("   smallest; no sigma, so no winner", style.GREY))
     return tuple(spans)
 
 
-def legend(width: int) -> list[Row]:
+def selection_line(count: int, totals: Mapping[str, object] | None, said: str, wrong: bool, width: int) -> Row:
+    """What enter would launch: "selected 4 cells   12 runs   3.1M tokens   ~0:48 on 2 slots   0.3 GiB"; or why nothing."""
+    if said:
+        return fmt.cut((Span(f" {said}", style.BAD if wrong else style.GREY),), width)
+    head = Span(f" {count} cells selected" if count else " this cell", bold=bool(count))
+    return fmt.cut((head, Span("   " + totals_text(totals or {}), style.GREY)), width)
+
+
+def totals_text(totals: Mapping[str, object]) -> str:
+    """Runs, tokens, FLOPs, time and memory of a plan."""
+    if not totals:
+        return "..."
+    total, left = _int(totals["runs"]), _int(totals["left"])
+    if not left:
+        return f"all of its {total:,} runs are over"
+    runs = f"{left:,} run{'s' if left != 1 else ''} to train" + (f" of {total:,}" if left < total else "")
+    if fresh := _int(totals["fresh_seed_runs"]):
+        runs += f" + {fresh} fresh seeds"
+    seconds = totals["seconds_estimate"]
+    time = "no rate measured here yet"
+    if isinstance(seconds, int | float):
+        time = f"~{fmt.duration(seconds)} on {totals['slots']} slots"
+    memory = _int(totals["bytes_estimate"]) / 2**30
+    tokens, flops = fmt.short(_float(totals["tokens"])), fmt.short(_float(totals["flops"]))
+    return f"{runs}   {tokens} tokens   {flops} FLOPs   {time}   {memory:.2g} GiB"
+
+
+def _int(value: object) -> int:
+    return int(value) if isinstance(value, int | float) else 0
+
+
+def _float(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def legend(width: int, gaps: bool = False, baseline: str = "adamw") -> list[Row]:
     """What the marks mean."""
     marks = (
         ("●", "done", None),
@@ -197,5 +345,10 @@ def legend(width: int) -> list[Row]:
     spans: list[Span] = [Span(" ")]
     for mark, meaning, colour in marks:
         spans += [Span(mark, colour, bold=True), Span(f" {meaning}  ", style.GREY)]
-    line = " runs, final loss in nats/token; bold = smallest of its column; + marked"
-    return [fmt.cut((Span(line, style.GREY),), width), fmt.cut(tuple(spans), width)]
+    what = f"gap to {baseline}" if gaps else "final loss"
+    line = [
+        Span(f" runs, {what} in nats/token; bold = smallest of its column, = tied with it; ", style.GREY),
+        Span("green", BETTER),
+        Span(f" = better than {baseline}; + marked", style.GREY),
+    ]
+    return [fmt.cut(tuple(line), width), fmt.cut(tuple(spans), width)]

@@ -14,7 +14,6 @@ from textual.widget import Widget
 
 from optsweep_tui.charts.chart import Row, Span
 
-
 _translate: list[Callable[[str], str]] = [lambda colour: colour]
 
 

@@ -31,8 +31,8 @@ class VirtualTable(ScrollView, can_focus=True):
         Binding("pageup", "page(-1)", "page up", show=False, id="table.pageup"),
         Binding("g,home", "first", "first row", show=False, id="table.first"),
         Binding("G,end", "last", "last row", show=False, id="table.last"),
-        Binding("right", "scroll_right", "scroll right", show=False, id="table.right"),
-        Binding("left", "scroll_left", "scroll left", show=False, id="table.left"),
+        Binding("right", "column(1)", "column to the right", show=False, id="table.right"),
+        Binding("left", "column(-1)", "column to the left", show=False, id="table.left"),
     ]
 
     DEFAULT_CSS = """
@@ -53,8 +53,30 @@ class VirtualTable(ScrollView, can_focus=True):
             """The table that sent it."""
             return self.table
 
-    def __init__(self, *, id: str | None = None, empty: str = "") -> None:
+    class Titled(Message):
+        """The title of a column was clicked."""
+
+        def __init__(self, table: VirtualTable, key: str) -> None:
+            super().__init__()
+            self.table, self.key = table, key
+
+        @property
+        def control(self) -> VirtualTable:
+            """The table that sent it."""
+            return self.table
+
+    def __init__(self, *, id: str | None = None, empty: str = "", choose_columns: bool = False) -> None:
+        """
+        Args:
+            id: of the widget.
+            empty: what it says without rows.
+            choose_columns: left and right move from column to column, which is then shown; else they scroll.
+        """
         super().__init__(id=id)
+        self.column = ""
+        """Key of the column that is chosen; empty where none can be."""
+        self._choose = choose_columns
+        self._order: tuple[str, bool] | None = None
         self._columns: tuple[Column, ...] = ()
         self._count = 0
         self._cells: Callable[[int], Sequence[Span]] = lambda index: ()
@@ -71,6 +93,8 @@ class VirtualTable(ScrollView, can_focus=True):
     ) -> None:
         """Show `count` rows; `cells(index)` gives one span per column, asked for only when the row is visible."""
         self._columns, self._count, self._cells = tuple(columns), count, cells
+        if self._choose and self.column not in (entry.key for entry in self._columns):
+            self.column = next((entry.key for entry in self._columns if entry.title.strip()), "")
         width = sum(column.width + 1 for column in self._columns) + 1
         size = Size(width, count + 1)
         if size != self.virtual_size:
@@ -78,6 +102,10 @@ class VirtualTable(ScrollView, can_focus=True):
         wanted = self.cursor if cursor is None else cursor
         self.cursor = max(0, min(wanted, count - 1))
         self.refresh()
+
+    def show_order(self, key: str, descending: bool) -> None:
+        """Mark the column that the rows are sorted by."""
+        self._order = (key, descending)
 
     def show_empty(self, text: str) -> None:
         """What an empty table says."""
@@ -96,13 +124,24 @@ class VirtualTable(ScrollView, can_focus=True):
         index = y - 1 + self.scroll_offset.y
         row: Row = ()
         if y == 0:
-            titles = (fmt.fit(column.title, column.width, column.right) for column in self._columns)
-            row = (Span(" " + " ".join(titles), style.GREY),)
+            row = self._titles()
         elif index < self._count:
             row = self._row(index)
         elif self._count == 0 and y == 2:
             row = (Span("  " + self._empty, style.GREY),)
         return strip_of(row, left + width).crop(left, left + width).apply_style(self._base_style())
+
+    def _titles(self) -> Row:
+        """The header: the chosen column reversed, the one that decides the order with an arrow."""
+        spans = [Span(" ")]
+        for column in self._columns:
+            title = column.title
+            if self._order is not None and column.key == self._order[0]:
+                arrow = "▼" if self._order[1] else "▲"
+                title = arrow + title[: column.width - 1] if column.right else title[: column.width - 1] + arrow
+            here = bool(self.column) and column.key == self.column and self.has_focus
+            spans += [Span(fmt.fit(title, column.width, column.right), style.GREY, bold=here, reverse=here), Span(" ")]
+        return tuple(spans)
 
     def _base_style(self) -> Style:
         """Colours of the table; kept, for finding them walks up the tree."""
@@ -145,10 +184,25 @@ class VirtualTable(ScrollView, can_focus=True):
         self.refresh()
 
     def on_click(self, event: Click) -> None:
-        """Put the cursor where the mouse is."""
+        """Put the cursor where the mouse is; a click on a title says so."""
         index = event.y - 1 + self.scroll_offset.y
         if event.y > 0 and index < self._count:
             self.cursor = index
+        elif event.y == 0:
+            place = self._column_at(event.x + self.scroll_offset.x)
+            if place is not None:
+                if self._choose:
+                    self.column = self._columns[place].key
+                self.post_message(self.Titled(self, self._columns[place].key))
+                self.refresh()
+
+    def _column_at(self, x: int) -> int | None:
+        start = 1
+        for place, column in enumerate(self._columns):
+            if start <= x < start + column.width:
+                return place
+            start += column.width + 1
+        return None
 
     def action_move(self, rows: int) -> None:
         """Move the cursor by rows."""
@@ -157,6 +211,23 @@ class VirtualTable(ScrollView, can_focus=True):
     def action_page(self, pages: int) -> None:
         """Move the cursor by screens."""
         self.cursor += pages * max(1, self.size.height - 2)
+
+    def action_column(self, step: int) -> None:
+        """To the next column, or a part of the width further where none is chosen."""
+        if not self._choose:
+            self.scroll_relative(x=step * 4, animate=False)
+            return
+        keys = [column.key for column in self._columns if column.title.strip()]
+        if keys:
+            place = keys.index(self.column) + step if self.column in keys else 0
+            self.column = keys[max(0, min(place, len(keys) - 1))]
+            left = 1 + sum(column.width + 1 for column in self._columns[: self._place(self.column)])
+            width = self._columns[self._place(self.column)].width
+            self.scroll_to_region(Region(left, self.cursor, width, 2), animate=False, force=True, immediate=True)
+            self.refresh()
+
+    def _place(self, key: str) -> int:
+        return next(place for place, column in enumerate(self._columns) if column.key == key)
 
     def action_first(self) -> None:
         """To the first row."""

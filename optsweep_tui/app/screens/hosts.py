@@ -1,0 +1,178 @@
+"""Screen 6, Hosts: where runs go: devices, how busy they are, slots with their runs, the queue; drain, cancel, open."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.widget import Widget
+
+from optsweep_tui import flow
+from optsweep_tui.app.actions import Undo
+from optsweep_tui.app.model import WAITING, RunRow
+from optsweep_tui.app.screens.base import BaseScreen
+from optsweep_tui.app.views import hosts
+from optsweep_tui.app.widgets.spans import SpanView
+from optsweep_tui.app.widgets.table import VirtualTable
+from optsweep_tui.charts.chart import Span
+from optsweep_tui.dispatch.hosts import HostLook
+
+LOOK_SECONDS = 2.0
+"""Between two looks while the screen is on; a look may ask nvidia-smi, which takes a tenth of a second."""
+
+
+class HostsScreen(BaseScreen):
+    """One table of hosts, devices and slots; the queue below it."""
+
+    TAB = "Hosts"
+    AUTO_FOCUS = "#hosts"
+    DEFAULT_CSS = """
+    HostsScreen #hosts { height: 1fr; }
+    HostsScreen #queue { dock: bottom; height: 40%; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "its run", id="hosts.open"),
+        Binding("d", "drain", "drain or fill", id="hosts.drain"),
+        Binding("c", "check", "look now", id="hosts.check"),
+        Binding("K", "cancel", "cancel its run", id="hosts.cancel"),
+        Binding("R", "retry", "retry what failed", id="hosts.retry"),
+        Binding("w", "waiting", "what waits", id="hosts.waiting"),
+    ]
+
+    class Looked(Message):
+        """A thread has looked at the hosts."""
+
+        def __init__(self, looks: list[HostLook], wrong: str = "") -> None:
+            super().__init__()
+            self.looks, self.wrong = looks, wrong
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks: list[HostLook] = []
+        self.lines: list[hosts.HostLine] = []
+        self.wrong = ""
+        self._looked_at = 0.0
+        self._busy = False
+        self._look: Callable[[], list[HostLook]] | None = None
+
+    def body(self) -> Iterable[Widget]:
+        """Table over queue."""
+        yield VirtualTable(id="hosts", empty="looking ...")
+        yield SpanView(id="queue")
+
+    def on_mount(self) -> None:
+        """Look again while the screen is on."""
+        self._look = flow.host_looks(self.bench.workspace)
+        self.set_interval(LOOK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        if self.is_current:
+            self._ask()
+
+    def on_screen_resume(self) -> None:
+        """Look at once."""
+        self._ask()
+
+    def _ask(self) -> None:
+        look = self._look
+        if look is not None and not self._busy:
+            self._busy = True
+            self.bench.in_thread(
+                self, lambda: self.Looked(look()), lambda text: self.Looked([], wrong=text), group="hosts"
+            )
+
+    def on_hosts_screen_looked(self, message: Looked) -> None:
+        """Show what was seen; after trouble the last look stays, with its age."""
+        self._busy = False
+        self.wrong = message.wrong
+        if not message.wrong:
+            self.looks, self._looked_at = message.looks, time.monotonic()
+        if self.is_current:
+            self.draw()
+
+    def settled(self) -> bool:
+        """The first look is there."""
+        return bool(self.looks or self.wrong)
+
+    def draw(self) -> None:
+        """The table, and what waits."""
+        table, queue = self.query_one("#hosts", VirtualTable), self.query_one("#queue", SpanView)
+        age = time.monotonic() - self._looked_at if self.looks else 0.0
+        self.lines = hosts.lines(self.looks, self.bench.snapshot.by_id, age)
+        table.show_empty(self.wrong or "looking ...")
+        table.show(hosts.columns(table.size.width), len(self.lines), self._cells)
+        queue.show(hosts.queue_rows(self._waiting(), *queue.size))
+
+    def _cells(self, index: int) -> tuple[Span, ...]:
+        return self.lines[index].spans
+
+    def _waiting(self) -> list[RunRow]:
+        return [row for row in self.bench.snapshot.rows if row.line.state in WAITING]
+
+    @property
+    def under(self) -> hosts.HostLine | None:
+        """The line under the cursor."""
+        place = self.query_one("#hosts", VirtualTable).cursor
+        return self.lines[place] if 0 <= place < len(self.lines) else None
+
+    def _run(self) -> RunRow | None:
+        """The run of the slot under the cursor; says so where there is none."""
+        line = self.under
+        row = self.bench.snapshot.by_id.get(line.run_id or "") if line is not None else None
+        if row is None:
+            self.bench.notify("no run here: choose a slot that is running")
+        return row
+
+    def action_open(self) -> None:
+        """Show the run of the slot on screen 4."""
+        row = self._run()
+        if row is not None:
+            self.bench.show_run(row.run_id)
+
+    def action_cancel(self) -> None:
+        """Cancel the run of the slot."""
+        row = self._run()
+        if row is not None:
+            self.bench.ask_cancel([row])
+
+    def action_retry(self) -> None:
+        """Retry every run of the study that went wrong."""
+        rows = [row for row in self.bench.study_rows() if row.line.state in ("failed", "oom", "lost", "cancelled")]
+        self.bench.ask_retry(rows)
+
+    def action_check(self) -> None:
+        """Look now."""
+        self._ask()
+
+    def action_waiting(self) -> None:
+        """What waits, on screen 2."""
+        self.bench.show_runs("state:planned,queued")
+
+    def action_drain(self) -> None:
+        """Let the host finish what it runs and start nothing more, or let it start again."""
+        line = self.under
+        look = next((look for look in self.looks if line is not None and look.host.name == line.host), None)
+        if look is None:
+            return
+        name, on, workspace = look.host.name, not look.drained, self.bench.workspace
+
+        def work() -> str:
+            flow.drain(workspace, name, on=on)
+            if on:
+                self.bench.actions.offer(Undo(of=f"the draining of {name}", act=fill))
+                return f"{name} is drained: what runs is finished, nothing more is started   U takes it back"
+            return f"{name} starts runs again"
+
+        def fill() -> None:
+            self.bench.work(lambda: _filled(name))
+            self._ask()
+
+        def _filled(host: str) -> str:
+            flow.drain(workspace, host, on=False)
+            return f"{host} starts runs again"
+
+        self.bench.work(work)
+        self.set_timer(0.3, self._ask)
