@@ -1,6 +1,7 @@
 """A sweep before it is launched: its cells and changes as a draft, the resolved runs with their cost, launched or kept as a grid.
 
-`optsweep run --dry-run` prints `of(workspace, plan)`; screen 1 of the app edits a `Draft` and shows the same.
+`optsweep run --dry-run` prints `of(workspace, plan)`; screen 1 of the app edits a `Draft` and shows the same. Each function
+loads its own libraries, so that the app starts without them.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optsweep_tui import cost, drafts, flow, grid, gridfile, rundir
+from optsweep_tui import flow, rundir
 from optsweep_tui.core import validation_key
-from optsweep_tui.cost import RateKey
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.resources import shipped
 from optsweep_tui.settings import Workspace
+
+if TYPE_CHECKING:
+    from optsweep_tui.cost import RateKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,8 @@ def typed(text: str, study: str, baseline: str) -> Draft:
     Raises:
         OptsweepError: the three lists are not there, or one of their names is not known.
     """
+    from optsweep_tui import grid, gridfile
+
     words = split_changes(text)
     lists = [word for word in words if "=" not in word]
     if len(lists) != 3:
@@ -154,6 +159,8 @@ def save(workspace: Workspace, chosen: flow.Plan, name: str) -> Path:
     Raises:
         OptsweepError: the name cannot be used, or a file of that name exists or cannot be written.
     """
+    from optsweep_tui import drafts
+
     path = grid_path(workspace, name)
     wanted = [
         drafts.Wanted(
@@ -190,6 +197,8 @@ def grid_path(workspace: Workspace, name: str) -> Path:
     Raises:
         OptsweepError: the name cannot be used, or a file of that name exists.
     """
+    from optsweep_tui import drafts, gridfile
+
     path = Path(name).expanduser() if "/" in name or name.endswith(".toml") else workspace.grids / f"{name}.toml"
     if path.parent == workspace.grids and path.stem.lower() in (known.lower() for known in gridfile.names()):
         raise OptsweepError(f"{path.stem} is the name of a shipped grid", "choose another name")
@@ -198,6 +207,8 @@ def grid_path(workspace: Workspace, name: str) -> Path:
 
 def grids(workspace: Workspace) -> list[dict[str, str]]:
     """Grids that can be opened by name, those of the workspace first: name, where, description or what is wrong."""
+    from optsweep_tui import gridfile
+
     found = []
     for where, folder in (("workspace", workspace.grids), ("shipped", shipped("grids"))):
         for path in sorted(folder.glob("*.toml")):
@@ -223,6 +234,8 @@ def of(workspace: Workspace, chosen: flow.Plan, rates: Mapping[RateKey, float] |
     Args:
         rates: measured tokens/s by `cost.rate_key`; None measures the finished runs of the workspace.
     """
+    from optsweep_tui import cost
+
     known = flow.rates(workspace) if rates is None else rates
     runs: list[dict[str, Any]] = []
     seconds: list[float | None] = []
@@ -269,6 +282,8 @@ def of(workspace: Workspace, chosen: flow.Plan, rates: Mapping[RateKey, float] |
 
 def to_do(workspace: Workspace, document: Mapping[str, Any]) -> dict[str, Any]:
     """The totals of those runs of `of(...)` that are not over: what a launch would still train."""
+    from optsweep_tui import cost
+
     runs = [run for run in document["runs"] if run["state"] not in rundir.FINISHED]
     return {
         "runs": len(runs),

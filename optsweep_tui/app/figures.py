@@ -8,7 +8,6 @@ from optsweep_tui import ask
 from optsweep_tui.app.speedups import stamp
 from optsweep_tui.charts.figure import Figure
 from optsweep_tui.core import Filter
-from optsweep_tui.drawings import Choice
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 
@@ -33,6 +32,8 @@ def load(workspace: Workspace, study: str | None, kind: str, baseline: str, opti
     Raises:
         OptsweepError: nothing collected yet, the store is locked or damaged, or the study has no result.
     """
+    from optsweep_tui.drawings import Choice  # with it come pandas and scipy, which the first frame must not wait for
+
     if stamp(workspace) is None:
         raise OptsweepError("no results collected yet", "optsweep collect")
     frame = ask.results(workspace, Filter(study=study))

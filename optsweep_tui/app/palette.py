@@ -21,6 +21,21 @@ class Entry(NamedTuple):
     run: Callable[[], Awaitable[object] | object]
 
 
+_MOVES = (
+    "up",
+    "down",
+    "left",
+    "right",
+    "page up",
+    "page down",
+    "first row",
+    "last row",
+    "column to the left",
+    "column to the right",
+)
+"""What a palette is no good for comes last."""
+
+
 def entries(app: OptsweepApp, screen: Screen[object]) -> Iterator[Entry]:
     """What can be done now: the actions of the keys that are valid, then what has no key of its own."""
     found: dict[tuple[str, str], tuple[str, list[str], Callable[[], Awaitable[object]]]] = {}
@@ -38,7 +53,7 @@ def entries(app: OptsweepApp, screen: Screen[object]) -> Iterator[Entry]:
         shown = app.get_key_display(binding)
         if shown not in keys:
             keys.append(shown)
-    for text, keys, act in found.values():
+    for text, keys, act in sorted(found.values(), key=lambda entry: entry[0] in _MOVES):
         yield Entry(text[0].upper() + text[1:], " ".join(keys), act)
     yield from app.extra_commands()
 

@@ -36,7 +36,8 @@ class CellVerdict:
     """The other optimizers of its tie group."""
     known_noise: bool
     """There is a sigma, so ties mean something."""
-    flags: tuple[str, ...]
+    selected: bool
+    """The loss is the smallest of several runs of one seed, so biased low."""
     done: int
     """Runs with a final loss when this was collected."""
 
@@ -70,6 +71,8 @@ def load(workspace: Workspace, study: str | None) -> Verdicts:
     Raises:
         OptsweepError: the store is locked, newer than this program, or garbage.
     """
+    from optsweep_tui.analysis.flags import SELECTED_MIN  # with it come pandas and scipy: not before the first frame
+
     baseline = ask.baseline_of(workspace, study)
     if stamp(workspace) is None:
         return Verdicts(baseline=baseline, why="not collected yet")
@@ -95,7 +98,7 @@ def load(workspace: Workspace, study: str | None) -> Verdicts:
             tied=_number(record["tie_group"]) == 1 and len(members) > 1,
             tied_with=tuple(sorted(name for name in members if name != record["optimizer"])),
             known_noise=group is not None,
-            flags=tuple(str(flag) for flag in record["flags"]),
+            selected=SELECTED_MIN in record["flags"],
             done=int((record["states"] or {}).get("done", 0)),
         )
     return Verdicts(baseline=baseline, cells=cells)

@@ -99,12 +99,20 @@ class HostsScreen(BaseScreen):
 
     def draw(self) -> None:
         """The table, and what waits."""
-        table, queue = self.query_one("#hosts", VirtualTable), self.query_one("#queue", SpanView)
+        table = self.query_one("#hosts", VirtualTable)
         age = time.monotonic() - self._looked_at if self.looks else 0.0
         self.lines = hosts.lines(self.looks, self.bench.snapshot.by_id, age)
         table.show_empty(self.wrong or "looking ...")
         table.show(hosts.columns(table.size.width), len(self.lines), self._cells)
-        queue.show(hosts.queue_rows(self._waiting(), *queue.size))
+        self._draw_queue()
+
+    def _draw_queue(self) -> None:
+        queue, line = self.query_one("#queue", SpanView), self.under
+        queue.show(hosts.queue_rows(self._waiting(), *queue.size, said=line.said if line is not None else ""))
+
+    def on_virtual_table_moved(self, message: VirtualTable.Moved) -> None:
+        """Say all that is known of the line under the cursor."""
+        self._draw_queue()
 
     def _cells(self, index: int) -> tuple[Span, ...]:
         return self.lines[index].spans

@@ -122,7 +122,9 @@ class RunsScreen(BaseScreen):
             row = self.shown[index]
             return runs.cells(row, columns, row.run_id in marks)
 
-        if self.filter_text:
+        if self.wrong is not None:
+            table.show_empty("")
+        elif self.filter_text:
             table.show_empty(f'no run fits "{self.filter_text}": esc clears the filter')
         else:
             table.show_empty(

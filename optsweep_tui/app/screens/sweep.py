@@ -528,8 +528,7 @@ class SweepScreen(BaseScreen):
 
     def _launched(self, opened: Opened) -> None:
         """The study of the open grid is there: from now on the matrix shows that."""
-        rows = {spec.run_id for spec in opened.specs}
-        if any(opened.name in row.studies for row in self.bench.snapshot.rows if row.run_id in rows):
+        if opened.name in {study.name for study in self.bench.snapshot.studies}:
             self.opened, self.edits, self._launching = None, Draft(), False
             self.bench.study = opened.name
 

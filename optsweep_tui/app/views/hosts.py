@@ -21,6 +21,8 @@ class HostLine:
 
     host: str
     spans: tuple[Span, ...]
+    said: str = ""
+    """All that is known of it, for below the table."""
     run_id: str | None = None
     """The run of a slot."""
 
@@ -28,10 +30,10 @@ class HostLine:
 def columns(width: int) -> list[Column]:
     """What a line holds; the last column takes what is left."""
     found = [
-        Column(title="host, device, slot", width=22, key="name"),
-        Column(title="state", width=11, key="state"),
-        Column(title="busy, %", width=7, right=True, key="busy"),
-        Column(title="memory, GiB", width=13, right=True, key="memory"),
+        Column(title="host", width=15 if width < 100 else 24, key="name"),
+        Column(title="state", width=9, key="state"),
+        Column(title="busy %", width=6, right=True, key="busy"),
+        Column(title="memory GiB", width=13, right=True, key="memory"),
         Column(title="waits", width=5, right=True, key="waits"),
         Column(title="heard", width=6, right=True, key="heard"),
     ]
@@ -49,10 +51,13 @@ def lines(looks: Sequence[HostLook], rows: Mapping[str, RunRow], age_seconds: fl
     """
     found = []
     for look in looks:
-        found.append(HostLine(host=look.host.name, spans=_host(look, age_seconds)))
-        found += [HostLine(host=look.host.name, spans=_device(device)) for device in look.devices]
-        for slot in look.slots:
-            found.append(HostLine(host=look.host.name, spans=_slot(slot, rows), run_id=slot.run_id))
+        for spans, run_id in (
+            (_host(look, age_seconds), None),
+            *((_device(device), None) for device in look.devices),
+            *((_slot(slot, rows), slot.run_id) for slot in look.slots),
+        ):
+            said = f"{spans[0].text.strip()}: {spans[-1].text or spans[1].text or 'nothing'}"
+            found.append(HostLine(host=look.host.name, spans=spans, said=said, run_id=run_id))
     return found
 
 
@@ -130,11 +135,17 @@ def doing(row: RunRow) -> str:
     return " ".join(parts)
 
 
-def queue_rows(rows: Sequence[RunRow], width: int, height: int) -> list[Row]:
-    """What waits, in plan order as far as it is known here; the last line counts what has no room."""
+def queue_rows(rows: Sequence[RunRow], width: int, height: int, said: str = "") -> list[Row]:
+    """What waits, cell by cell; the last line counts what has no room.
+
+    Args:
+        rows: the waiting runs.
+        said: a line above them, on what the cursor stands on.
+    """
     title = f" {len(rows):,} waiting" if rows else " nothing is waiting"
-    found: list[Row] = [(Span(title + " ", style.GREY), Span("─" * max(0, width - len(title) - 2), style.FAINT))]
-    room = max(0, height - 3)
+    found: list[Row] = [(Span(f" {said}", bold=True),)] if said else []
+    found.append((Span(title + " ", style.GREY), Span("─" * max(0, width - len(title) - 2), style.FAINT)))
+    room = max(0, height - 2 - len(found))
     fits = rows if len(rows) <= room else rows[: max(0, room - 1)]
     for row in fits:
         line = row.line
@@ -146,7 +157,7 @@ def queue_rows(rows: Sequence[RunRow], width: int, height: int) -> list[Row]:
     if len(fits) < len(rows):
         found.append((Span(f"   and {len(rows) - len(fits):,} more: state:queued,planned on screen 2", style.GREY),))
     found += [()] * max(0, height - 2 - len(found))
-    heard = f" heard: age of the look; of a slot, since its worker last said that it lives; ? stale from {STALE_SECONDS:.0f} s"
-    drained = " drained: what runs is finished, nothing more is started, what waits goes on waiting"
+    heard = f" heard: since the last look, or the last sign of a slot's worker; ? stale: {STALE_SECONDS:.0f} s"
+    drained = " drained: what runs is finished, nothing more starts, what waits goes on waiting"
     found += [(Span(heard, style.GREY),), (Span(drained, style.GREY),)]
     return [fmt.cut(row, width) for row in found[:height]]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from optsweep_tui.analysis.flags import SELECTED_MIN
 from optsweep_tui.app import format as fmt
 from optsweep_tui.app.model import Block, CellView, RunRow
 from optsweep_tui.app.verdicts import CellVerdict, Verdicts, key_of
@@ -194,6 +193,7 @@ def _cell(block: Block, optimizer: str, ratio: float, here: bool, look: Look) ->
     value = fmt.loss(loss, 2)
     if look.gaps:
         value = f"{found.gap:+.2f}" if found is not None and not math.isnan(found.gap) else fmt.NOTHING
+        value = "base" if optimizer == look.verdicts.baseline else value
     marks = "*" if cell.unfinished else "=" if found is not None and found.tied else ""
     marks += "e" if cell.lr_edge and not cell.unfinished else ""
     best = found.rank == 1 if found is not None else block.best.get(ratio) == optimizer
@@ -257,7 +257,7 @@ def _verdict(ratio: float, cell: CellView, baseline: str, verdicts: Verdicts) ->
         return (Span(f" no loss yet: {', '.join(states)}", style.GREY),)
     found = verdict_of(cell, ratio, verdicts)
     if found is not None and not math.isnan(found.loss):
-        fresh = SELECTED_MIN not in found.flags
+        fresh = not found.selected
         kind = f"final loss, mean of {found.seeds} fresh seeds" if fresh else f"final loss, smallest of {cell.tried}"
         loss = found.loss
     else:
@@ -268,11 +268,10 @@ def _verdict(ratio: float, cell: CellView, baseline: str, verdicts: Verdicts) ->
                 if cell.fresh
                 else f"final loss, smallest of {cell.tried}"
             )
-    spans = [Span(f" {kind} ", style.GREY), Span(fmt.loss(loss, 4), bold=True)]
-    spans.append(Span(f" at lr {fmt.knob(best.line.lr)}", style.GREY))
-    if cell.lr_edge:
-        spans.append(Span(", at the edge of the lr's tried", style.GREY))
-    return (*spans, *_gap(found, cell, baseline, verdicts))
+    spans = [Span(f" {fmt.loss(loss, 4)}", bold=True), *_gap(found, cell, baseline, verdicts)]
+    edge = ", at the edge of the lr's tried" if cell.lr_edge else ""
+    spans.append(Span(f"   {kind}, lr {fmt.knob(best.line.lr)}{edge}", style.GREY))
+    return tuple(spans)
 
 
 def _gap(found: CellVerdict | None, cell: CellView, baseline: str, verdicts: Verdicts) -> Row:
@@ -310,7 +309,7 @@ def totals_text(totals: Mapping[str, object]) -> str:
         return "..."
     total, left = _int(totals["runs"]), _int(totals["left"])
     if not left:
-        return f"all of its {total:,} runs are over"
+        return f"the {total:,} runs that would be planned are over"
     runs = f"{left:,} run{'s' if left != 1 else ''} to train" + (f" of {total:,}" if left < total else "")
     if fresh := _int(totals["fresh_seed_runs"]):
         runs += f" + {fresh} fresh seeds"
@@ -347,8 +346,8 @@ def legend(width: int, gaps: bool = False, baseline: str = "adamw") -> list[Row]
         spans += [Span(mark, colour, bold=True), Span(f" {meaning}  ", style.GREY)]
     what = f"gap to {baseline}" if gaps else "final loss"
     line = [
-        Span(f" runs, {what} in nats/token; bold = smallest of its column, = tied with it; ", style.GREY),
+        Span(f" {what}, nats/token: bold smallest, = tied with it, ", style.GREY),
         Span("green", BETTER),
-        Span(f" = better than {baseline}; + marked", style.GREY),
+        Span(f" better than {baseline}   + marked", style.GREY),
     ]
     return [fmt.cut(tuple(line), width), fmt.cut(tuple(spans), width)]

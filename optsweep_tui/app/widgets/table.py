@@ -133,14 +133,18 @@ class VirtualTable(ScrollView, can_focus=True):
 
     def _titles(self) -> Row:
         """The header: the chosen column reversed, the one that decides the order with an arrow."""
-        spans = [Span(" ")]
+        spans: list[Span] = [Span(" ")]
         for column in self._columns:
-            title = column.title
-            if self._order is not None and column.key == self._order[0]:
-                arrow = "▼" if self._order[1] else "▲"
-                title = arrow + title[: column.width - 1] if column.right else title[: column.width - 1] + arrow
+            title = fmt.fit(column.title, column.width, column.right)
             here = bool(self.column) and column.key == self.column and self.has_focus
-            spans += [Span(fmt.fit(title, column.width, column.right), style.GREY, bold=here, reverse=here), Span(" ")]
+            after = " "
+            if self._order is not None and column.key == self._order[0]:  # the blank beside the title has room
+                arrow = "▼" if self._order[1] else "▲"
+                if column.right:
+                    spans[-1] = Span(arrow, style.GREY)
+                else:
+                    after = arrow
+            spans += [Span(title, style.GREY, bold=here, reverse=here), Span(after, style.GREY)]
         return tuple(spans)
 
     def _base_style(self) -> Style:
