@@ -1,15 +1,17 @@
-"""The last lines of a run's log and events, read from the end of the file."""
+"""The last lines of a run's log, read from the end of the file."""
 
 from __future__ import annotations
 
-import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from optsweep_tui import rundir
 
 TAIL_BYTES = 1 << 16
+"""Read from the end of a file where a few lines are wanted."""
+SEARCHED_BYTES = 1 << 22
+"""Read from the end of a log that is searched: some 50,000 lines, in 40 ms."""
 
 
 def last_lines(path: Path, count: int, tail_bytes: int = TAIL_BYTES) -> list[str]:
@@ -32,24 +34,32 @@ def _printable(line: str) -> str:
     return "".join(character if character.isprintable() else "·" for character in text)
 
 
-def log_tail(run_folder: Path, count: int = 200) -> list[str]:
-    """Last lines of the newest attempt's log that has any."""
-    for _, attempt_folder in reversed(rundir.attempts(run_folder)):
-        lines = last_lines(attempt_folder / rundir.LOG, count)
-        if lines:
-            return lines
-    return []
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """The newest log of a run."""
+
+    attempt: int
+    """0 where there is none."""
+    lines: tuple[str, ...] = ()
+    left_out_bytes: int = 0
+    """At its start, before the lines."""
+    stamp: tuple[str, int, int] = ("", 0, 0)
+    """Path, size and time of the file: the same stamp, the same lines."""
 
 
-def events(run_folder: Path, count: int = 200) -> list[dict[str, Any]]:
-    """Last events of all attempts, oldest first, each with its attempt; lines that are no events are left out."""
-    found: list[dict[str, Any]] = []
-    for attempt, attempt_folder in rundir.attempts(run_folder):
-        for line in last_lines(attempt_folder / rundir.EVENTS, count):
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict) and "kind" in event:
-                found.append({"attempt": attempt} | event)
-    return found[-count:]
+def newest_log(run_folder: Path, before: Log | None = None, tail_bytes: int = SEARCHED_BYTES) -> Log:
+    """The newest attempt's log that has any line, read again only when the file has changed since `before`."""
+    for attempt, attempt_folder in reversed(rundir.attempts(run_folder)):
+        path = attempt_folder / rundir.LOG
+        try:
+            found = os.stat(path)
+        except OSError:
+            continue
+        if not found.st_size:
+            continue
+        stamp = (str(path), found.st_size, found.st_mtime_ns)
+        if before is not None and before.stamp == stamp:
+            return before
+        lines = tuple(last_lines(path, tail_bytes, tail_bytes))
+        return Log(attempt=attempt, lines=lines, left_out_bytes=max(0, found.st_size - tail_bytes), stamp=stamp)
+    return Log(attempt=0)

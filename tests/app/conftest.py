@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from optsweep_tui import flow
 from optsweep_tui.settings import Workspace
 from tests.app import made
 
@@ -26,3 +27,11 @@ def sweep_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worksp
 def empty_workspace(tmp_path: Path) -> Workspace:
     """A workspace without runs."""
     return made.workspace(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def reference_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The published studies, which tests only read."""
+    workspace = made.workspace(tmp_path_factory.mktemp("reference"))
+    flow.import_results(workspace, "reference")
+    return workspace

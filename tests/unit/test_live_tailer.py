@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from optsweep_tui import rundir
 from optsweep_tui.live import tailer
-from optsweep_tui.live.logs import events, last_lines, log_tail
+from optsweep_tui.live.logs import last_lines, newest_log
 from optsweep_tui.live.tailer import Batch, RunTail, Tailer, parse_rows
 
 
@@ -171,12 +171,24 @@ def test_a_removed_run_folder_is_forgotten_and_may_come_back(tmp_path: Path) -> 
     assert steps(tail.read()) == [(1, 5)]
 
 
-def test_the_log_tail_is_printable_and_comes_from_the_newest_attempt_that_wrote(tmp_path: Path) -> None:
+def test_the_log_is_printable_comes_from_the_newest_attempt_that_wrote_and_is_read_once(tmp_path: Path) -> None:
     append(tmp_path / "a1" / rundir.LOG, b"first\n\x1b[31mred\x1b[0m\tand\x07 bell\n")
     (tmp_path / "a2").mkdir()
-    assert log_tail(tmp_path) == ["first", "·[31mred·[0m    and· bell"]
+    log = newest_log(tmp_path)
+    assert (log.attempt, log.lines) == (1, ("first", "·[31mred·[0m    and· bell"))
+    assert newest_log(tmp_path, log) is log
     append(tmp_path / "a2" / rundir.LOG, b"  10%\r 100%\n\xff\n")
-    assert log_tail(tmp_path) == [" 100%", "\ufffd"]
+    log = newest_log(tmp_path, log)
+    assert (log.attempt, log.lines, log.left_out_bytes) == (2, (" 100%", "\ufffd"), 0)
+    assert newest_log(tmp_path / "nowhere").attempt == 0
+
+
+def test_of_a_very_long_log_the_end_is_kept_and_the_rest_is_counted(tmp_path: Path) -> None:
+    append(tmp_path / "a1" / rundir.LOG, b"".join(b"line %04d\n" % number for number in range(1000)))
+    log = newest_log(tmp_path, tail_bytes=1000)
+    assert log.left_out_bytes == 9000
+    assert log.lines[0] == "line 0901"
+    assert log.lines[-1] == "line 0999"
 
 
 def test_only_whole_lines_of_the_end_of_a_long_file_are_shown(tmp_path: Path) -> None:
@@ -186,10 +198,3 @@ def test_only_whole_lines_of_the_end_of_a_long_file_are_shown(tmp_path: Path) ->
     assert lines[-1] == "line 999"
     assert all(text.startswith("line ") for text in lines)
     assert last_lines(tmp_path / "none", 5) == []
-
-
-def test_events_of_all_attempts_come_in_order_without_garbage(tmp_path: Path) -> None:
-    append(tmp_path / "a1" / rundir.EVENTS, b'{"seq": 1, "kind": "started"}\n{"torn\n[3]\n')
-    append(tmp_path / "a2" / rundir.EVENTS, b'{"seq": 1, "kind": "resumed", "step": 40}\n')
-    assert [(event["attempt"], event["kind"]) for event in events(tmp_path)] == [(1, "started"), (2, "resumed")]
-    assert len(events(tmp_path, count=1)) == 1

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
-from textual.events import MouseDown, MouseEvent, MouseScrollDown, MouseScrollUp, MouseUp
 from textual.message import Message
 
 from optsweep_tui import __version__
@@ -14,10 +13,8 @@ from optsweep_tui.app import exports, figures
 from optsweep_tui.app.answers import Arrived
 from optsweep_tui.app.screens.compare_draw import CompareDrawing
 from optsweep_tui.app.screens.pick import Entry, Pick
-from optsweep_tui.app.views import compare, grid
+from optsweep_tui.app.views import compare
 from optsweep_tui.app.views import exports as contents
-from optsweep_tui.app.views.chart import ZOOM
-from optsweep_tui.charts import raster
 
 RETRY_SECONDS = 5.0
 """After the store could not be read, another program may just have held it."""
@@ -72,6 +69,8 @@ class CompareScreen(CompareDrawing):
         Binding("y", "copy", "copy the values", show=False, id="compare.copy"),
     ]
 
+    KEPT = (*CompareDrawing.KEPT, "view", "view_chosen", "panel")
+
     class Written(Message):
         """A thread has written a file, or could not."""
 
@@ -85,95 +84,6 @@ class CompareScreen(CompareDrawing):
             self.refresh_all()
 
     # ------------------------------------------------------------ x axis, for all charts
-
-    def action_axis(self) -> None:
-        """tokens, seconds, steps, FLOPs."""
-        self.models[0].next_axis()
-        self.refresh_all()
-
-    def action_log(self, axis: str) -> None:
-        """Logarithmic or linear: x of all charts, y of this one."""
-        (self.models[0] if axis == "x" else self.model).toggle_log(axis)
-        self.refresh_all()
-
-    def action_smooth(self, direction: int) -> None:
-        """Smoother or rougher."""
-        self.models[0].smoother(self.longest(), direction)
-        self.refresh_all()
-
-    def action_zoom(self, direction: int) -> None:
-        """In or out, around the crosshair or the newest data."""
-        self.models[0].zoom(ZOOM if direction < 0 else 1 / ZOOM)
-        self.refresh_all()
-
-    def action_reset(self) -> None:
-        """Show everything."""
-        for model in self.models:
-            model.reset()
-        self.refresh_all()
-
-    def action_crosshair(self) -> None:
-        """On or off."""
-        self.models[0].crosshair = 0.5 if self.models[0].crosshair is None else None
-        self.refresh_all()
-
-    def action_pan(self, columns: int) -> None:
-        """Move the crosshair, or the window."""
-        self.models[0].pan(columns)
-        self.refresh_all()
-
-    def action_out(self) -> None:
-        """Esc puts the crosshair away, then the zoom."""
-        lead = self.models[0]
-        if lead.crosshair is not None:
-            lead.crosshair = None
-        elif lead.window != (0.0, 1.0):
-            lead.reset()
-        self.refresh_all()
-
-    # ------------------------------------------------------------ one chart
-
-    def action_metric(self, step: int) -> None:
-        """The next metric that any of the runs has."""
-        known = self.known_metrics()
-        if known:
-            place = known.index(self.model.metric) if self.model.metric in known else (-1 if step > 0 else 0)
-            self.model.metric = known[(place + step) % len(known)]
-            self.metric_chosen = True
-            self.model.forget_scale()
-            self.refresh_all()
-
-    def action_whole_y(self) -> None:
-        """Let the first steps count for y, or not."""
-        self.model.whole_y = not self.model.whole_y
-        self.model.forget_scale()
-        self.refresh_all()
-
-    def action_charts(self) -> None:
-        """One, two or four."""
-        self.count = grid.COUNTS[(grid.COUNTS.index(self.count) + 1) % len(grid.COUNTS)]
-        if self.count > 1:
-            self._spread_metrics()
-        for model in self.models:
-            model.forget_scale()
-        self.refresh_all()
-        if self.view == "curves" and len(self.places) < self.count:
-            self.notify(f"there is room for {len(self.places)} of {self.count} charts: make the window larger")
-
-    def _spread_metrics(self) -> None:
-        """No two charts with the same metric, where the runs have as many."""
-        known = self.known_metrics()
-        taken = [self.models[0].metric]
-        for model in self.models[1:]:
-            if model.metric in taken or (known and model.metric not in known):
-                model.metric = next((name for name in known if name not in taken), model.metric)
-            taken.append(model.metric)
-
-    def action_next_chart(self, step: int) -> None:
-        """Which chart m, L and a are about."""
-        if self.view == "curves" and self.places:
-            self.focus_on = (self.focus_on + step) % len(self.places)
-            self.refresh_all()
 
     # ------------------------------------------------------------ views and panels
 
@@ -216,6 +126,10 @@ class CompareScreen(CompareDrawing):
             self.refresh_all()
             self.notify(f"baseline {self.baseline}")
 
+    def wheel_elsewhere(self, direction: int) -> None:
+        """Scroll the panel or the figure."""
+        self.action_scroll_list(direction)
+
     def action_study(self, step: int) -> None:
         """Another study."""
         self.bench.step_study(step)
@@ -225,69 +139,6 @@ class CompareScreen(CompareDrawing):
     def action_unmark_all(self) -> None:
         """Take all marks away."""
         self.bench.unmark(list(self.bench.marks))
-        self.refresh_all()
-
-    # ------------------------------------------------------------ mouse
-
-    def _part(self, x: int, y: int) -> float | None:
-        """Place 0..1 in the visible part of x of the chart that is there; the chart gets the keys."""
-        for number, (place, (model, _)) in enumerate(zip(self.places, self.seen, strict=False)):
-            if place.holds(x, y) and model.view is not None:
-                self.focus_on = number
-                return (x - place.x - raster.GUTTER + 0.5) / raster.plot_size(model.view)[0]
-        return None
-
-    def on_mouse_down(self, event: MouseDown) -> None:
-        """Where a drag begins."""
-        self._grabbed = self._inside(event, "#chart") if self.view == "curves" else None
-        if self._grabbed:
-            self.query_one("#chart").capture_mouse()
-
-    def _inside(self, event: MouseEvent, name: str) -> tuple[int, int] | None:
-        """Column and row of the mouse in one of the views; None where it is elsewhere."""
-        region = self.query_one(name).region
-        x, y = int(event.screen_x), int(event.screen_y)
-        return (x - region.x, y - region.y) if region.contains(x, y) else None
-
-    def on_mouse_up(self, event: MouseUp) -> None:
-        """A click puts the crosshair there; a drag shows what it was drawn over."""
-        grabbed, self._grabbed = self._grabbed, None
-        if grabbed is None:
-            return
-        chart = self.query_one("#chart")
-        chart.release_mouse()
-        first = self._part(*grabbed)
-        if first is None:
-            return
-        moved = int(event.screen_x) - chart.region.x - grabbed[0]
-        view = self.models[0].view
-        last = first + moved / (raster.plot_size(view)[0] if view else 1)
-        if abs(moved) < DRAG_COLUMNS:
-            self.models[0].crosshair = min(1.0, max(0.0, first))
-        else:
-            self.models[0].select(first, last)
-        self.refresh_all()
-
-    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
-        """The wheel zooms where the mouse is, with shift it moves; over the panel it scrolls."""
-        self._wheel(event, -1)
-
-    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
-        """The other way."""
-        self._wheel(event, 1)
-
-    def _wheel(self, event: MouseScrollUp | MouseScrollDown, direction: int) -> None:
-        where = self._inside(event, "#chart")
-        if where is None or self.view != "curves":
-            self.action_scroll_list(direction)
-            return
-        part = self._part(*where)
-        if part is None:
-            return
-        if event.shift or event.ctrl:
-            self.models[0].move(0.1 * direction)
-        else:
-            self.models[0].zoom(ZOOM if direction < 0 else 1 / ZOOM, min(1.0, max(0.0, part)))
         self.refresh_all()
 
     # ------------------------------------------------------------ out of the screen

@@ -6,23 +6,21 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from textual.containers import Container
-from textual.timer import Timer
 from textual.widget import Widget
 
 from optsweep_tui.app import figures, specs, speedups
 from optsweep_tui.app import format as fmt
 from optsweep_tui.app.answers import Answers, Slot
 from optsweep_tui.app.model import RunRow
-from optsweep_tui.app.screens.base import BaseScreen
+from optsweep_tui.app.screens.charts import ChartScreen
 from optsweep_tui.app.views import compare, grid
-from optsweep_tui.app.views.chart import ChartModel, Line, along, shared_x
+from optsweep_tui.app.views.chart import Line
 from optsweep_tui.app.views.compare import Speedups
 from optsweep_tui.app.views.diff import diff_rows
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.charts import static, style
 from optsweep_tui.charts.chart import Row, Span
 from optsweep_tui.charts.figure import Figure
-from optsweep_tui.live.runstore import Series
 
 WIDE = 100
 """Columns from which legend and speedups stand beside the chart."""
@@ -30,20 +28,13 @@ WIDER = 116
 """Columns from which they have room for every mark."""
 PANELS = ("legend", "speedups", "diff")
 """What stands beside or below the chart; in a wide window the legend is always there."""
-METRICS = ("train_loss", "val_loss", "grad_norm", "lr")
-"""What four charts show at first."""
 
 
-class CompareDrawing(BaseScreen):
+class CompareDrawing(ChartScreen):
     """Charts, their legend, the speedups, the config diff; the keys are those of `CompareScreen`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.models = [ChartModel(metric=metric) for metric in METRICS]
-        self.count = 1
-        """Charts that are wanted."""
-        self.focus_on = 0
-        """The chart that m, L and a are about."""
         self.choice = compare.Choice(rows=(), why="")
         self.answers = Answers(self)
         self.view = "curves"
@@ -52,18 +43,11 @@ class CompareDrawing(BaseScreen):
         """Lines of the panel, or panels of the figure, that are scrolled away."""
         self.baseline: str | None = None
         """Chosen by the user; else that of the study."""
-        self.view_chosen = self.metric_chosen = False
+        self.view_chosen = False
         self.drawn: list[tuple[RunRow, Line | None, str, str]] = []
-        self.seen: list[tuple[ChartModel, list[Line]]] = []
-        self.places: list[grid.Place] = []
         self._specs, self._speedups = Slot(key=None), Speedups()
-        self._scaled: dict[tuple[str, str], tuple[Series, Series]] = {}
         self._panel_rows: dict[tuple[int, int, int, int], list[Row]] = {}
         self._figure: Figure | None = None
-        self._watched: list[str] | None = None
-        """Runs that the poller has been told to follow."""
-        self._again: Timer | None = None
-        self._grabbed: tuple[int, int] | None = None
 
     def body(self) -> Iterable[Widget]:
         """Status line, chart, and what stands beside or below."""
@@ -71,11 +55,6 @@ class CompareDrawing(BaseScreen):
         with Container(id="main"):
             yield SpanView(id="side")
             yield SpanView(id="chart")
-
-    @property
-    def model(self) -> ChartModel:
-        """The chart that the keys are about; the first one leads the x axis of all."""
-        return self.models[self.focus_on]
 
     @property
     def wide(self) -> bool:
@@ -86,14 +65,6 @@ class CompareDrawing(BaseScreen):
     def study_baseline(self) -> str:
         """The baseline of figures and speedups."""
         return self.baseline or self.bench.baseline()
-
-    def wanted_curves(self) -> list[str]:
-        """The runs of the chart."""
-        return [row.run_id for row in self.choice.rows]
-
-    def longest(self) -> int:
-        """Steps of the longest run."""
-        return max((row.line.steps for row in self.choice.rows), default=100)
 
     def _choose(self) -> None:
         bench = self.bench
@@ -117,19 +88,23 @@ class CompareDrawing(BaseScreen):
             side = self.query_one("#side", SpanView)
             side.set_height(None if self.wide else self._below())
         super().refresh_all()
-        self._watched = self.wanted_curves() if self.bench.base_screen() is self else None
-        if self.is_current and not self.tailed() and self._again is None:
-            self._again = self.set_timer(0.2, self._look_again)  # runs without a curve send no message
 
-    def _look_again(self) -> None:
-        self._again = None
-        if self.is_current:
-            self.refresh_all()
+    def chart_runs(self) -> list[RunRow]:
+        """The marked runs, or those chosen in their place."""
+        return list(self.choice.rows)
 
-    def tailed(self) -> bool:
-        """Whatever the chosen runs have written is here."""
-        bench = self.bench
-        return not bench.snapshot.loading and self._watched == self.wanted_curves() and bench.poller.caught_up()
+    def flops_per_token(self, run_id: str) -> float | None:
+        """From the specs, once they are read."""
+        found = (self._specs.value or {}).get(run_id)
+        return found.flops_per_token if found else None
+
+    def charts_shown(self) -> bool:
+        """Not a figure of the study."""
+        return self.view == "curves"
+
+    def no_curve(self) -> str:
+        """Final losses are elsewhere."""
+        return "these runs have no curve: v shows their final losses"
 
     def _below(self) -> int:
         """Rows below the chart in a narrow window."""
@@ -146,10 +121,15 @@ class CompareDrawing(BaseScreen):
         self._specs = self.answers.ask("specs", None, tuple(self.wanted_curves()), self._load_specs)
         self._speedups = self._ask_speedups()
         status, chart = self.query_one("#status", SpanView), self.query_one("#chart", SpanView)
-        rows = self._curve_rows(*chart.size)  # the legend needs the lines in every view
+        rows = self.chart_rows(*chart.size)  # the legend needs the lines in every view
+        colours = style.shades([row.line.optimizer for row in self.choice.rows])
+        self.drawn = [
+            (row, line, style.RUN_LETTERS[place], colours[place])
+            for place, (row, line) in enumerate(zip(self.choice.rows, self.lines, strict=True))
+        ]
         self._suggest_view()
         if self.view == "curves":
-            status.show([compare.status(self.models[0], self.model, len(self.drawn), status.size.width)])
+            status.show([compare.status(self.lead, self.model, len(self.drawn), status.size.width)])
         else:
             rows = self._figure_rows(*chart.size)
             status.show([self._figure_status(status.size.width)])
@@ -158,102 +138,6 @@ class CompareDrawing(BaseScreen):
 
     def _load_specs(self) -> object:
         return specs.load(self.bench.workspace, self.wanted_curves())
-
-    def _curve_rows(self, width: int, height: int) -> list[Row]:
-        """The charts; remembers what was drawn for legend, mouse and export."""
-        self._suggest_metric()
-        self.places = grid.places(self.count, width, height)
-        self.focus_on = min(self.focus_on, len(self.places) - 1)
-        lead = self.models[0]
-        lead.suggest_smoothing(self.longest())
-        shown = self.models[: len(self.places)]
-        for model in shown[1:]:
-            model.follow(lead)
-        lines = [self._lines(model) for model in shown]
-        self.seen = [(model, [one for one in own if one is not None]) for model, own in zip(shown, lines, strict=True)]
-        colours = style.shades([row.line.optimizer for row in self.choice.rows])
-        self.drawn = [
-            (row, line, style.RUN_LETTERS[place], colours[place])
-            for place, (row, line) in enumerate(zip(self.choice.rows, lines[self.focus_on], strict=True))
-        ]
-        if not any(own for _, own in self.seen):
-            return self._nothing()
-        full = shared_x(self.seen)
-        parts = []
-        several = len(self.places) > 1
-        for place, (model, own) in zip(self.places, self.seen, strict=True):
-            rows = model.frame(own, place.width, place.height - several, full)
-            if several:
-                name = compare.unit_of(model.metric)
-                value = "{:.3f}" if model.metric.endswith("loss") else "{:.4g}"
-                head = grid.title(model, name, own, place.width, focused=model is self.model, value=value)
-                rows = [head, *(rows or self._nothing(model.metric)[1:])]
-            parts.append((place, rows))
-        return grid.joined(parts)
-
-    def _lines(self, model: ChartModel) -> list[Line | None]:
-        """The series of the chosen runs in one chart."""
-        colours = style.shades([row.line.optimizer for row in self.choice.rows])
-        lines: list[Line | None] = []
-        for place, (row, colour) in enumerate(zip(self.choice.rows, colours, strict=True)):
-            factor = self._flops(row) if model.axis == "flops" else 1.0
-            series = self._series(row.run_id, model, factor)
-            ends = {"step": float(row.line.steps), "tokens": float(row.cell.tokens)}
-            ends["flops"] = ends["tokens"] * (factor or 0.0)
-            end, letter = ends.get(model.axis), style.RUN_LETTERS[place]
-            lines.append(
-                Line(run_id=row.run_id, series=series, colour=colour, letter=letter, end=end) if series else None
-            )
-        return lines
-
-    def _flops(self, row: RunRow) -> float | None:
-        found = (self._specs.value or {}).get(row.run_id)
-        return found.flops_per_token if found else None
-
-    def _series(self, run_id: str, model: ChartModel, factor: float | None) -> Series | None:
-        if factor is None:
-            return None
-        axis = "tokens" if model.axis == "flops" else model.axis
-        series = self.bench.store.series(run_id, model.metric, axis)
-        if series is None or model.axis != "flops":
-            return series
-        known = self._scaled.get((run_id, model.metric))
-        if known is None or known[0] is not series:
-            self._scaled[run_id, model.metric] = known = (series, along(series, factor))
-        return known[1]
-
-    def _nothing(self, metric: str = "") -> list[Row]:
-        if not self.choice.rows:
-            text = "no run has started yet: mark some with space on screen 2, or wait for the first"
-        elif not self.tailed():
-            text = "reading ..."
-        elif (
-            self.model.axis == "flops"
-            and not self._specs.busy
-            and all(self._flops(row) is None for row in self.choice.rows)
-        ):
-            text = "FLOPs of these models are not known: x shows another axis"
-        elif not self.known_metrics():
-            text = "these runs have no curve: v shows their final losses"
-        else:
-            text = f"no {metric or self.model.metric} here yet: m shows another metric"
-        return [(), (Span(f"  {text}", style.GREY),)]
-
-    def known_metrics(self) -> list[str]:
-        """What any of the runs has measured, losses first."""
-        names: dict[str, None] = {}
-        for row in self.choice.rows:
-            names.update(dict.fromkeys(self.bench.store.metrics(row.run_id)))
-        return list(names)
-
-    def _suggest_metric(self) -> None:
-        """Until the user chooses: validation losses where nothing else was published."""
-        if not self.metric_chosen and self.tailed():
-            known = self.known_metrics()
-            if known and self.models[0].metric not in known:
-                self.models[0].metric = known[0]
-            elif not self.metric_chosen and "train_loss" in known:
-                self.models[0].metric = "train_loss"
 
     def _suggest_view(self) -> None:
         """Until the user chooses: final losses where no run has a curve."""

@@ -1,4 +1,4 @@
-"""Screen 4, Run: one run with its spec, its curve, and the end of its log or its events."""
+"""Screen 4, Run: one run with its spec, its curves, and its log or its history below them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from textual.message import Message
 from textual.widget import Widget
 
 from optsweep_tui import flow
+from optsweep_tui.app import format as fmt
+from optsweep_tui.app import specs
 from optsweep_tui.app.model import RunRow
-from optsweep_tui.app.screens.base import BaseScreen
-from optsweep_tui.app.views import compare, run
-from optsweep_tui.app.views.chart import ChartModel, Line
+from optsweep_tui.app.screens.charts import ChartScreen
+from optsweep_tui.app.views import compare, history, run
+from optsweep_tui.app.views.pane import Pane
+from optsweep_tui.app.widgets.filterline import FilterLine
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.charts import style
-from optsweep_tui.charts.chart import Span
+from optsweep_tui.charts.chart import Floats, Row, Span
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.live import logs
 
@@ -26,29 +29,57 @@ REREAD_SECONDS = 1.0
 """Between two looks at the log of a run that is on the screen."""
 
 
-class RunScreen(BaseScreen):
+class RunScreen(ChartScreen):
     """Everything about one run."""
 
     TAB = "Run"
+    AUTO_FOCUS = ""
+    LETTERS = False
+    KEPT = (*ChartScreen.KEPT, "lower", "lower_chosen")
     DEFAULT_CSS = """
     RunScreen #facts { width: 40; dock: left; }
+    RunScreen.narrow #facts { width: 32; }
     RunScreen #lower { height: 40%; max-height: 14; dock: bottom; }
+    RunScreen #search { dock: bottom; }
     RunScreen #status { height: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j,down", "step(1)", "next run", id="run.next", key_display="j"),
         Binding("k,up", "step(-1)", "run before", id="run.previous", key_display="k"),
         Binding("t", "lower", "log or events", id="run.lower"),
-        Binding("m", "metric", "metric", id="run.metric"),
-        Binding("x", "axis", "x axis", show=False, id="run.axis"),
-        Binding("l", "log('x')", "log x", show=False, id="run.log_x"),
-        Binding("L", "log('y')", "log y", show=False, id="run.log_y"),
+        Binding("slash", "search", "search", id="run.search", key_display="/"),
+        Binding("m", "metric(1)", "metric", id="run.metric"),
+        Binding("w", "charts", "1/2/4 charts", id="run.charts"),
         Binding("s", "smooth(1)", "smooth", id="run.smoother"),
-        Binding("S", "smooth(-1)", "smooth less", show=False, id="run.rougher"),
-        Binding("a", "whole_y", "whole y range", show=False, id="run.whole_y"),
+        Binding("f", "follow", "follow", id="run.follow"),
         Binding("space", "mark", "mark", id="run.mark"),
         Binding("K", "cancel", "cancel", id="run.cancel"),
         Binding("R", "retry", "retry", id="run.retry"),
+        Binding("n", "found(1)", "next place found", show=False, id="run.found"),
+        Binding("N", "found(-1)", "place found before", show=False, id="run.found_before"),
+        Binding("pageup", "scroll_lower(-1)", "log or events up", show=False, id="run.lower_up"),
+        Binding("pagedown", "scroll_lower(1)", "log or events down", show=False, id="run.lower_down"),
+        Binding("g,home", "lower_end(-1)", "start of the log", show=False, id="run.lower_start"),
+        Binding("G,end", "lower_end(1)", "end of the log", show=False, id="run.lower_end"),
+        Binding("J", "facts(1)", "spec down", show=False, id="run.facts_down"),
+        Binding("I", "facts(-1)", "spec up", show=False, id="run.facts_up"),
+        Binding("M", "metric(-1)", "metric before", show=False, id="run.metric_before"),
+        Binding("tab", "next_chart(1)", "next chart", show=False, id="run.next_chart"),
+        Binding("shift+tab", "next_chart(-1)", "chart before", show=False, id="run.chart_before"),
+        Binding("x", "axis", "x axis", show=False, id="run.axis"),
+        Binding("l", "log('x')", "log x", show=False, id="run.log_x"),
+        Binding("L", "log('y')", "log y", show=False, id="run.log_y"),
+        Binding("S", "smooth(-1)", "smooth less", show=False, id="run.rougher"),
+        Binding("c", "crosshair", "crosshair", show=False, id="run.crosshair"),
+        Binding("plus,equals_sign", "zoom(-1)", "zoom in", show=False, id="run.zoom_in", key_display="+"),
+        Binding("minus", "zoom(1)", "zoom out", show=False, id="run.zoom_out", key_display="-"),
+        Binding("0", "reset", "show all", show=False, id="run.reset"),
+        Binding("left", "pan(-1)", "crosshair or window left", show=False, id="run.left"),
+        Binding("right", "pan(1)", "crosshair or window right", show=False, id="run.right"),
+        Binding("shift+left", "pan(-10)", "crosshair far left", show=False, id="run.far_left"),
+        Binding("shift+right", "pan(10)", "crosshair far right", show=False, id="run.far_right"),
+        Binding("a", "whole_y", "whole y range", show=False, id="run.whole_y"),
+        Binding("y", "copy", "copy the run's id", show=False, id="run.copy"),
     ]
 
     class FilesRead(Message):
@@ -59,28 +90,37 @@ class RunScreen(BaseScreen):
             self.files = files
 
     def __init__(self) -> None:
-        super().__init__()
-        self.model = ChartModel(axis="step")
+        super().__init__(axis="step")
         self.run_id: str | None = None
         self.files: run.RunFiles | None = None
-        self.events = False
-        """The lower part shows events, not the log."""
+        self.lower = "log"
+        """What the lower part shows: log or events."""
+        self.lower_chosen = False
+        """By the user; until then what there is."""
+        self.panes = {"log": Pane(), "events": Pane()}
+        self.facts_skip = 0
+        self._lower_rows: dict[str, tuple[object, list[Row]]] = {}
         self._read_at = 0.0
         self._reading = False
 
     def body(self) -> Iterable[Widget]:
-        """Facts on the left, chart on the right, log below it."""
+        """Facts on the left, charts on the right, log below them."""
         yield SpanView(id="facts")
         with Container(id="right"):
             yield SpanView(id="status")
+            yield FilterLine(id="search", placeholder="search the log")
             yield SpanView(id="lower")
             yield SpanView(id="chart")
 
     def show_run(self, run_id: str) -> None:
         """Show another run."""
         if run_id != self.run_id:
-            self.run_id, self.files, self._read_at = run_id, None, 0.0
-            self.model.reset()
+            self.run_id, self.files, self._read_at, self.facts_skip = run_id, None, 0.0, 0
+            self._lower_rows.clear()
+            for pane in self.panes.values():
+                pane.top = None
+            for model in self.models:
+                model.reset()
 
     @property
     def row(self) -> RunRow | None:
@@ -94,18 +134,40 @@ class RunScreen(BaseScreen):
             self.show_run(first.run_id)
         return bench.snapshot.by_id.get(self.run_id or "")
 
-    def wanted_curves(self) -> list[str]:
+    def chart_runs(self) -> list[RunRow]:
         """The run."""
         row = self.row
-        return [row.run_id] if row else []
+        return [row] if row else []
+
+    def _own_files(self) -> run.RunFiles | None:
+        files = self.files
+        return files if files is not None and files.run_id == self.run_id else None
+
+    def flops_per_token(self, run_id: str) -> float | None:
+        """From the spec, once it is read."""
+        files = self._own_files()
+        return files.flops_per_token if files else None
+
+    def spikes(self, run_id: str) -> Floats | None:
+        """Where its events say so."""
+        files = self._own_files()
+        return history.spikes(files.attempts) if files else None
+
+    def no_curve(self) -> str:
+        """An imported run often has none."""
+        row = self.row
+        if row is not None and not row.line.host:
+            return "this run was published without a curve"
+        return "nothing measured yet"
 
     def changed_curves(self, run_ids: frozenset[str]) -> None:
         """The curve has grown."""
         if self.run_id in run_ids:
-            self.draw()
+            self.refresh_all()
 
     def draw(self) -> None:
-        """Facts, chart, log."""
+        """Facts, charts, log."""
+        self.set_class(self.size.width < 100, "narrow")
         row = self.row
         facts, chart = self.query_one("#facts", SpanView), self.query_one("#chart", SpanView)
         lower, status = self.query_one("#lower", SpanView), self.query_one("#status", SpanView)
@@ -115,29 +177,51 @@ class RunScreen(BaseScreen):
                 view.show([])
             return
         self._read_files(row)
-        files = self.files if self.files is not None and self.files.run_id == row.run_id else None
-        facts.show(run.facts(row, files, *facts.size, garbage=self.bench.poller.garbage(row.run_id)))
-        mark = "+ marked " if row.run_id in self.bench.marks else ""
-        status.show([compare.status(self.model, self.model, 1, status.size.width, mark)])
-        chart.show(self._chart(row, *chart.size))
-        width, height = lower.size
-        title = " events" if self.events else " log"
-        rule = (Span(title + " ", style.GREY), Span("─" * max(0, width - len(title) - 2), style.FAINT))
-        if files is None:
-            lower.show([rule])
-        elif self.events:
-            lower.show([rule, *run.event_rows(files.events, width, height - 1)])
-        else:
-            lower.show([rule, *run.log_rows(files.log, width, height - 1)])
+        garbage = self.bench.poller.garbage(row.run_id)
+        facts.show(run.facts(row, self._own_files(), *facts.size, garbage=garbage, skip=self.facts_skip))
+        chart.show(self.chart_rows(*chart.size))
+        status.show([self._status(row, status.size.width)])
+        self._draw_lower(*lower.size)
 
-    def _chart(self, row: RunRow, width: int, height: int) -> list[tuple[Span, ...]]:
-        series = self.bench.store.series(row.run_id, self.model.metric, self.model.axis)
-        if series is None:
-            return [(), (Span(f"  no {self.model.metric} yet", style.GREY),)]
-        self.model.suggest_smoothing(row.line.steps)
-        end = {"step": float(row.line.steps), "tokens": float(row.cell.tokens)}.get(self.model.axis)
-        line = Line(run_id=row.run_id, series=series, colour=style.colour_of(row.line.optimizer), end=end)
-        return self.model.frame([line], width, height)
+    def _status(self, row: RunRow, width: int) -> Row:
+        """Metric, axes, and the value under the crosshair."""
+        right = "+ marked " if row.run_id in self.bench.marks else ""
+        at, line = self.model.crosshair_x(), next(iter(self.lines), None)
+        if at is not None and line is not None:
+            value = self.model.value_at(line, at)
+            right = f"{fmt.short(at)} ┆ {'·' if value is None else f'{value:.5g}'} {right}"
+        return compare.status(self.lead, self.model, 1, width, right)
+
+    def _draw_lower(self, width: int, height: int) -> None:
+        files = self._own_files()
+        if files is not None and not self.lower_chosen:
+            self.lower = "log" if files.log.lines else "events"
+        rows, pane, title = self.lower_rows(), self.panes[self.lower], self.lower
+        if files and self.lower == "log" and files.log.attempt:
+            title = f"log of attempt {files.log.attempt}, {len(rows):,} lines"
+            if files.log.left_out_bytes:
+                title += f" (without the first {fmt.short(files.log.left_out_bytes)}B)"
+        shown = pane.rows(rows, width, height - 1)
+        view = self.query_one("#lower", SpanView)
+        view.show([pane.rule(title, len(rows), width), *shown])
+
+    def lower_rows(self) -> list[Row]:
+        """Every row of the log, or of the history; made again only when they changed."""
+        files = self._own_files()
+        if files is None:
+            return []
+        source: object = files.log.stamp if self.lower == "log" else files.attempts
+        known = self._lower_rows.get(self.lower)
+        if known is None or known[0] != source:
+            rows: list[Row]
+            if self.lower == "log":
+                rows = [(Span(f" {line}"),) for line in files.log.lines]
+                rows = rows or [(Span(" the log is empty", style.GREY),)]
+            else:
+                rows = history.history_rows(history.happenings(files.attempts))
+            self._lower_rows[self.lower] = known = (source, rows)
+            self.panes[self.lower].refind(rows)
+        return known[1]
 
     def _read_files(self, row: RunRow) -> None:
         """Read the folder in a worker, at most once a second."""
@@ -145,22 +229,26 @@ class RunScreen(BaseScreen):
         if self._reading or now - self._read_at < REREAD_SECONDS:
             return
         self._reading, self._read_at = True, now
-        workspace, run_id = self.bench.workspace, row.run_id
+        workspace, run_id, before = self.bench.workspace, row.run_id, self._own_files()
 
         def read() -> Message:
             where = workspace.runs / run_id
             try:
                 everything = flow.everything(workspace, run_id)
             except (OptsweepError, OSError):
-                everything = {}  # the folder is on its way in or out: log and events may still be there
-            return self.FilesRead(
-                run.RunFiles(
-                    run_id=run_id, log=tuple(logs.log_tail(where)), events=tuple(logs.events(where)), facts=everything
-                )
-            )
+                everything = {}  # the folder is on its way in or out: the log may still be there
+            flops = before.flops_per_token if before else None
+            if flops is None:
+                facts = specs.load(workspace, [run_id]).get(run_id)
+                flops = facts.flops_per_token if facts else None
+            log = logs.newest_log(where, before.log if before else None)
+            return self.FilesRead(run.RunFiles(run_id=run_id, log=log, flops_per_token=flops, facts=everything))
 
         self.bench.in_thread(
-            self, read, lambda text: self.FilesRead(run.RunFiles(run_id=run_id, log=(text,))), group="files"
+            self,
+            read,
+            lambda text: self.FilesRead(run.RunFiles(run_id=run_id, log=logs.Log(attempt=0, lines=(text,)))),
+            group="files",
         )
 
     def on_run_screen_files_read(self, message: FilesRead) -> None:
@@ -169,11 +257,13 @@ class RunScreen(BaseScreen):
         changed = message.files != self.files
         self.files = message.files
         if self.is_current and (changed or message.files.run_id != self.run_id):
-            self.draw()
+            self.refresh_all()
 
     def settled(self) -> bool:
         """What the workers load is there."""
         return not self._reading and self.files is not None and self.bench.poller.caught_up()
+
+    # ------------------------------------------------------------ keys
 
     def action_step(self, step: int) -> None:
         """The next or previous run in the order of screen 2."""
@@ -186,40 +276,87 @@ class RunScreen(BaseScreen):
 
     def action_lower(self) -> None:
         """Log or events."""
-        self.events = not self.events
-        self.draw()
+        self.lower, self.lower_chosen = "events" if self.lower == "log" else "log", True
+        self.refresh_all()
 
-    def action_metric(self) -> None:
-        """The next metric of the run."""
-        names = self.bench.store.metrics(self.run_id or "")
-        if names:
-            place = names.index(self.model.metric) if self.model.metric in names else -1
-            self.model.metric = names[(place + 1) % len(names)]
-            self.model.forget_scale()
-            self.draw()
+    def action_scroll_lower(self, pages: int) -> None:
+        """A page of the log or the events."""
+        height = max(2, self.query_one("#lower").size.height - 2)
+        self.panes[self.lower].scroll(pages * height, len(self.lower_rows()))
+        self.refresh_all()
 
-    def action_axis(self) -> None:
-        """step, tokens, seconds."""
-        self.model.next_axis()
-        self.draw()
+    def action_lower_end(self, direction: int) -> None:
+        """To the first row, or to the last and follow."""
+        self.panes[self.lower].top = None if direction > 0 else 0
+        self.refresh_all()
 
-    def action_log(self, axis: str) -> None:
-        """Logarithmic or linear."""
-        self.model.toggle_log(axis)
-        self.draw()
+    def wheel_elsewhere(self, direction: int) -> None:
+        """The wheel scrolls the log."""
+        self.panes[self.lower].scroll(3 * direction, len(self.lower_rows()))
+        self.refresh_all()
 
-    def action_smooth(self, direction: int) -> None:
-        """Smoother or rougher."""
-        row = self.row
-        if row is not None:
-            self.model.smoother(row.line.steps, direction)
-            self.draw()
+    def action_follow(self) -> None:
+        """Follow the end, or stand still."""
+        self.panes[self.lower].follow(len(self.lower_rows()))
+        self.refresh_all()
 
-    def action_whole_y(self) -> None:
-        """Let the first steps count for y, or not."""
-        self.model.whole_y = not self.model.whole_y
-        self.model.forget_scale()
-        self.draw()
+    def action_facts(self, lines: int) -> None:
+        """Scroll the facts."""
+        self.facts_skip = max(0, self.facts_skip + 5 * lines)
+        self.refresh_all()
+
+    def action_search(self) -> None:
+        """Type what to look for."""
+        line = self.query_one("#search", FilterLine)
+        line.value = self.panes[self.lower].search
+        line.add_class("open")
+        line.focus()
+
+    def on_input_changed(self) -> None:
+        """Search while it is typed."""
+        line = self.query_one("#search", FilterLine)
+        if line.has_class("open"):
+            self.panes[self.lower].look_for(line.value, self.lower_rows())
+            self.refresh_all()
+
+    def on_input_submitted(self) -> None:
+        """Keep the search and go back to the keys."""
+        self.action_filter_done()
+
+    def action_filter_done(self) -> None:
+        """Leave the line; n and N go on."""
+        self.query_one("#search", FilterLine).remove_class("open")
+        self.set_focus(None)
+        self.refresh_all()
+
+    def action_filter_clear(self) -> None:
+        """Leave the line and forget the search."""
+        self.panes[self.lower].look_for("", [])
+        self.panes[self.lower].top = None
+        self.action_filter_done()
+
+    def action_found(self, step: int) -> None:
+        """The next row that fits, around the ends."""
+        pane = self.panes[self.lower]
+        if not pane.search:
+            self.action_search()
+            return
+        pane.go(step)
+        self.refresh_all()
+
+    def action_out(self) -> None:
+        """Esc puts away the search, then the crosshair, then the zoom."""
+        pane = self.panes[self.lower]
+        if pane.search:
+            self.action_filter_clear()
+        else:
+            super().action_out()
+
+    def action_copy(self) -> None:
+        """The id into the clipboard of the terminal."""
+        if self.run_id:
+            self.app.copy_to_clipboard(self.run_id)
+            self.notify(f"copied {self.run_id}")
 
     def action_mark(self) -> None:
         """Mark or unmark the run."""
