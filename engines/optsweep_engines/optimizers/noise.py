@@ -39,7 +39,7 @@ def scrambled(x: Array) -> Array:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-def _pairs(xp: Any, words: list[int], start: int, count: int, like: Array) -> tuple[Array, Array]:
+def _pairs(xp: Any, words: Any, start: int, count: int, like: Array) -> tuple[Array, Array]:
     """Two independent normal numbers for each of `count` counters, by Box-Muller on two 24-bit uniforms, float32."""
     counter = xp.arange(start, start + count, dtype=xp.int32, device=device(like))
     high = scrambled(scrambled(counter ^ words[0]) ^ words[1])
@@ -55,7 +55,11 @@ def normal(xp: Any, seed: int, step: int, tensor: Parameter, like: Array) -> Arr
 
     No value lies beyond 5.8.
     """
-    words = keys(seed, step, tensor.name)
+    return of_words(xp, keys(seed, step, tensor.name), tensor, like)
+
+
+def of_words(xp: Any, words: Any, tensor: Parameter, like: Array) -> Array:
+    """`normal` from its four `keys`, which may be an array [4] that a compiling engine traces."""
     count = (tensor.count + 1) // 2
     chunk = CPU_CHUNK if str(device(like)) == "cpu" else count
     parts = [_pairs(xp, words, start, min(chunk, count - start), like) for start in range(0, count, chunk)]

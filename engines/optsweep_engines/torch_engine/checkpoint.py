@@ -13,10 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from optsweep_engines.engine import RunLog
+from optsweep_engines.loop import foreign
 from optsweep_engines.torch_engine.optimizer import Optimizer
 from optsweep_engines.torch_engine.user import ClassOptimizer
 
 FORMAT = "1"
+ENGINE = "torch"
 STATE = "state/"
 
 
@@ -46,6 +48,7 @@ def save(
         tensors[name] = whole
     metadata = {
         "format": FORMAT,
+        "engine": ENGINE,
         "run_id": run_id,
         "attempt": str(log.attempt),
         "step": str(step),
@@ -83,6 +86,8 @@ def _load(
         metadata = file.metadata() or {}
         expected = {"format": FORMAT, "run_id": run_id, "step": str(step)}
         found = {key: metadata.get(key) for key in expected}
+        if metadata.get("engine", ENGINE) != ENGINE:
+            raise ValueError(foreign(metadata["engine"], ENGINE))
         if found != expected:
             raise ValueError(f"holds {found}, expected {expected}")
         held = set(file.keys())

@@ -7,13 +7,12 @@ import ctypes
 import functools
 import os
 import platform
-import resource
-import sys
 from typing import Any
 
 import numpy
 import torch
 
+from optsweep_engines.machine import cpu_name, resident_peak_bytes
 from optsweep_engines.torch_engine.probe import use_fast_matmul
 
 
@@ -25,16 +24,6 @@ def devices() -> list[dict[str, Any]]:
         found.append({"device": f"cuda:{index}", "name": properties.name, "memory_bytes": properties.total_memory})
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return [*found, {"device": "cpu", "name": cpu_name(), "memory_bytes": memory}]
-
-
-def cpu_name() -> str:
-    """Model name of the processor."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def opened(name: str, threads: int) -> torch.device:
@@ -92,17 +81,7 @@ def peak_bytes(device: torch.device) -> int:
     """Most memory held: allocated on the GPU, resident set of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return _resident_peak_bytes()
-
-
-def _resident_peak_bytes() -> int:
-    """Of this program alone: Linux keeps in ru_maxrss what the process held before its exec, a fork of its parent."""
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8", errors="replace") as status:
-        for line in status:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024  # "VmHWM:    123456 kB"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return resident_peak_bytes()
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,31 @@
+"""The JAX engine: trains a RunSpec on CPU, GPU or TPU, on one device or a mesh; JAX itself is imported when a run starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optsweep_engines.engine import RunLog
+from optsweep_engines.spec import RunRecord, RunSpec
+
+
+class JaxEngine:
+    """Trains on one device, or on a mesh of them. Same file names as in the other engine."""
+
+    name = "jax"
+
+    def train(self, spec: RunSpec, log: RunLog) -> RunRecord:
+        """Train to the end of the spec, resuming from the newest valid checkpoint.
+
+        Raises:
+            Preempted: `log.stop_requested()` said so; a checkpoint was saved first.
+            ValueError: the spec cannot be trained here (dataset, device, shape, mesh).
+        """
+        from optsweep_engines.jax_engine.train import train  # noqa: PLC0415 (JAX takes a second to import)
+
+        return train(spec, log)
+
+    def devices(self) -> list[dict[str, Any]]:
+        """What can be trained on here: accelerators with their memory, then the CPU."""
+        from optsweep_engines.jax_engine.device import devices  # noqa: PLC0415
+
+        return devices()

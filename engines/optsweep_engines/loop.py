@@ -1,0 +1,210 @@
+"""The loop around the steps of one run, the same for every engine: metric lines, validations, checkpoints, the end."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from optsweep_engines.engine import Preempted, RunLog
+from optsweep_engines.history import LossHistory
+from optsweep_engines.spec import NUMERICS_VERSION, RecordStatus, RunRecord, RunSpec
+
+
+class Trainer(Protocol):
+    """One run on one engine: parameters, optimizer, data, and the step."""
+
+    def step(self, step: int) -> tuple[Any, Any, float]:
+        """One optimizer step, counted from 0: loss and gradient norm (numbers that may still be on the way), lr."""
+
+    def validation_loss(self) -> float:
+        """Mean loss over the fixed held-out windows, nats per token."""
+
+    def save(self, log: RunLog, step: int, progress: Mapping[str, Any]) -> None:
+        """Publish a checkpoint after so many steps."""
+
+    def restore(self, log: RunLog) -> tuple[int, dict[str, Any]] | None:
+        """Take up the newest checkpoint that fits: (step, progress); None if there is none."""
+
+    def facts(self) -> dict[str, Any]:
+        """What a record says of the engine: peak_bytes, optimizer_state_bytes, device, versions."""
+
+    def parameters_sha256(self) -> str:
+        """Hash over the bytes of the parameters to keep, bank by bank in name order."""
+
+
+def require_trainable(spec: RunSpec) -> None:
+    """Refuse what no engine of this release can train.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    if spec.dataset_hash is None:
+        raise ValueError(f"dataset {spec.dataset} is not prepared: the spec names no hash")
+    if spec.dtype not in ("fp32", "bf16"):
+        raise ValueError(f'dtype "{spec.dtype}" is not one of fp32, bf16')
+    if spec.batch_size % spec.accumulation:
+        raise ValueError(f"batch size {spec.batch_size} does not divide into {spec.accumulation} micro-batches")
+    if spec.steps < 1:
+        raise ValueError(f"{spec.tokens} tokens are less than one step of {spec.tokens_per_step}")
+    if spec.numerics_version != NUMERICS_VERSION:
+        raise ValueError(
+            f"planned for numerics {spec.numerics_version}, this engine has {NUMERICS_VERSION}: plan again"
+        )
+
+
+def foreign(found: str, own: str) -> str:
+    """The line on a checkpoint of another engine."""
+    return (
+        f"written by engine {found}, this run is for {own}: it cannot be resumed from; its parameters can be converted, "
+        "the tensors param/* have the same names, shapes and layout in both"
+    )
+
+
+def number(spec: RunSpec, knob: str) -> float:
+    """A knob of the spec as a float; 0 when null.
+
+    Raises:
+        ValueError: the spec does not hold it.
+    """
+    if knob not in spec.hyperparameters:
+        raise ValueError(f"the spec holds no {knob}")
+    return float(spec.hyperparameters[knob] or 0.0)
+
+
+class Account:
+    """The books of one run: its losses, seconds and rates, all attempts, and the record made from them."""
+
+    def __init__(self, spec: RunSpec, log: RunLog) -> None:
+        self.spec = spec
+        self.log = log
+        self.done = 0
+        """Optimizer steps done, all attempts."""
+        self.resumed_from = 0
+        self.seconds = 0.0
+        """Seconds in training steps, all attempts."""
+        self.history = LossHistory()
+        self.rates: list[float] = []
+        """Tokens per second between fetches."""
+
+    def validating(self) -> bool:
+        """Whether the loss is measured after the steps done: at the spec's interval, and at the end."""
+        spec = self.spec
+        return self.done == spec.steps or bool(spec.validation_interval and self.done % spec.validation_interval == 0)
+
+    def logging(self) -> bool:
+        """Whether a metric line is due after the steps done."""
+        return self.validating() or self.done % self.spec.log_interval == 0
+
+    def took(self, seconds: float, steps: int) -> None:
+        """So many steps in so many seconds."""
+        self.seconds += seconds
+        if seconds > 0:
+            self.rates.append(steps * self.spec.tokens_per_step / seconds)
+
+    def note(self, train_loss: float, grad_norm: float, lr: float, val_loss: float | None = None) -> None:
+        """One metric line."""
+        row = {
+            "step": self.done,
+            "tokens": self.done * self.spec.tokens_per_step,
+            "train_seconds": round(self.seconds, 6),
+            "train_loss": train_loss,
+            "lr": lr,
+            "grad_norm": grad_norm,
+        }
+        if val_loss is not None:
+            row["val_loss"] = val_loss
+            self.history.add_val_loss(val_loss)
+        self.log.metric(row)
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside tensors."""
+        return {"seconds": self.seconds, "history": self.history.to_dict()}
+
+    def resume(self, found: tuple[int, dict[str, Any]] | None) -> None:
+        """Go on from what a checkpoint kept."""
+        if found is None:
+            return
+        self.done, progress = found
+        self.resumed_from = self.done
+        self.seconds = float(progress["seconds"])
+        self.history = LossHistory(**progress["history"])
+        self.log.event("resumed", step=self.done)
+
+    def record(self, status: RecordStatus, error: object, facts: Mapping[str, Any]) -> RunRecord:
+        """The account of this run as it stands."""
+        lines = (str(error).strip() or type(error).__name__).splitlines() if error is not None else []
+        steady = self.rates[1:] or self.rates
+        return RunRecord(
+            run_id=self.spec.run_id,
+            attempt=self.log.attempt,
+            status=status,
+            train_loss=self.history.train_loss,
+            val_loss=self.history.val_loss,
+            steps=self.done,
+            tokens=self.done * self.spec.tokens_per_step,
+            train_seconds=self.seconds,
+            tokens_per_second=statistics.median(steady) if steady else None,
+            resumed_from_step=self.resumed_from,
+            error=lines[0] if lines else None,
+            **facts,
+        )
+
+
+class Loop(Account):
+    """One attempt from its first step, or its last checkpoint, to its end."""
+
+    trainer: Trainer
+
+    def run(self, trainer: Trainer) -> RunRecord:
+        """The whole attempt.
+
+        Raises:
+            Preempted: the log asked for it; a checkpoint was saved first.
+        """
+        spec, log = self.spec, self.log
+        self.trainer = trainer
+        self.resume(trainer.restore(log))
+        mark, mark_step = time.perf_counter(), self.done
+        while self.done < spec.steps:
+            reason = log.stop_requested()
+            if reason is not None:
+                self.seconds += time.perf_counter() - mark
+                return self.stopped(reason)
+            loss, norm, lr = trainer.step(self.done)
+            self.done += 1
+            if not self.logging() and not log.checkpoint_due():
+                continue
+            train_loss, grad_norm = float(loss), float(norm)  # the device is waited for here
+            self.took(time.perf_counter() - mark, self.done - mark_step)
+            if self.logging():
+                self.history.add_train_loss(train_loss)
+                measured = self.validating() and math.isfinite(train_loss)
+                self.note(train_loss, grad_norm, lr, trainer.validation_loss() if measured else None)
+            if not self.history.finite:
+                break
+            if log.checkpoint_due() and self.done < spec.steps:
+                trainer.save(log, self.done, self.progress())
+            mark, mark_step = time.perf_counter(), self.done
+        reason = self.history.divergence()
+        return self.ended("diverged" if reason else "done", reason)
+
+    def stopped(self, reason: str) -> RunRecord:
+        """Save, then end as asked.
+
+        Raises:
+            Preempted: the run is to go on later.
+        """
+        if self.done > self.resumed_from:
+            self.trainer.save(self.log, self.done, self.progress())
+        if reason == "preempted":
+            raise Preempted(f"stopped at step {self.done} of {self.spec.steps}")
+        return self.ended("cancelled", f"cancelled at step {self.done} of {self.spec.steps}")
+
+    def ended(self, status: RecordStatus, error: object = None) -> RunRecord:
+        """The record, with the hash of the parameters."""
+        return self.record(
+            status, error, {**self.trainer.facts(), "parameters_sha256": self.trainer.parameters_sha256()}
+        )
