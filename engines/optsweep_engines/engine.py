@@ -69,6 +69,9 @@ class Engine(Protocol):
             Preempted: `log.stop_requested()` said so; a checkpoint was saved first.
         """
 
+    def trainer(self, spec: RunSpec, log: RunLog) -> Any:
+        """The `loop.Trainer` of a spec at its first step: for certificates, which look at single steps and arrays."""
+
     def devices(self) -> list[dict[str, Any]]:
         """What can be trained on here: [{"device": "cuda:0", "name": ..., "memory_bytes": ...}]."""
 

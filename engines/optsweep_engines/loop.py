@@ -34,6 +34,12 @@ class Trainer(Protocol):
     def parameters_sha256(self) -> str:
         """Hash over the bytes of the parameters to keep, bank by bank in name order."""
 
+    def arrays(self) -> dict[str, Any]:
+        """numpy copies of everything by its name in a checkpoint: "param/q", "state/q/m"."""
+
+    def set_arrays(self, arrays: Mapping[str, Any]) -> None:
+        """Overwrite some of them."""
+
 
 def require_trainable(spec: RunSpec) -> None:
     """Refuse what no engine of this release can train.

@@ -24,6 +24,12 @@ class JaxEngine:
 
         return train(spec, log)
 
+    def trainer(self, spec: RunSpec, log: RunLog) -> Any:
+        """The trainer of a spec at its first step."""
+        from optsweep_engines.jax_engine.train import Trainer, placed  # noqa: PLC0415
+
+        return Trainer(spec, log.data_root, placed(spec, log), log.optimizer_file)
+
     def devices(self) -> list[dict[str, Any]]:
         """What can be trained on here: accelerators with their memory, then the CPU."""
         from optsweep_engines.jax_engine.device import devices  # noqa: PLC0415

@@ -122,6 +122,19 @@ class Trainer:
         step, progress, self.params, self.states = found
         return step, progress
 
+    def arrays(self) -> dict[str, Any]:
+        """numpy copies of everything by its name in a checkpoint."""
+        return {name: checkpoint.on_host(value) for name, value in checkpoint.named(self.params, self.states).items()}
+
+    def set_arrays(self, arrays: Mapping[str, Any]) -> None:
+        """Overwrite some of them."""
+        for name, value in arrays.items():
+            kind, _, rest = name.partition("/")
+            bank, _, key = rest.partition("/")
+            held = self.params if kind == "param" else self.states[bank]
+            place = bank if kind == "param" else key
+            held[place] = checkpoint.laid_out(np.asarray(value), held[place].sharding)
+
     def facts(self) -> dict[str, Any]:
         """What a record says of the engine."""
         return facts(self.layout.devices, self)
@@ -147,8 +160,7 @@ def train(spec: RunSpec, log: RunLog) -> RunRecord:
         Preempted: the log asked for it; a checkpoint was saved first.
         ValueError: the spec cannot be trained here.
     """
-    require_trainable(spec)
-    place = layout(opened(log.device), getattr(log, "mesh", None), spec.batch_size // spec.accumulation)
+    place = placed(spec, log)
     run = Loop(spec, log)
     trainer: Trainer | None = None
     try:
@@ -158,6 +170,16 @@ def train(spec: RunSpec, log: RunLog) -> RunRecord:
         if not isinstance(error, MemoryError) and not any(word in str(error) for word in OUT_OF_MEMORY):
             raise
         return run.record("oom", error, facts(place.devices, trainer))
+
+
+def placed(spec: RunSpec, log: RunLog) -> Layout:
+    """The devices of a run and how its arrays lie on them, as its log says.
+
+    Raises:
+        ValueError: no such device, or a mesh that does not fit.
+    """
+    require_trainable(spec)
+    return layout(opened(log.device), getattr(log, "mesh", None), spec.batch_size // spec.accumulation)
 
 
 def facts(devices: Sequence[jax.Device], trainer: Trainer | None) -> dict[str, Any]:

@@ -24,6 +24,12 @@ class TorchEngine:
 
         return train(spec, log)
 
+    def trainer(self, spec: RunSpec, log: RunLog) -> Any:
+        """The trainer of a spec at its first step."""
+        from optsweep_engines.torch_engine.train import Trainer, opened  # noqa: PLC0415
+
+        return Trainer(spec, log.data_root, opened(log.device, log.threads), log.optimizer_file)
+
     def devices(self) -> list[dict[str, Any]]:
         """What can be trained on here: CUDA devices with their memory, then the CPU."""
         from optsweep_engines.torch_engine.device import devices  # noqa: PLC0415

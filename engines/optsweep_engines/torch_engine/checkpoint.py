@@ -40,7 +40,7 @@ def save(
     """
     tensors: dict[str, Tensor] = {}
     storages: set[int] = set()
-    for name, value in _named(params, optimizer).items():
+    for name, value in named(params, optimizer).items():
         whole = value.detach().contiguous()
         if whole.untyped_storage().data_ptr() in storages:  # one number that several banks share; files hold copies
             whole = whole.clone()
@@ -81,7 +81,7 @@ def _load(
 ) -> dict[str, Any]:
     # A class makes its state as it goes: what it held is what the file holds.
     own = isinstance(optimizer, ClassOptimizer)
-    targets = _named(params, None if own else optimizer)
+    targets = named(params, None if own else optimizer)
     with safe_open(path, framework="pt", device="cpu") as file:
         metadata = file.metadata() or {}
         expected = {"format": FORMAT, "run_id": run_id, "step": str(step)}
@@ -108,7 +108,8 @@ def _load(
     return progress
 
 
-def _named(params: Mapping[str, Tensor], optimizer: Optimizer | ClassOptimizer | None) -> dict[str, Tensor]:
+def named(params: Mapping[str, Tensor], optimizer: Optimizer | ClassOptimizer | None) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint by its name in the file."""
     held = optimizer.tensors() if optimizer is not None else {}
     return {
         **{f"param/{name}": value for name, value in params.items()},

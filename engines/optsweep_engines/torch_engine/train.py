@@ -132,6 +132,18 @@ class Trainer:
         """Take up the newest checkpoint that fits: (step, progress)."""
         return checkpoint.restore(log, self.spec.run_id, self.params, self.optimizer)
 
+    def arrays(self) -> dict[str, Any]:
+        """numpy copies of everything by its name in a checkpoint."""
+        held = checkpoint.named(self.params, self.optimizer)
+        return {name: value.detach().cpu().numpy().copy() for name, value in held.items()}
+
+    @torch.no_grad()
+    def set_arrays(self, arrays: Mapping[str, Any]) -> None:
+        """Overwrite some of them."""
+        held = checkpoint.named(self.params, self.optimizer)
+        for name, value in arrays.items():
+            held[name].copy_(torch.from_numpy(np.asarray(value)))
+
     def facts(self) -> dict[str, Any]:
         """What a record says of the engine."""
         return facts(self.device, self)
