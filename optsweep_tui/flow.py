@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from optsweep_tui.dispatch.protocol import Dispatcher
     from optsweep_tui.dispatch.tidy import Removed
     from optsweep_tui.importers.protocol import Skip
+    from optsweep_tui.store.answers import Answer
     from optsweep_tui.store.ingest import CollectReport
 
 __all__ = ["Progress", "RunLine", "cell_of", "run_line", "run_lines", "spec_of"]
@@ -510,6 +511,22 @@ def sql(workspace: Workspace, query: str) -> pd.DataFrame:
     from optsweep_tui.store import queries
 
     return queries.sql(workspace.store, query)
+
+
+def sql_answer(
+    workspace: Workspace, query: str, *, most_rows: int, started: Callable[[Callable[[], None]], None]
+) -> Answer:
+    """The same for a screen: an Arrow table, and `started` is given what interrupts the statement."""
+    from optsweep_tui.store import answers
+
+    return answers.answer(workspace.store, query, most_rows=most_rows, started=started, wait_seconds=5.0)
+
+
+def sql_functions() -> list[str]:
+    """Names of the functions that a statement may use."""
+    from optsweep_tui.store import answers
+
+    return answers.functions()
 
 
 def sql_examples() -> list[dict[str, str]]:

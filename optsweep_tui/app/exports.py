@@ -52,3 +52,11 @@ def drawn(figure: Figure, suffix: str) -> bytes:
     from optsweep_tui.charts import files
 
     return files.drawn(figure, suffix)
+
+
+def short(path: Path) -> str:
+    """The path as one would type it from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)

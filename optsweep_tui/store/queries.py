@@ -51,7 +51,7 @@ _THINNED = """
     SELECT run, max(step) AS step, arg_max(coalesce(value, CAST('nan' AS DOUBLE)), step) AS value
     FROM point JOIN span USING (run) GROUP BY run, (step - low) * {points} // steps
 """
-_SCHEMA_HINT = "optsweep sql --schema lists tables and columns, --examples shows queries"
+SCHEMA_HINT = "optsweep sql --schema lists tables and columns, --examples shows queries"
 
 
 def results(store: Path, chosen: Filter | None = None, *, wait_seconds: float = WAIT_SECONDS) -> pd.DataFrame:
@@ -226,7 +226,7 @@ def _select(store: Path, columns: str, chosen: Filter, wait_seconds: float) -> p
         except duckdb.Error as error:
             if chosen.where is None:
                 raise
-            raise OptsweepError(f'--where "{chosen.where}": {_first_line(error)}', _SCHEMA_HINT) from None
+            raise OptsweepError(f'--where "{chosen.where}": {first_line(error)}', SCHEMA_HINT) from None
 
 
 def _catalogue_name(name: str) -> str:
@@ -246,7 +246,7 @@ def _predicate(text: str) -> str:
     try:
         statements = duckdb.extract_statements(f"SELECT 1 FROM v_run WHERE {text}")  # so that brackets balance
     except duckdb.Error as error:
-        raise OptsweepError(f'--where "{text}": {_first_line(error)}', _SCHEMA_HINT) from None
+        raise OptsweepError(f'--where "{text}": {first_line(error)}', SCHEMA_HINT) from None
     if len(statements) != 1:
         raise OptsweepError(f'--where "{text}" is more than one condition', "join conditions with AND")
     return f"(\n{text}\n)"
@@ -269,28 +269,38 @@ def sql(store: Path, text: str, limit: int | None = None, *, wait_seconds: float
     Raises:
         OptsweepError: it is not one reading statement, or DuckDB refuses it; one line.
     """
+    statement = checked_statement(text)
+    with open_store(store, wait_seconds=wait_seconds) as connection:
+        try:
+            return interruptible(connection, lambda: _fetched(connection.execute(statement), limit))
+        except duckdb.Error as error:
+            if about_the_file(error):
+                raise
+            raise OptsweepError(f"sql: {first_line(error)}", SCHEMA_HINT) from None
+
+
+def checked_statement(text: str) -> duckdb.Statement:
+    """The one reading statement of a text.
+
+    Raises:
+        OptsweepError: it is none, several, or one that writes.
+    """
     try:
         statements = duckdb.extract_statements(text)
     except duckdb.Error as error:
-        raise OptsweepError(f"sql: {_first_line(error)}", _SCHEMA_HINT) from None
+        raise OptsweepError(f"sql: {first_line(error)}", SCHEMA_HINT) from None
     if len(statements) != 1:
         problem = (
             "no statement was given" if not statements else f"{len(statements)} statements were given, one is taken"
         )
-        raise OptsweepError(f"sql: {problem}", _SCHEMA_HINT)
+        raise OptsweepError(f"sql: {problem}", SCHEMA_HINT)
     pivots = statements[0].type == duckdb.StatementType.MULTI and _READING_PIVOT.match(text)
     if statements[0].type not in _READING and not pivots:
         kind = str(statements[0].type).rpartition(".")[2]
         raise OptsweepError(
             f"sql: {kind} is not allowed, only statements that read", "SELECT, WITH, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
         )
-    with open_store(store, wait_seconds=wait_seconds) as connection:
-        try:
-            return interruptible(connection, lambda: _fetched(connection.execute(statements[0]), limit))
-        except duckdb.Error as error:
-            if about_the_file(error):
-                raise
-            raise OptsweepError(f"sql: {_first_line(error)}", _SCHEMA_HINT) from None
+    return statements[0]
 
 
 def _fetched(answer: duckdb.DuckDBPyConnection, limit: int | None) -> pd.DataFrame:
@@ -303,7 +313,7 @@ def _fetched(answer: duckdb.DuckDBPyConnection, limit: int | None) -> pd.DataFra
     return pd.concat(kept, ignore_index=True).head(limit)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The sentence of DuckDB's message, without the excerpt of the query and its caret."""
     lines = [line.strip() for line in str(error).split("\n\n")[0].splitlines()]
     return " ".join(line for line in lines if line)

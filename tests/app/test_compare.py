@@ -16,7 +16,7 @@ from optsweep_tui.app.screens.pick import Pick
 from optsweep_tui.charts.raster import GUTTER, plot_size
 from optsweep_tui.settings import Workspace
 from tests.app import made
-from tests.app.test_screens import Driver, driven
+from tests.app.driving import Driver, driven
 
 THREE = pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)], ids=["80x24", "120x40", "200x60"])
 

@@ -12,13 +12,26 @@ from textual.dom import DOMNode
 from optsweep_tui.app.app import OptsweepApp
 from optsweep_tui.app.screens.base import BaseScreen
 from optsweep_tui.app.screens.modal import Confirm, HelpScreen
+from optsweep_tui.app.screens.pick import Pick
 from optsweep_tui.app.screens.runs import FilterLine
-from optsweep_tui.app.screens.sql import Editor
+from optsweep_tui.app.widgets.editor import Editor
 from optsweep_tui.app.widgets.table import VirtualTable
+from optsweep_tui.app.widgets.tree import SchemaTree
 
 MODES: list[type[BaseScreen]] = list(OptsweepApp.MODES.values())  # type: ignore[arg-type]
-TABLES = {"runs": VirtualTable, "sql": VirtualTable}
-OURS: list[type[DOMNode]] = [OptsweepApp, *MODES, BaseScreen, HelpScreen, Confirm, VirtualTable, FilterLine, Editor]
+TABLES: dict[str, list[type[DOMNode]]] = {"runs": [VirtualTable], "sql": [SchemaTree, VirtualTable]}
+OURS: list[type[DOMNode]] = [
+    OptsweepApp,
+    *MODES,
+    BaseScreen,
+    HelpScreen,
+    Confirm,
+    VirtualTable,
+    SchemaTree,
+    FilterLine,
+    Editor,
+    Pick,
+]
 TAKEN = {f"ctrl+{letter}" for letter in "abszqhjm"}
 """Keys of tmux and screen, of flow control, and keys that terminals cannot tell from backspace, tab or enter."""
 
@@ -38,8 +51,8 @@ def keys(kind: type[DOMNode]) -> list[str]:
 def test_no_key_has_two_meanings_on_a_screen(mode: str) -> None:
     screen: type[BaseScreen] = OptsweepApp.MODES[mode]  # type: ignore[assignment]
     at_once = keys(screen) + keys(BaseScreen) + keys(OptsweepApp)
-    if mode in TABLES:
-        at_once += keys(TABLES[mode])
+    for kind in TABLES.get(mode, ()):
+        at_once += keys(kind)
     assert [key for key, count in Counter(at_once).items() if count > 1] == []
 
 

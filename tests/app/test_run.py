@@ -16,7 +16,7 @@ from optsweep_tui.app.views.pane import Pane, marked
 from optsweep_tui.charts.chart import Span, plain
 from optsweep_tui.settings import Workspace
 from tests.app import made
-from tests.app.test_screens import Driver, driven
+from tests.app.driving import Driver, driven
 
 THREE = pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)], ids=["80x24", "120x40", "200x60"])
 

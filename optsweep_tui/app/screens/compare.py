@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
@@ -186,18 +185,10 @@ class CompareScreen(CompareDrawing):
             content = (
                 exports.drawn(figure, suffix) if suffix != "csv" else (text or contents.figure_csv(figure)).encode()
             )
-            return self.Written(f"written: {_short(exports.write(workspace, stem, suffix, content))}")
+            return self.Written(f"written: {exports.short(exports.write(workspace, stem, suffix, content))}")
 
         self.bench.in_thread(self, work, lambda wrong: self.Written(wrong, wrong=True), group="export")
 
     def on_compare_screen_written(self, message: Written) -> None:
         """Say where the file is."""
         self.notify(message.text, severity="error" if message.wrong else "information", timeout=10)
-
-
-def _short(path: Path) -> str:
-    """The path as one would type it from here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except (ValueError, OSError):
-        return str(path)

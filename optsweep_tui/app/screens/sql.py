@@ -1,199 +1,351 @@
-"""Screen 5, SQL: an editor over the results store, and what a statement answers."""
+"""Screen 5, SQL: schema tree, an editor that completes, results of any size, as a table, a chart or a file."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
+from textual.containers import Container
 from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import TextArea
 
 from optsweep_tui import flow
 from optsweep_tui.app import format as fmt
-from optsweep_tui.app.screens.base import BaseScreen
-from optsweep_tui.app.widgets.column import Column
+from optsweep_tui.app import queries
+from optsweep_tui.app.screens.pick import Entry, Pick
+from optsweep_tui.app.screens.prompt import Prompt
+from optsweep_tui.app.screens.sql_result import ResultScreen
+from optsweep_tui.app.views import sql
+from optsweep_tui.app.views.complete import Candidate, Schema, candidates, word_before
+from optsweep_tui.app.widgets.editor import Editor
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.app.widgets.table import VirtualTable
+from optsweep_tui.app.widgets.tree import SchemaTree
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
+from optsweep_tui.errors import OptsweepError
 
-WIDEST = 40
-"""Columns of the terminal that one column of a result may take."""
+if TYPE_CHECKING:
+    from optsweep_tui.store.answers import Answer
 
+__all__ = ["Editor", "SqlScreen"]
 
-class Editor(TextArea):
-    """The statement; F5 runs it, esc leaves."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "screen.leave", "leave the editor", id="editor.leave"),
-        Binding("f5,ctrl+enter", "screen.execute", "run", id="editor.execute", key_display="F5"),
-    ]
+MOST_ROWS = 2_000_000
+"""Of a result; more are not fetched."""
+MOST_HISTORY = 200
 
 
-class SqlScreen(BaseScreen):
-    """Editor above, result below; the focus starts on the result, so that the number keys work."""
+class SqlScreen(ResultScreen):
+    """Tree on the left; editor above, result below. The focus starts on the tree, so that the number keys work."""
 
     TAB = "SQL"
-    AUTO_FOCUS = "#result"
+    AUTO_FOCUS = "#schema"
+    KEPT = ("draft", "history")
     DEFAULT_CSS = """
-    SqlScreen #editor { height: 30%; min-height: 5; max-height: 12; border: round $foreground 20%; padding: 0; }
-    SqlScreen #editor:focus { border: round $primary; }
+    SqlScreen #schema { dock: left; width: 30; }
+    SqlScreen.narrow #schema { width: 22; }
+    SqlScreen #editor { height: 30%; min-height: 5; max-height: 12; }
+    SqlScreen #complete { height: 1; }
     SqlScreen #status { height: 1; }
+    SqlScreen #plot { display: none; }
+    SqlScreen.plotted #plot { display: block; }
+    SqlScreen.plotted #result { display: none; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,i", "edit", "edit", id="sql.edit", key_display="⏎"),
         Binding("f5,r", "execute", "run", id="sql.execute", key_display="r"),
-        Binding("e", "example(1)", "example", id="sql.example"),
-        Binding("E", "example(-1)", "example before", show=False, id="sql.example_before"),
+        Binding("o", "open", "open query", id="sql.open"),
+        Binding("n", "example(1)", "example", id="sql.example"),
+        Binding("v", "plot", "chart", id="sql.plot"),
+        Binding("e", "export", "export", id="sql.export"),
+        Binding("w", "save", "save query", id="sql.save"),
         Binding("d", "dictionary", "tables and columns", id="sql.dictionary"),
+        Binding("N", "example(-1)", "example before", show=False, id="sql.example_before"),
+        Binding("x", "plot_x", "chart: next x column", show=False, id="sql.plot_x"),
+        Binding("m", "plot_y", "chart: next y column", show=False, id="sql.plot_y"),
+        Binding("b", "plot_by", "chart: curves by another column", show=False, id="sql.plot_by"),
+        Binding("l", "plot_log('x')", "chart: log x", show=False, id="sql.plot_log_x"),
+        Binding("L", "plot_log('y')", "chart: log y", show=False, id="sql.plot_log_y"),
+        Binding("y", "copy", "copy the row", show=False, id="sql.copy"),
     ]
 
-    class Result(Message):
-        """A statement has ended: names and rows, or what went wrong."""
+    class Answered(Message):
+        """A statement has ended: its answer, or what went wrong."""
 
-        def __init__(self, names: list[str], rows: list[tuple[Any, ...]], note: str, wrong: bool = False) -> None:
+        def __init__(self, answer: Answer | None, note: str = "") -> None:
             super().__init__()
-            self.names, self.rows, self.note, self.wrong = names, rows, note, wrong
+            self.answer, self.note = answer, note
 
     class Learned(Message):
-        """The examples and the data dictionary, which a worker has loaded."""
+        """The examples and the schema, which a worker has loaded."""
 
-        def __init__(self, examples: list[dict[str, str]], dictionary: list[dict[str, str]]) -> None:
+        def __init__(self, examples: list[dict[str, str]], schema: Schema) -> None:
             super().__init__()
-            self.examples, self.dictionary = examples, dictionary
+            self.examples, self.schema = examples, schema
 
     def __init__(self) -> None:
         super().__init__()
+        self.draft = ""
+        """The statement, as it was left."""
+        self.history: list[str] = []
+        """Statements that were run, the newest last."""
         self._examples: list[dict[str, str]] | None = None
-        self._dictionary: list[dict[str, str]] = []
-        self._note: tuple[Span, ...] = (Span(" enter edits, r runs, e shows an example", style.GREY),)
         self._example = -1
-        self._busy = False
-        self._names: list[str] = []
-        self._rows: list[tuple[Any, ...]] = []
+        self._began: float | None = None
+        """When the statement that runs was started."""
+        self._interrupt: Callable[[], None] | None = None
+        self._stop = False
+        self._offers: list[Candidate] = []
+        self._taken: tuple[int, int, str] | None = None
+        """While tab steps through offers: (which, where its word begins, the text that it made)."""
 
     def body(self) -> Iterable[Widget]:
-        """Editor, one line on the last statement, result."""
-        yield Editor("", id="editor", soft_wrap=True, show_line_numbers=False, tab_behavior="focus", theme="css")
-        yield SpanView(id="status")
-        yield VirtualTable(id="result")
+        """Tree; editor, offers to complete, one line on the last statement, result."""
+        yield SchemaTree(id="schema")
+        with Container(id="right"):
+            yield Editor(id="editor")
+            yield SpanView(id="complete")
+            yield SpanView(id="status")
+            yield VirtualTable(id="result")
+            yield SpanView(id="plot")
+
+    @property
+    def editor(self) -> Editor:
+        """Where the statement is typed."""
+        return self.query_one("#editor", Editor)
+
+    def on_mount(self) -> None:
+        """Look at the clock while a statement runs."""
+        super().on_mount()
+        self.set_interval(0.5, self._tick)
+
+    def on_unmount(self) -> None:
+        """A statement that runs would keep the program from ending."""
+        self._halt()
 
     def draw(self) -> None:
-        """The status line; editor and table keep what they have."""
+        """The lines; editor and table keep what they have."""
+        self.set_class(self.size.width < 100, "narrow")
         if self._examples is None:
             self._examples = []
-            self.bench.in_thread(
-                self,
-                lambda: self.Learned(
-                    flow.sql_examples(), flow.sql_dictionary()
-                ),  # loads the store's library: too slow here
-                lambda text: self.Result([], [], text, wrong=True),
-                group="sql",
-            )
-        self._show_note()
+
+            def learn() -> Message:  # loads the store's library: too slow for a key
+                try:
+                    functions = flow.sql_functions()
+                except (OptsweepError, OSError):
+                    functions = []
+                schema = sql.schema_of(flow.sql_dictionary(), flow.sql_descriptions(), functions)
+                return self.Learned(flow.sql_examples(), schema)
+
+            self.bench.in_thread(self, learn, lambda text: self.Answered(None, text), group="sql-schema")
+        self.show_note()
+        self.show_result()
 
     def on_sql_screen_learned(self, message: Learned) -> None:
-        """Start with the first example."""
-        self._examples, self._dictionary = message.examples, message.dictionary
-        if not self.query_one("#editor", Editor).text:
+        """Go on where one left; the first time with an example."""
+        self._examples = message.examples
+        self.query_one("#schema", SchemaTree).fill(message.schema)
+        if self.draft and not self.editor.text:
+            self.editor.text = self.draft
+        elif not self.editor.text:
             self.action_example(1)
 
     def settled(self) -> bool:
         """What the workers load is there."""
-        return bool(self._examples) and not self._busy
+        return bool(self._examples) and self._began is None
 
-    def _say(self, *spans: Span) -> None:
-        self._note = spans
-        self._show_note()
-
-    def _show_note(self) -> None:
-        """One line; an error takes as many as it needs, for its end says what to do."""
-        view = self.query_one("#status", SpanView)
-        rows: list[Row] = [self._note]
-        if self._note and self._note[0].colour == style.BAD:
-            lines = fmt.wrapped(self._note[0].text, self.size.width - 2)[:8]
-            rows = [(Span(f" {line}", style.BAD),) for line in lines]
-        view.set_height(max(1, len(rows)))
-        view.show(rows)
+    # ------------------------------------------------------------ moving about
 
     def action_edit(self) -> None:
         """Into the editor."""
-        self.query_one("#editor", Editor).focus()
+        self.editor.focus()
 
     def action_leave(self) -> None:
-        """Out of the editor."""
-        self.query_one("#result", VirtualTable).focus()
+        """Out of the editor; a statement that runs is stopped first."""
+        if self._began is not None:
+            self._halt()
+        else:
+            self.query_one("#result" if self.table is not None else "#schema").focus()
+
+    def action_out(self) -> None:
+        """Esc stops the statement, then puts the chart away."""
+        if self._began is not None:
+            self._halt()
+        elif self.has_class("plotted"):
+            self.action_plot()
+        else:
+            self.query_one("#schema").focus()
+
+    def on_virtual_table_moved(self, message: VirtualTable.Moved) -> None:
+        """Say what the line of the tree means."""
+        tree = self.query_one("#schema", SchemaTree)
+        if message.table is tree and tree.has_focus:
+            self.say(Span(f" {tree.about()}", style.GREY))
+
+    def on_schema_tree_taken(self, message: SchemaTree.Taken) -> None:
+        """A name into the editor, where its cursor is."""
+        self.editor.insert(message.name)
+        self.say(Span(f" {message.name} is in the editor", style.GREY))
+
+    # ------------------------------------------------------------ completion
+
+    def on_text_area_changed(self, message: TextArea.Changed) -> None:
+        """Offer what fits at the cursor."""
+        self.draft = self.editor.text
+        if self._taken is None or self.editor.text != self._taken[2]:
+            self._taken = None
+            schema = self.query_one("#schema", SchemaTree).schema
+            typing = self.editor.has_focus
+            self._offers = candidates(self.editor.text, self.editor.place, schema) if typing else []
+        self._show_offers()
+
+    def _show_offers(self) -> None:
+        view = self.query_one("#complete", SpanView)
+        first = self._taken[0] if self._taken else 0
+        spans = [Span(" ⇥ ", style.GREY)] if self._offers else []
+        for place, offer in enumerate(self._offers[first : first + 12]):
+            here = place == 0
+            spans += [Span(offer.text, None if here else style.GREY, bold=here), Span("  ")]
+            if here and offer.note:
+                spans.append(Span(f"{offer.note[:48]}   ", style.FAINT))
+        view.show([fmt.cut(tuple(spans), view.size.width)])
+
+    def action_complete(self, step: int) -> None:
+        """The next offer in the place of the word before the cursor; without any, to the next part of the screen."""
+        editor = self.editor
+        if not self._offers:
+            self.focus_next() if step > 0 else self.focus_previous()
+            return
+        if self._taken is None:
+            which, start = 0, editor.place - len(word_before(editor.text, editor.place))
+        else:
+            which, start = (self._taken[0] + step) % len(self._offers), self._taken[1]
+        text, place = editor.text, editor.place
+        word = self._offers[which].text
+        self._taken = (which, start, text[:start] + word + text[place:])
+        editor.put(start, place, word)
+        self._show_offers()
+
+    # ------------------------------------------------------------ queries
 
     def action_example(self, step: int) -> None:
         """Put the next example query into the editor."""
-        examples = self._examples
-        if examples:
-            self._example = (self._example + step) % len(examples)
-            chosen = examples[self._example]
-            self.query_one("#editor", Editor).text = chosen["query"].strip()
-            place = f" example {self._example + 1} of {len(examples)}: "
-            self._say(Span(place, style.GREY), Span(chosen["title"]), Span("   r runs it", style.GREY))
+        if self._examples:
+            self._example = (self._example + step) % len(self._examples)
+            self._put_example(self._example)
 
-    def action_dictionary(self) -> None:
-        """Show tables and columns with their meaning."""
-        entries = self._dictionary
-        names = list(entries[0]) if entries else []
-        self._show(names, [tuple(entry[name] for name in names) for entry in entries])
-        self._say(Span(f" {len(entries)} columns of tables and views", style.GREY))
+    def _put_example(self, place: int) -> None:
+        assert self._examples
+        chosen, self._example = self._examples[place], place
+        self.editor.text = chosen["query"].strip()
+        where = f" example {place + 1} of {len(self._examples)}: "
+        self.say(Span(where, style.GREY), Span(chosen["title"]), Span("   r runs it", style.GREY))
+
+    def action_open(self) -> None:
+        """Choose among saved queries, those that were run, and examples."""
+        saved = queries.saved(self.bench.workspace)
+        entries = [Entry(value=f"s{name}", label=name, note=_one_line(text)) for name, text in saved.items()]
+        past = list(enumerate(self.history))[::-1]
+        entries += [Entry(value=f"h{place}", label=_one_line(text), note="run before") for place, text in past]
+        known = enumerate(self._examples or ())
+        entries += [Entry(value=f"e{place}", label=one["title"], note=_one_line(one["query"])) for place, one in known]
+
+        def opened(value: str | None) -> None:
+            if value is None:
+                return
+            if value[0] == "e":
+                self._put_example(int(value[1:]))
+            else:
+                self.editor.text = saved[value[1:]] if value[0] == "s" else self.history[int(value[1:])]
+                self.say(Span(" r runs it", style.GREY))
+
+        self.app.push_screen(Pick("saved, run before, examples", entries), opened)
+
+    def action_save(self) -> None:
+        """Keep the statement under a name."""
+        workspace, query = self.bench.workspace, self.editor.text
+        if not query.strip():
+            self.notify("the editor is empty")
+            return
+
+        def named(name: str | None) -> None:
+            if name:
+                try:
+                    path = queries.save(workspace, name, query)
+                except OptsweepError as error:
+                    self.notify(str(error), severity="error")
+                    return
+                self.notify(f"saved: {path.parent.name}/{path.name}")
+
+        check: Callable[[str], str] = lambda name: queries.checked(workspace, name, query)  # noqa: E731
+        self.app.push_screen(Prompt("save the query as", "", check, [_one_line(query)]), named)
 
     def action_execute(self) -> None:
         """Run the statement in a worker."""
-        query = self.query_one("#editor", Editor).text.strip()
+        query = self.editor.text.strip()
         if not query:
-            self._say(Span(" the editor is empty: enter edits, e shows an example", style.GREY))
-        if not query or self._busy:
+            self.say(Span(" the editor is empty: enter edits, n shows an example, o opens one", style.GREY))
+        if not query or self._began is not None:
             return
-        self._busy = True
-        self._say(Span(" running ...", style.ALIVE))
-        workspace = self.bench.workspace
+        self._began, self._stop, self._interrupt = time.monotonic(), False, None
+        self.history = [*(text for text in self.history if text != query), query][-MOST_HISTORY:]
+        self._tick()
+        workspace, memory = self.bench.workspace, self.bench.memory
+        self.remember(memory)
+
+        def started(interrupt: Callable[[], None]) -> None:
+            self._interrupt = interrupt
+            if self._stop:
+                raise OptsweepError("sql: stopped", "r runs it again")
 
         def run() -> Message:
-            started = time.monotonic()
-            frame = flow.sql(workspace, query)
-            names = [str(name) for name in frame.columns]
-            rows = list(frame.itertuples(index=False, name=None))
-            return self.Result(names, rows, f"{len(rows):,} rows in {time.monotonic() - started:.2f} s")
+            memory.save()  # now: the program may be killed while a statement runs
+            return self.Answered(flow.sql_answer(workspace, query, most_rows=MOST_ROWS, started=started))
 
-        self.bench.in_thread(self, run, lambda text: self.Result([], [], text, wrong=True), group="sql")
+        self.bench.in_thread(self, run, lambda text: self.Answered(None, text), group="sql")
 
-    def on_sql_screen_result(self, message: Result) -> None:
+    def _tick(self) -> None:
+        if self._began is not None and self.is_current:
+            text = " stopping ..." if self._stop else " running ..."
+            gone = f" {time.monotonic() - self._began:.0f} s   esc stops it"
+            self.say(Span(text, style.ALIVE), Span(gone, style.GREY))
+
+    def _halt(self) -> None:
+        """Stop the statement."""
+        self._stop = True
+        if self._interrupt is not None and self._began is not None:
+            self._interrupt()
+        if self.is_mounted:
+            self._tick()
+
+    def on_sql_screen_answered(self, message: Answered) -> None:
         """Show the answer."""
-        self._busy = False
-        if message.wrong:
-            self._say(Span(message.note, style.BAD))
+        self._began = self._interrupt = None
+        answer = message.answer
+        if answer is None:
+            self.say(Span(message.note, style.BAD))
             return
-        self._show(message.names, message.rows)
-        self._say(Span(f" {message.note}", style.GREY))
+        self.take(answer.table)
+        count = answer.table.num_rows
+        more = "" if answer.complete else f", the first {count:,} only: add a LIMIT or a GROUP BY"
+        self.say(Span(f" {count:,} rows in {answer.seconds:.2f} s{more}", style.GREY))
 
-    def _show(self, names: list[str], rows: list[tuple[Any, ...]]) -> None:
-        self._names, self._rows = names, rows
-        columns = []
-        sample = rows[:200]
-        for place, name in enumerate(names):
-            values = [row[place] for row in sample]
-            width = min(WIDEST, max([len(name), *(len(text_of(value)) for value in values)]))
-            number = any(isinstance(value, int | float) for value in values) and not any(
-                isinstance(value, str) for value in values
-            )
-            columns.append(Column(title=name, width=width, right=number))
-        table = self.query_one("#result", VirtualTable)
-        table.show_empty("no rows")
-        table.show(columns, len(rows), lambda index: [Span(text_of(value)) for value in self._rows[index]], cursor=0)
+    def action_dictionary(self) -> None:
+        """Show tables and columns with their meaning."""
+        import pyarrow as pa
+
+        entries = flow.sql_dictionary()
+        self.take(pa.Table.from_pylist(entries))
+        self.say(Span(f" {len(entries)} columns of tables and views", style.GREY))
+
+    def say(self, *spans: Span) -> None:
+        """The line between editor and result."""
+        self._note: Row = spans
+        self.show_note()
 
 
-def text_of(value: Any) -> str:
-    """A value of a result on one line."""
-    if value is None or (isinstance(value, float) and value != value):
-        return fmt.NOTHING
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    text = " ".join(str(value).split())
-    return text if text.isprintable() else "".join(sign if sign.isprintable() else "?" for sign in text)
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
