@@ -28,20 +28,24 @@ def run_app(workspace: Workspace, screen: str = "", slow_link: bool = False) -> 
 
     from optsweep_tui.app.app import OptsweepApp
 
-    app = OptsweepApp(workspace, screen, chosen, memory.Memory(workspace.root if chosen.remember else None))
+    kept = memory.Memory(workspace.root if chosen.remember else None)
+    app = OptsweepApp(workspace, screen, chosen, kept, in_terminal=True)
     with terminal.guarded(sys.stdin.fileno()):
         app.run()
     return app.return_code or 0
 
 
-def screenshot(workspace: Workspace, screen: str, width: int = 120, height: int = 40) -> str:
+def screenshot(workspace: Workspace, screen: str, width: int = 120, height: int = 40, study: str | None = None) -> str:
     """An SVG of one screen as it is now, drawn without a terminal.
 
+    Args:
+        study: that is shown; None = the newest.
+
     Raises:
-        OptsweepError: there is no such screen.
+        OptsweepError: there is no such screen, or no such study.
     """
     import asyncio
 
     from optsweep_tui.app.picture import take
 
-    return asyncio.run(take(workspace, screen, width, height))
+    return asyncio.run(take(workspace, screen, width, height, study))

@@ -22,24 +22,38 @@ _PIECES = re.compile(r"[!-~]+(?: [!-~]+)*|[\u2800-\u28ff]+|[─┬┴└┘┐�
 _REMOTE_FONTS = re.compile(r"@font-face\s*\{.*?\}", re.DOTALL)
 
 
-async def take(workspace: Workspace, screen: str, width: int, height: int) -> str:
-    """The SVG text of a screen, by its mode: sweep, runs, compare, run, sql."""
+async def take(workspace: Workspace, screen: str, width: int, height: int, study: str | None = None) -> str:
+    """The SVG text of a screen, by its mode (sweep, runs, compare, ...); SQL shows the answer of its first example.
+
+    Raises:
+        OptsweepError: no such screen, no such study.
+    """
     if screen not in OptsweepApp.MODES:
         raise UnknownName("screen", screen, OptsweepApp.MODES)
     app = OptsweepApp(workspace)
     async with app.run_test(size=(width, height)) as pilot:
         deadline = time.monotonic() + SETTLE_SECONDS
-        while not app.settled() and time.monotonic() < deadline:
-            await pilot.pause(0.05)
-        if screen != "sweep":
-            await app.switch_mode(screen)
+
+        async def settle() -> None:
             await pilot.pause(0.1)
-        while not app.settled() and time.monotonic() < deadline:
-            await pilot.pause(0.05)
+            while not app.settled() and time.monotonic() < deadline:
+                await pilot.pause(0.05)
+
+        await settle()
+        names = [info.name for info in app.snapshot.studies]
+        if study is not None:
+            if study not in names:
+                raise UnknownName("study", study, names)
+            app.step_study(names.index(study) - (names.index(app.study) if app.study in names else 0))
+        await app.switch_mode(screen)
+        await settle()
+        if screen == "sql" and workspace.store.exists():
+            await pilot.press("r")
         shown = app.base_screen()
-        if shown is not None:
-            shown.refresh_all()
-        await pilot.pause(0.1)
+        for _ in range(3):  # what a worker brought may ask for more
+            if shown is not None:
+                shown.refresh_all()
+            await settle()
         return portable(app.export_screenshot(title=f"optsweep tui: {screen}"))
 
 

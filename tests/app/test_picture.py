@@ -34,6 +34,7 @@ def test_every_screen_has_a_picture_with_its_own_content(sweep_workspace: Worksp
         "compare": "speedup over adamw, tokens",
         "run": "batch_size",
         "sql": "SELECT",
+        "hosts": "local",
     }
     assert expected[screen] in shown
     assert "1 Sweep" in shown

@@ -14,7 +14,6 @@ from optsweep_tui.app.views.chart import AXIS_NAMES, ChartModel, Line
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Floats
 from optsweep_tui.charts.figure import Axis, Figure, Panel, Series
-from optsweep_tui.charts.kinds.loss import MOST_COLUMNS
 from optsweep_tui.charts.reduce import column_extents
 
 Seen = tuple[ChartModel, Sequence[Line]]
@@ -99,6 +98,8 @@ def _series(
     x: Floats, y: Floats, look: style.Look, *, name: str = "", letters: bool = False, pale: bool = False
 ) -> Series:
     y = np.where(np.isfinite(y), y, np.nan)
+    from optsweep_tui.charts.kinds.loss import MOST_COLUMNS  # with it comes pandas: not before the first frame
+
     if len(x) > 2 * MOST_COLUMNS:  # smallest and largest value per column: nothing that could be seen is lost
         edges = np.linspace(x[0], x[-1], MOST_COLUMNS + 1)
         low, high = column_extents(x, y, edges)

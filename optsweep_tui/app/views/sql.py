@@ -193,7 +193,10 @@ def chart_rows(curves: Sequence[Curve], plotting: Plotting, width: int, height: 
     legend.append(Span(f" by {plotting.by}" if plotting.by else "", style.GREY))
     for curve in {curve.letter: curve for curve in curves}.values():
         if curve.label:
-            legend += [Span(f"  {curve.letter} ", curve.colour, bold=True), Span(fmt.fit(curve.label, min(14, len(curve.label))))]
+            legend += [
+                Span(f"  {curve.letter} ", curve.colour, bold=True),
+                Span(fmt.fit(curve.label, min(14, len(curve.label)))),
+            ]
     found = extent(curves)
     low_x = found.positive_x if plotting.x_log else found.x[0]
     low_y = found.positive_y if plotting.y_log else found.y[0]
