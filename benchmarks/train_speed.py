@@ -121,6 +121,7 @@ class TurnLog:
     attempt = 1
     device = "cpu"
     threads = 1
+    mesh = None
 
     def __init__(self, folder: Path, data_root: Path, step_done: Callable[[], None]) -> None:
         self.data_root = data_root

@@ -31,6 +31,8 @@ class RunLog(Protocol):
     """"cpu", "cuda" or "cuda:0"; "auto" = the best one here."""
     threads: int
     """CPU threads that the engine may use."""
+    mesh: str | None
+    """Devices that one run is spread over, "data=4,fsdp=2", for an engine that can; None: the engine's own choice."""
     optimizer_file: Path
     """The run's own copy of a user's optimizer file; there where the spec names the file's hash."""
 

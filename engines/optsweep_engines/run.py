@@ -50,6 +50,7 @@ class AttemptLog:
         self.data_root = Path(intent.get("data_root", "data"))
         self.device = str(intent.get("device", "auto"))
         self.threads = int(intent.get("threads", 1))
+        self.mesh: str | None = intent.get("mesh")
         self._checkpoint_seconds = float(intent.get("checkpoint_seconds", 30.0))
         self._last_checkpoint = time.monotonic()
         self._metrics = self._open(folder.METRICS)
@@ -156,8 +157,12 @@ def _write_line(handle: int, row: dict[str, Any]) -> None:
         raise OSError(28, "disk full: a line was cut")  # ENOSPC gives a short write first
 
 
-def train_attempt(attempt_folder: Path) -> int:
-    """Train one attempt to its end and write record.json; returns the exit status for exit.json."""
+def train_attempt(attempt_folder: Path, shared: Callable[[AttemptLog], Any] = lambda log: log) -> int:
+    """Train one attempt to its end and write record.json; returns the exit status for exit.json.
+
+    Args:
+        shared: makes what the engine gets from the log, where several processes train together.
+    """
     global _stop_signal
     _stop_signal = False
     log = AttemptLog(attempt_folder)
@@ -168,7 +173,7 @@ def train_attempt(attempt_folder: Path) -> int:
         log.require_newest()
         log.event("started", pid=os.getpid(), engine=spec.engine)
         code = {sources.VERSION: sources.digest()}
-        record = load_engine(spec.engine).train(spec, log)
+        record = load_engine(spec.engine).train(spec, shared(log))
         record = dataclasses.replace(record, versions={**record.versions, **code})
     except Preempted:
         log.event("preempted")

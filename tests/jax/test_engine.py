@@ -128,7 +128,12 @@ def test_a_run_in_pieces_equals_the_straight_run(dataset: PreparedDataset, data_
     straight, straight_log = trained(run, tmp_path / "straight", data_root)
     for piece in (1, 5):
         with pytest.raises(Preempted):
-            trained(run, tmp_path / "pieces", data_root, stop=lambda asked, piece=piece: "preempted" if asked > piece else None)
+            trained(
+                run,
+                tmp_path / "pieces",
+                data_root,
+                stop=lambda asked, piece=piece: "preempted" if asked > piece else None,
+            )
     resumed, log = trained(run, tmp_path / "pieces", data_root)
     assert resumed.parameters_sha256 == straight.parameters_sha256
     assert (resumed.resumed_from_step, resumed.val_loss) == (6, straight.val_loss)
@@ -154,7 +159,9 @@ def test_a_checkpoint_of_the_other_engine_is_named_and_passed_over(
 
 
 def test_a_run_whose_loss_is_not_finite_has_diverged(dataset: PreparedDataset, data_root: Path, tmp_path: Path) -> None:
-    record, log = trained(toy(dataset, "sgd", knobs={"lr": 10.0, "max_grad_norm": 0, "warmup": 0}, tokens=64 * 64), tmp_path, data_root)
+    record, log = trained(
+        toy(dataset, "sgd", knobs={"lr": 10.0, "max_grad_norm": 0, "warmup": 0}, tokens=64 * 64), tmp_path, data_root
+    )
     assert record.status == "diverged"
     assert record.error is not None
     assert log.rows()[-1]["train_loss"] is None or math.isfinite(log.rows()[-1]["train_loss"])
@@ -162,7 +169,13 @@ def test_a_run_whose_loss_is_not_finite_has_diverged(dataset: PreparedDataset, d
 
 def test_runs_that_differ_in_plain_numbers_share_their_programs(dataset: PreparedDataset, data_root: Path) -> None:
     base = trainer(toy(dataset), data_root)
-    for knobs in ({"lr": 0.3}, {"beta1": 0.5}, {"weight_decay": 0.3}, {"eps": 1e-3}, {"warmup": 3, "max_grad_norm": 0.1}):
+    for knobs in (
+        {"lr": 0.3},
+        {"beta1": 0.5},
+        {"weight_decay": 0.3},
+        {"eps": 1e-3},
+        {"warmup": 3, "max_grad_norm": 0.1},
+    ):
         other = trainer(toy(dataset, knobs=knobs), data_root)
         assert other.update.step is base.update.step
         assert programs.gradients_program(other.key) is programs.gradients_program(base.key)
@@ -178,7 +191,12 @@ def test_runs_that_differ_in_plain_numbers_share_their_programs(dataset: Prepare
 
 @pytest.mark.parametrize(
     ("name", "line"),
-    [("cuda", "finds none here, it finds cpu"), ("tpu:1", "finds none here"), ("cpu:99", "only 8 cpu devices"), ("gpx", "is not one of")],
+    [
+        ("cuda", "finds none here, it finds cpu"),
+        ("tpu:1", "finds none here"),
+        ("cpu:99", "only 8 cpu devices"),
+        ("gpx", "is not one of"),
+    ],
 )
 def test_a_device_that_is_not_there_is_one_clear_line(name: str, line: str) -> None:
     with pytest.raises(ValueError, match=line):

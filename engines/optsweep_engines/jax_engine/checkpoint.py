@@ -61,9 +61,7 @@ def restore(
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             log.event("checkpoint_rejected", file=path.name, error=str(error))
             continue
-        new_states = {
-            bank: {kind: loaded[f"state/{bank}/{kind}"] for kind in held} for bank, held in states.items()
-        }
+        new_states = {bank: {kind: loaded[f"state/{bank}/{kind}"] for kind in held} for bank, held in states.items()}
         return step, progress, {name: loaded[f"param/{name}"] for name in params}, new_states
     return None
 

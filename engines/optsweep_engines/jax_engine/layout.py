@@ -129,6 +129,3 @@ def layout(devices: Sequence[jax.Device], mesh: str | None, rows: int) -> Layout
 def pinned(tree: Any, shardings: Any) -> Any:
     """Inside a program: arrays that stay laid out as asked."""
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, shardings)
-
-
-

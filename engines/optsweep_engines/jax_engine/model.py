@@ -65,7 +65,9 @@ class Decoder:
         hidden_BTW = self.hidden(params, x_BT)
         return plain_cross_entropy(hidden_BTW.reshape(-1, self.shape.width), self.head(params), y_BT.reshape(-1))
 
-    def loss_and_grads(self, params: Params, x_BT: jax.Array, y_BT: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss_and_grads(
+        self, params: Params, x_BT: jax.Array, y_BT: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean cross-entropy and its gradients by name."""
         if not self.unrolled:
             return jax.value_and_grad(self.loss)(dict(params), x_BT, y_BT)

@@ -59,9 +59,7 @@ def decoder(key: ModelKey) -> Decoder:
     return Decoder(key.shape, key.seq_len, compute_type(key.dtype), platform=key.layout.platform)
 
 
-def clipped(
-    grads: Mapping[str, jax.Array], max_norm: Any
-) -> tuple[dict[str, jax.Array], jax.Array]:
+def clipped(grads: Mapping[str, jax.Array], max_norm: Any) -> tuple[dict[str, jax.Array], jax.Array]:
     """Gradients scaled down to the global norm allowed (0: as they are), and the norm before."""
     norm = jnp.sqrt(sum(jnp.sum(jnp.square(grad)) for grad in grads.values()))
     factor = jnp.minimum(max_norm / (norm + CLIP_EPSILON), 1.0)
@@ -208,7 +206,9 @@ def traceable(optimizer: Optimizer, shape: ModelShape, traced: frozenset[str]) -
     with exact_scalars():
         states = jax.eval_shape(optimizer.init, params)
         for events in dict.fromkeys(optimizer.events(step) for step in (1, 2)):
-            extra = {service: {name: params[name] for name in names} for service, names in optimizer.services(events).items()}
+            extra = {
+                service: {name: params[name] for name in names} for service, names in optimizer.services(events).items()
+            }
             step = functools.partial(optimizer.update, events=events)
             call = lambda p, g, s, lr, t, e, n, step=step: step(p, g, s, lr, t, e, given=n)  # noqa: E731
             try:
@@ -231,9 +231,7 @@ def compiled(optimizer: Optimizer, shape: ModelShape, layout: Layout, traced: fr
     def init(params: Any) -> Any:
         return kept(params, optimizer.init(params))[1]
 
-    def step(
-        params: Any, grads: Any, states: Any, lr: Any, number: Any, extra: Any, given: Any, events: Events
-    ) -> Any:
+    def step(params: Any, grads: Any, states: Any, lr: Any, number: Any, extra: Any, given: Any, events: Events) -> Any:
         with jax.default_matmul_precision("highest"):
             return kept(*optimizer.update(params, grads, states, lr, number, extra, events, given))
 

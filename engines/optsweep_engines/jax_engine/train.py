@@ -179,7 +179,7 @@ def placed(spec: RunSpec, log: RunLog) -> Layout:
         ValueError: no such device, or a mesh that does not fit.
     """
     require_trainable(spec)
-    return layout(opened(log.device), getattr(log, "mesh", None), spec.batch_size // spec.accumulation)
+    return layout(opened(log.device), log.mesh, spec.batch_size // spec.accumulation)
 
 
 def facts(devices: Sequence[jax.Device], trainer: Trainer | None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Catalogue rules as an `optax.GradientTransformation`, for JAX programs outside optsweep: optax.apply_updates and all.
 
-    entry = optimizer("muon")
-    made = gradient_transformation(entry, resolve_knobs("muon", {"lr": 0.02}), parameter_table(shape))
-    state = made.init(params);  updates, state = made.update(grads, state, params)
+entry = optimizer("muon")
+made = gradient_transformation(entry, resolve_knobs("muon", {"lr": 0.02}), parameter_table(shape))
+state = made.init(params);  updates, state = made.update(grads, state, params)
 """
 
 from __future__ import annotations
