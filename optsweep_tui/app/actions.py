@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from optsweep_tui import flow, preview
+from optsweep_tui import flow, preview, rundir
 from optsweep_tui.app.model import UNFINISHED, RunRow
 from optsweep_tui.app.screens.modal import Confirm
 from optsweep_tui.errors import OptsweepError
@@ -82,10 +82,13 @@ class Actions:
         workspace = self._app.workspace
 
         def work() -> str:
-            queued = flow.retry(workspace, [row.run_id for row in rows])
+            flow.retry(workspace, [row.run_id for row in rows])
+            # A cancelled run whose attempt nobody had taken yet goes on in that attempt: it counts like a new one.
+            states = [rundir.state_of(workspace.runs / row.run_id) for row in rows]
+            queued = sum(not state.finished for state in states)
             if queued:
                 flow.detach(workspace)
-            return f"queued {runs_text(len(queued))}"
+            return f"queued {runs_text(queued)}"
 
         self._app.work(work)
 

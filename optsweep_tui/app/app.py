@@ -14,7 +14,7 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
 from textual.message import Message
-from textual.notifications import Notification, SeverityLevel
+from textual.notifications import Notify, SeverityLevel
 from textual.screen import Screen
 
 from optsweep_tui.app import keymap, notices, themes
@@ -33,9 +33,11 @@ from optsweep_tui.app.screens.run import RunScreen
 from optsweep_tui.app.screens.runs import RunsScreen
 from optsweep_tui.app.screens.sql import SqlScreen
 from optsweep_tui.app.screens.sweep import SweepScreen
+from optsweep_tui.app.widgets.editor import Editor
 from optsweep_tui.app.widgets.filterline import FilterLine
 from optsweep_tui.app.widgets.spans import use_colours
 from optsweep_tui.app.widgets.table import VirtualTable
+from optsweep_tui.app.widgets.tree import SchemaTree
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.live.poller import INTERVAL_SECONDS as POLL_SECONDS
 from optsweep_tui.live.poller import Poller
@@ -61,6 +63,11 @@ class OptsweepApp(App[None], inherit_bindings=False):
         "hosts": HostsScreen,
     }
     DEFAULT_MODE = "sweep"
+    # Textual wraps text to the width of these, and fails where a window of a few columns leaves none.
+    CSS = """
+    CommandPalette CommandList { min-width: 24; }
+    Toast { min-width: 16; }
+    """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "mode('sweep')", "screen 1, Sweep", show=False, id="app.sweep"),
         Binding("2", "mode('runs')", "screen 2, Runs", show=False, id="app.runs"),
@@ -102,6 +109,7 @@ class OptsweepApp(App[None], inherit_bindings=False):
         mode: str = "",
         preferences: Preferences | None = None,
         memory: Memory | None = None,
+        in_terminal: bool = False,
     ) -> None:
         """
         Args:
@@ -109,6 +117,7 @@ class OptsweepApp(App[None], inherit_bindings=False):
             mode: the first screen; empty = the one that was left last.
             preferences: what the user has set; None = nothing.
             memory: how the app was left; None remembers nothing.
+            in_terminal: the theme has to suit a terminal, which may have 16 colours only.
 
         Raises:
             OptsweepError: the keymap or the theme cannot be used.
@@ -142,7 +151,7 @@ class OptsweepApp(App[None], inherit_bindings=False):
         )
         for theme in themes.THEMES.values():
             self.register_theme(theme)
-        self.theme = self._first_theme()
+        self.theme = self._first_theme(in_terminal)
         self.set_keymap(keymap.checked(self.preferences.keymap, self.key_layers(), self.preferences.sources))
         if self.preferences.slow_link:
             self.animation_level = "none"
@@ -152,13 +161,14 @@ class OptsweepApp(App[None], inherit_bindings=False):
         """The screens, each with the classes whose keys are valid there at the same time."""
         tables: dict[str, list[type[DOMNode]]] = {
             "runs": [VirtualTable],
-            "sql": [VirtualTable],
+            "sql": [SchemaTree, VirtualTable],
             "hosts": [VirtualTable],
         }
         for name, screen in cls.MODES.items():
             assert isinstance(screen, type)
             yield name, [screen, BaseScreen, cls, *tables.get(name, [])]
         yield "filter line", [FilterLine]
+        yield "editor", [Editor]
         yield "help", [HelpScreen]
 
     def _post(self, message: Message) -> None:
@@ -208,10 +218,14 @@ class OptsweepApp(App[None], inherit_bindings=False):
             self.switch_mode(self.first_mode)
 
     def on_unmount(self) -> None:
-        """Stop the threads, keep the view."""
+        """Stop the threads."""
         self.feed.stop()
         self.poller.stop()
+
+    def exit(self, result: None = None, return_code: int = 0, message: Any = None) -> None:
+        """Keep the view while there is one, then leave."""
         self.keep_view()
+        super().exit(result, return_code, message)
 
     def keep_view(self) -> None:
         """Remember how the app looks, for the next start."""
@@ -276,12 +290,14 @@ class OptsweepApp(App[None], inherit_bindings=False):
         timeout: float | None = None,
         markup: bool = False,
     ) -> None:
-        """A toast; of the same words there is only ever one, and signs of a message mean nothing but themselves."""
-        for shown in [
-            toast for toast in self._notifications if isinstance(toast, Notification) and toast.message == message
-        ]:
-            self._unnotify(shown, refresh=False)
+        """A toast; unlike Textual's, signs of its text mean nothing but themselves."""
         super().notify(message, title=title, severity=severity, timeout=timeout, markup=markup)
+
+    def _on_notify(self, event: Notify) -> None:
+        """Of the same words there is only ever one toast."""
+        for shown in [toast for toast in self._notifications if toast.message == event.notification.message]:
+            self._unnotify(shown, refresh=False)
+        super()._on_notify(event)
 
     def base_screen(self) -> BaseScreen | None:
         """The screen of the current mode, whatever lies over it."""
@@ -298,13 +314,13 @@ class OptsweepApp(App[None], inherit_bindings=False):
 
     # ------------------------------------------------------------ themes
 
-    def _first_theme(self) -> str:
+    def _first_theme(self, in_terminal: bool) -> str:
         """What is set, else what was chosen last, else what suits the terminal."""
         wanted = self.preferences.theme
         if wanted is not None and wanted not in self.available_themes:
             raise UnknownName("theme", wanted, self.available_themes, where="[tui] theme")
         kept = self.memory.get("theme", "", "user")
-        usual = themes.default_of(self.console.color_system)
+        usual = themes.default_of(self.console.color_system if in_terminal else None)
         if usual == themes.SIXTEEN.name:
             return wanted or usual  # what was chosen on a terminal of more colours is no choice for this one
         return wanted or (kept if kept in self.available_themes else usual)

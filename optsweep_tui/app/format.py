@@ -36,10 +36,10 @@ def ratio_key(value: float) -> float:
 
 
 def short(value: float | None) -> str:
-    """Three digits and k, M, G, T."""
+    """Three digits and k, M, G, T, P, E."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for scale, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= scale * 0.9995:
             number = value / scale
             return f"{number:.{2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0}f}{prefix}"

@@ -88,8 +88,8 @@ _NAMED = {style.ALIVE: "cyan", style.BAD: "red", style.GREY: "bright_black", sty
 _ANSI = {
     "red": 0.0, "yellow": 1 / 6, "green": 1 / 3, "cyan": 1 / 2, "blue": 2 / 3, "magenta": 5 / 6,
 }  # fmt: skip
-_DARKEST_ON_LIGHT = 0.42
-"""HLS lightness that a colour without an entry of its own gets at most on light ground: about 3:1 for any hue."""
+_LEAST_CONTRAST = 3.0
+"""Of a colour on light ground (WCAG 2.1, 1.4.11)."""
 
 
 def default_of(color_system: str | None) -> str:
@@ -108,12 +108,25 @@ def translation(theme: str) -> Callable[[str], str]:
 
 @lru_cache(maxsize=1024)
 def on_light(colour: str) -> str:
-    """A colour that can be read on light ground, of the same hue."""
+    """A colour that can be read on light ground, of the same hue: darkened as far as that takes."""
     if colour in _ON_LIGHT:
         return _ON_LIGHT[colour]
     hue, light, saturation = _hls(colour)
-    channels = colorsys.hls_to_rgb(hue, min(light, _DARKEST_ON_LIGHT), saturation)
-    return "#" + "".join(f"{round(channel * 255):02x}" for channel in channels)
+    ground = _luminance(str(LIGHT.background))
+    while light > 0:
+        channels = colorsys.hls_to_rgb(hue, light, saturation)
+        found = "#" + "".join(f"{round(channel * 255):02x}" for channel in channels)
+        if (ground + 0.05) / (_luminance(found) + 0.05) >= _LEAST_CONTRAST:
+            return found
+        light -= 0.02
+    return "#000000"
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of WCAG 2.1."""
+    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.03928 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @lru_cache(maxsize=1024)

@@ -75,10 +75,10 @@ def load(workspace: Workspace, study: str | None) -> Verdicts:
 
     baseline = ask.baseline_of(workspace, study)
     if stamp(workspace) is None:
-        return Verdicts(baseline=baseline, why="not collected yet")
+        return Verdicts(baseline=baseline, why="not collected yet: x collects")
     frame = ask.results(workspace, Filter(study=study))
     if frame.empty:
-        return Verdicts(baseline=baseline, why="not collected yet")
+        return Verdicts(baseline=baseline, why="not collected yet: x collects")
     records = ask.table(frame, baseline=baseline).to_dict("records")
     groups: dict[tuple[Any, ...], list[str]] = {}
     for record in records:

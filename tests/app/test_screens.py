@@ -5,19 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from textual.pilot import Pilot
 
 from optsweep_engines import folder
 from optsweep_engines.run import AttemptLog
 from optsweep_tui import flow, rundir
-from optsweep_tui.app.app import OptsweepApp
 from optsweep_tui.app.screens import compare
 from optsweep_tui.app.screens.compare import CompareScreen
 from optsweep_tui.app.screens.modal import Confirm, HelpScreen
@@ -27,49 +22,7 @@ from optsweep_tui.app.screens.sql import Editor, SqlScreen
 from optsweep_tui.app.screens.sweep import SweepScreen
 from optsweep_tui.settings import Workspace
 from tests.app import made
-
-SIZES = [(80, 24), (120, 40)]
-sizes = pytest.mark.parametrize("size", SIZES, ids=["80x24", "120x40"])
-
-
-class Driver:
-    """A running app, and what is on its screen as text."""
-
-    def __init__(self, app: OptsweepApp, pilot: Pilot[None]) -> None:
-        self.app, self.pilot = app, pilot
-
-    @property
-    def text(self) -> str:
-        screen = self.app.screen
-        width, height = self.app.size
-        return "\n".join(
-            "".join(segment.text for segment in line) for line in screen._compositor.render_strips()[:height]
-        ).ljust(width)
-
-    async def press(self, *keys: str) -> str:
-        await self.pilot.press(*keys)
-        await self.pilot.pause()
-        return self.text
-
-    async def until(self, condition: Callable[[], bool], seconds: float = 15.0) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, f"it did not happen in time:\n{self.text}"
-            await self.pilot.pause(0.02)
-
-    async def settle(self) -> str:
-        await self.until(self.app.settled)
-        await self.pilot.pause(0.05)
-        return self.text
-
-
-@asynccontextmanager
-async def driven(workspace: Workspace, size: tuple[int, int] = (120, 40), mode: str = "sweep") -> AsyncIterator[Driver]:
-    app = OptsweepApp(workspace, mode)
-    async with app.run_test(size=size, notifications=True) as pilot:
-        driver = Driver(app, pilot)
-        await driver.settle()
-        yield driver
+from tests.app.driving import driven, sizes
 
 
 @sizes

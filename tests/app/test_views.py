@@ -55,7 +55,7 @@ def test_the_selected_cell_is_told_in_words() -> None:
     lines = sweep.cell_lines(small_sweep(), sweep.Cursor(line=1), "adamw", 120)
     assert plain(lines) == (
         " muon 1/16  3 runs: lr 0.01 ● 2.310   0.02 ● 2.400   0.04 ● 2.500\n"
-        " 2.3100   no gap: not collected yet; x collects   final loss, smallest of 3, lr 0.01, at the edge of the lr's tried"
+        " 2.3100   no gap: not collected yet: x collects   smallest of 3, lr 0.01, at the edge of the lr's tried"
     )
     unfinished = plain(sweep.cell_lines(small_sweep(), sweep.Cursor(line=0, column=1), "adamw", 120))
     assert "0.012 ◐ 2.200" in unfinished

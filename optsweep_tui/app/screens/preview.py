@@ -231,7 +231,7 @@ def table_of(runs: Sequence[Mapping[str, Any]], width: int) -> tuple[list[Column
             "steps": Span(f"{run['steps']:,}"),
             "tokens": Span(fmt.short(run["tokens"])),
             "time": Span(fmt.duration(run["seconds_estimate"])),
-            "memory": Span(f"{run['bytes_estimate'] / 2**30:.2g}"),
+            "memory": Span(sweep.gib(run["bytes_estimate"])),
             "flops": Span(fmt.short(run["flops"])),
             "batch": Span(f"{run['batch_size']} x {run['seq_len']}", style.GREY),
             "id": Span(run["run_id"][:8], style.GREY),

@@ -188,6 +188,8 @@ class SweepScreen(BaseScreen):
     def verdicts(self) -> verdicts.Verdicts:
         """What the analysis says of the study, worked out in a thread when the store has changed."""
         workspace, study = self.bench.workspace, self.bench.study
+        if self.bench.snapshot.loading:  # the thread that reads the runs needs the interpreter more
+            return verdicts.Verdicts(baseline=self.bench.baseline(), why="the runs are still being read")
         slot = self._answers.ask("table", study, verdicts.stamp(workspace), lambda: verdicts.load(workspace, study))
         if isinstance(slot.value, verdicts.Verdicts):
             return slot.value
@@ -237,10 +239,12 @@ class SweepScreen(BaseScreen):
         rule: Row = (Span(" " + "─" * (width - 2), style.FAINT),)
         lines = sweep.cell_lines(blocks, self.cursor, found.baseline, width, found)
         self._price()
+        imported = self.opened is None and not any(row.line.host for row in bench.study_rows())
+        said = f"not to be trained here: {self._trouble}" if self._trouble and imported else self._trouble
         chosen = sweep.selection_line(
-            len(self._picked()), self._totals, self._trouble, wrong=bool(self._trouble), width=width
+            len(self._picked()), self._totals, said, bool(said) and not imported, width, self._edited()
         )
-        below.show([rule, *lines, self._edited(chosen, width), *sweep.legend(width, self.gaps, found.baseline)])
+        below.show([rule, *lines, chosen, *sweep.legend(width, self.gaps, found.baseline)])
 
         spot = sweep.cell_at(blocks, self.cursor)
         cell = spot[3].rows if spot is not None and spot[3] is not None else ()
@@ -255,18 +259,12 @@ class SweepScreen(BaseScreen):
             return ""
         return f"grid {self.opened.name}, not launched: enter launches, esc closes"
 
-    def _edited(self, line: Row, width: int) -> Row:
-        """The selection's line with what was changed on its right."""
+    def _edited(self) -> str:
+        """What the next launch changes."""
         edits = self.edits
-        parts = [
-            edits.engine or "",
-            f"seeds {','.join(map(str, edits.seeds))}" if edits.seeds else "",
-            " ".join(edits.changes),
-        ]
-        if edits.host != "local":
-            parts.append(f"on {edits.host}")
-        text = "  ".join(part for part in parts if part)
-        return fmt.both_ends(line, (Span(text + " ", style.ALIVE),), width) if text else line
+        seeds = f"seeds {','.join(map(str, edits.seeds))}" if edits.seeds else ""
+        host = f"on {edits.host}" if edits.host != "local" else ""
+        return "  ".join(part for part in (edits.engine or "", seeds, " ".join(edits.changes), host) if part)
 
     def _draw_filter(self) -> None:
         line, view = self.query_one("#filter", FilterLine), self.query_one("#wrong", SpanView)
@@ -472,7 +470,7 @@ class SweepScreen(BaseScreen):
 
     def _price(self) -> None:
         """Resolve and price the draft in a thread, a moment after it has changed."""
-        draft = self.draft()
+        draft = None if self.bench.snapshot.loading else self.draft()
         if draft is None or draft == self._priced:
             return
         self._priced, self._totals, self._trouble = draft, None, ""

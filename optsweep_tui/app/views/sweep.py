@@ -188,16 +188,16 @@ def _cell(block: Block, optimizer: str, ratio: float, here: bool, look: Look) ->
     if any(row.run_id in look.marked for row in cell.rows):
         left, right = (left, Span("+", style.ALIVE)) if picked else (Span("+", style.ALIVE), right)
     found = verdict_of(cell, ratio, look.verdicts)
-    glyph = GLYPHS[cell.state] + str(len(cell.rows))
-    loss = found.loss if found is not None and not math.isnan(found.loss) else cell.loss
-    value = fmt.loss(loss, 2)
-    if look.gaps:
-        value = f"{found.gap:+.2f}" if found is not None and not math.isnan(found.gap) else fmt.NOTHING
-        value = "base" if optimizer == look.verdicts.baseline else value
     marks = "*" if cell.unfinished else "=" if found is not None and found.tied else ""
     marks += "e" if cell.lr_edge and not cell.unfinished else ""
     best = found.rank == 1 if found is not None else block.best.get(ratio) == optimizer
-    text = fmt.fit(f"{glyph:<3}{value:>5}{marks}", CELL - 2)
+    if look.gaps:  # three decimals need the room of the count
+        gap = f"{found.gap:+.3f}" if found is not None and not math.isnan(found.gap) else fmt.NOTHING
+        text = f"{GLYPHS[cell.state]} {'base' if optimizer == look.verdicts.baseline else gap:>6}{marks}"
+    else:
+        loss = found.loss if found is not None and not math.isnan(found.loss) else cell.loss
+        text = f"{GLYPHS[cell.state] + str(len(cell.rows)):<3}{fmt.loss(loss, 2):>5}{marks}"
+    text = fmt.fit(text, CELL - 2)
     return [left, Span(text, _colour(cell, found), bold=best, reverse=here), right]
 
 
@@ -258,16 +258,12 @@ def _verdict(ratio: float, cell: CellView, baseline: str, verdicts: Verdicts) ->
     found = verdict_of(cell, ratio, verdicts)
     if found is not None and not math.isnan(found.loss):
         fresh = not found.selected
-        kind = f"final loss, mean of {found.seeds} fresh seeds" if fresh else f"final loss, smallest of {cell.tried}"
+        kind = f"mean of {found.seeds} fresh seeds" if fresh else f"smallest of {cell.tried}"
         loss = found.loss
     else:
         kind, loss = "best training loss so far", cell.loss or math.nan
         if cell.final:
-            kind = (
-                f"final loss, mean of {cell.seeds} fresh seeds"
-                if cell.fresh
-                else f"final loss, smallest of {cell.tried}"
-            )
+            kind = f"mean of {cell.seeds} fresh seeds" if cell.fresh else f"smallest of {cell.tried}"
     spans = [Span(f" {fmt.loss(loss, 4)}", bold=True), *_gap(found, cell, baseline, verdicts)]
     edge = ", at the edge of the lr's tried" if cell.lr_edge else ""
     spans.append(Span(f"   {kind}, lr {fmt.knob(best.line.lr)}{edge}", style.GREY))
@@ -279,8 +275,9 @@ def _gap(found: CellVerdict | None, cell: CellView, baseline: str, verdicts: Ver
     if not cell.final:
         return ()
     if found is None:
-        why = verdicts.why or ("runs have ended since the last collect" if verdicts.cells else "not collected yet")
-        return (Span(f"   no gap: {why}; x collects", style.GREY),)
+        since = "runs have ended since the last collect: x collects"
+        why = verdicts.why or (since if verdicts.cells else "not collected yet: x collects")
+        return (Span(f"   no gap: {why}", style.GREY),)
     spans: list[Span] = []
     if cell.rows[0].line.optimizer != baseline:
         if math.isnan(found.gap):
@@ -295,12 +292,23 @@ def _gap(found: CellVerdict | None, cell: CellView, baseline: str, verdicts: Ver
     return tuple(spans)
 
 
-def selection_line(count: int, totals: Mapping[str, object] | None, said: str, wrong: bool, width: int) -> Row:
-    """What enter would launch: "selected 4 cells   12 runs   3.1M tokens   ~0:48 on 2 slots   0.3 GiB"; or why nothing."""
-    if said:
-        return fmt.cut((Span(f" {said}", style.BAD if wrong else style.GREY),), width)
+def selection_line(
+    count: int, totals: Mapping[str, object] | None, said: str, wrong: bool, width: int, edits: str = ""
+) -> Row:
+    """What enter would launch: "4 cells selected   12 runs to train   3.1M tokens   ~0:48 on 2 slots"; or why nothing.
+
+    Args:
+        count: selected cells; 0 = the one under the cursor.
+        totals: of the plan; None while it is worked out.
+        said: in the place of the totals.
+        wrong: it is a mistake.
+        width: columns.
+        edits: what differs from the grid.
+    """
     head = Span(f" {count} cells selected" if count else " this cell", bold=bool(count))
-    return fmt.cut((head, Span("   " + totals_text(totals or {}), style.GREY)), width)
+    changed = (Span(f"   {edits}", style.ALIVE),) if edits else ()
+    rest = Span("   " + (said or totals_text(totals or {})), style.BAD if wrong else style.GREY)
+    return fmt.cut((head, *changed, rest), width)
 
 
 def totals_text(totals: Mapping[str, object]) -> str:
@@ -314,12 +322,17 @@ def totals_text(totals: Mapping[str, object]) -> str:
     if fresh := _int(totals["fresh_seed_runs"]):
         runs += f" + {fresh} fresh seeds"
     seconds = totals["seconds_estimate"]
-    time = "no rate measured here yet"
+    time = "no rate measured here"
     if isinstance(seconds, int | float):
         time = f"~{fmt.duration(seconds)} on {totals['slots']} slots"
-    memory = _int(totals["bytes_estimate"]) / 2**30
     tokens, flops = fmt.short(_float(totals["tokens"])), fmt.short(_float(totals["flops"]))
-    return f"{runs}   {tokens} tokens   {flops} FLOPs   {time}   {memory:.2g} GiB"
+    return f"{runs}   {tokens} tokens   {time}   {gib(_float(totals['bytes_estimate']))} GiB   {flops} FLOPs"
+
+
+def gib(count: float) -> str:
+    """Bytes as GiB: 0.01, 0.31, 3.6, 3,629."""
+    value = count / 2**30
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _int(value: object) -> int:
