@@ -100,6 +100,9 @@ def _chart(panel: Panel, width: int, height: int, *, told: bool = False) -> list
     )
     plotext.clear_figure()
     plotext.theme("clear")
+    plotext.limit_size(
+        False, False
+    )  # the room is known here: plotext would ask the terminal, or take 80x24 without one
     plotext.plotsize(width, height)
     plotext.xlim(*cells.x)
     plotext.ylim(*cells.y)

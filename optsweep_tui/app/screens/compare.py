@@ -58,8 +58,10 @@ class CompareScreen(CompareDrawing):
         Binding("right", "pan(1)", "crosshair or window right", show=False, id="compare.right"),
         Binding("shift+left", "pan(-10)", "crosshair far left", show=False, id="compare.far_left"),
         Binding("shift+right", "pan(10)", "crosshair far right", show=False, id="compare.far_right"),
-        Binding("j,down", "scroll_list(1)", "panel down, next figure", show=False, id="compare.down", key_display="j"),
-        Binding("k,up", "scroll_list(-1)", "panel up, figure before", show=False, id="compare.up", key_display="k"),
+        Binding("j,down", "down(1)", "panel down, next figure", show=False, id="compare.down", key_display="j"),
+        Binding("k,up", "down(-1)", "panel up, figure before", show=False, id="compare.up", key_display="k"),
+        Binding("pagedown", "scroll_list(8)", "panel page down", show=False, id="compare.page_down"),
+        Binding("pageup", "scroll_list(-8)", "panel page up", show=False, id="compare.page_up"),
         Binding("right_square_bracket", "study(1)", "next study", show=False, id="compare.next_study", key_display="]"),
         Binding(
             "left_square_bracket", "study(-1)", "study before", show=False, id="compare.study_before", key_display="["
@@ -90,7 +92,7 @@ class CompareScreen(CompareDrawing):
         """Curves, or a figure of the study."""
         names = list(figures.VIEWS)
         self.view = names[(names.index(self.view) + step) % len(names)]
-        self.view_chosen, self.skip = True, 0
+        self.view_chosen, self.first_panel = True, 0
         self.refresh_all()
         self.call_after_refresh(self.refresh_all)
 
@@ -104,15 +106,21 @@ class CompareScreen(CompareDrawing):
         self._show_panel("diff" if self.panel != "diff" else "speedups" if self.wide else "legend")
 
     def _show_panel(self, name: str) -> None:
-        self.panel = name
-        if self.view == "curves":
-            self.skip = 0
+        self.panel, self.skip = name, 0
         self.refresh_all()
         self.call_after_refresh(self.refresh_all)
 
+    def action_down(self, step: int) -> None:
+        """Scroll the panel, or go to the next panel of the figure."""
+        if self.view == "curves":
+            self.action_scroll_list(step)
+        else:
+            self.first_panel = max(0, self.first_panel + step)
+            self.refresh_all()
+
     def action_scroll_list(self, lines: int) -> None:
-        """Scroll the panel, or go to the next figure."""
-        self.skip = max(0, self.skip + lines)
+        """Scroll the panel."""
+        self.skip = max(0, min(self.skip + lines, self.panel_length() - 1))
         self.refresh_all()
 
     def action_baseline(self) -> None:
@@ -127,12 +135,12 @@ class CompareScreen(CompareDrawing):
 
     def wheel_elsewhere(self, direction: int) -> None:
         """Scroll the panel or the figure."""
-        self.action_scroll_list(direction)
+        self.action_down(direction)
 
     def action_study(self, step: int) -> None:
         """Another study."""
         self.bench.step_study(step)
-        self.baseline, self.view_chosen, self.skip = None, False, 0
+        self.baseline, self.view_chosen, self.skip, self.first_panel = None, False, 0, 0
         self.refresh_all()
 
     def action_unmark_all(self) -> None:

@@ -16,7 +16,7 @@ from optsweep_tui.app.screens.charts import ChartScreen
 from optsweep_tui.app.views import compare, grid
 from optsweep_tui.app.views.chart import Line
 from optsweep_tui.app.views.compare import Speedups
-from optsweep_tui.app.views.diff import diff_rows
+from optsweep_tui.app.views.diff import diff_rows, differing
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.charts import static, style
 from optsweep_tui.charts.chart import Row, Span
@@ -40,7 +40,9 @@ class CompareDrawing(ChartScreen):
         self.view = "curves"
         self.panel = "legend"
         self.skip = 0
-        """Lines of the panel, or panels of the figure, that are scrolled away."""
+        """Lines of the panel that are scrolled away."""
+        self.first_panel = 0
+        """Of the figure, that is shown."""
         self.baseline: str | None = None
         """Chosen by the user; else that of the study."""
         self.view_chosen = False
@@ -171,9 +173,9 @@ class CompareDrawing(ChartScreen):
             reasons = "; ".join(self._figure.refused) or "nothing to draw"
             return [(), *((Span(f"  {line}", style.GREY),) for line in fmt.wrapped(reasons, width - 4))]
         self.places = grid.places(min(self.count, len(panels)), width, height)
-        self.skip = max(0, min(self.skip, len(panels) - len(self.places)))
+        self.first_panel = max(0, min(self.first_panel, len(panels) - len(self.places)))
         parts = []
-        for place, panel in zip(self.places, range(self.skip, len(panels)), strict=False):
+        for place, panel in zip(self.places, range(self.first_panel, len(panels)), strict=False):
             key = (panel, place.width, place.height, id(self._figure))
             if key not in self._panel_rows:
                 self._panel_rows[key] = static.panel_rows(panels[panel], place.width, place.height)
@@ -182,7 +184,7 @@ class CompareDrawing(ChartScreen):
 
     def _figure_status(self, width: int) -> Row:
         panels = [panel for panel in self._figure.panels if not panel.empty] if self._figure else []
-        where = f"   {self.skip + 1} of {len(panels)}: j next" if len(panels) > len(self.places) else ""
+        where = f"   {self.first_panel + 1} of {len(panels)}: j next" if len(panels) > len(self.places) else ""
         marked = "   marked optimizers" if self.bench.marks else ""
         text = f"   baseline {self.study_baseline}{marked}{where}"
         return fmt.cut((Span(f" {figures.VIEWS[self.view]}", bold=True), Span(text, style.GREY)), width)
@@ -198,8 +200,7 @@ class CompareDrawing(ChartScreen):
             return
         if self.panel == "legend":
             self.panel = "speedups"
-        most = max(4, height // 2) if self.view == "curves" else max(4, height * 2 // 3)
-        head = self._legend(width, min(most, len(head)))
+        head = self._legend(width, min(max(4, height // 2), len(head)))
         side.show([*head, (), *self._panel(width, height - len(head) - 1)])
 
     def _legend(self, width: int, height: int) -> list[Row]:
@@ -208,18 +209,26 @@ class CompareDrawing(ChartScreen):
         if self._figure is None:
             return []
         moved: list[Row] = [(Span(f" {text}", style.GREY),) for text in fmt.wrapped(static.MOVED, width - 2)]
-        return [*static.words_rows(self._figure, width), *moved][:height]
+        words = [*static.words_rows(self._figure, width), *moved]
+        return words if len(words) <= height else [*words[: height - 1], (Span(" ...", style.GREY),)]
 
     def _panel(self, width: int, height: int) -> list[Row]:
-        skip = self.skip if self.view == "curves" else 0
         if self.panel == "diff":
             known = self._specs.value or {}
             runs = [
                 (letter, colour, known[row.run_id].values if row.run_id in known else None)
                 for row, _, letter, colour in self.drawn
             ]
-            return diff_rows(runs, width, height, skip)
-        return compare.speedup_rows(self._shown_speedups(), width, height, skip)
+            return diff_rows(runs, width, height, self.skip)
+        return compare.speedup_rows(self._shown_speedups(), width, height, self.skip)
+
+    def panel_length(self) -> int:
+        """Entries of the panel: as far as it can be scrolled."""
+        if self.panel != "diff":
+            return max(1, len(self._speedups.rows))
+        known = self._specs.value or {}
+        found = [known[row.run_id].values for row, *_ in self.drawn if row.run_id in known]
+        return max(1, len(differing(found)[0])) if found else 1
 
     def _ask_speedups(self) -> Speedups:
         workspace, study, baseline = self.bench.workspace, self.bench.study, self.study_baseline

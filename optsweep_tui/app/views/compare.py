@@ -225,7 +225,7 @@ def speedup_rows(speedups: Speedups, width: int, height: int, skip: int = 0) -> 
         before = head
         left -= 1
     if left:
-        body = [*body[: max(0, room - 1)], (Span(f" {left} more below: j", style.GREY),)]
+        body = [*body[: max(0, room - 1)], (Span(f" {left} more below: PgDn", style.GREY),)]
     rows += body
     if foot:
         rows += [(), *((Span(f" {note}", style.GREY),) for note in foot)]

@@ -65,7 +65,7 @@ def diff_rows(
         spans += [Span(fmt.fit(values[run][place], wide) + "  ") for run, wide in enumerate(fit)]
         rows.append(tuple(spans))
     if skip + len(shown) < len(names):
-        foot = f" {len(names) - skip - len(shown)} more below (j)," + foot
+        foot = f" {len(names) - skip - len(shown)} more below (PgDn)," + foot
     if not names:
         rows.append((Span(" no field differs: the same configuration", style.GREY),))
     rows.append((Span(foot, style.GREY),))
