@@ -186,9 +186,14 @@ def rates(workspace: Workspace) -> dict[Any, float]:
 # ---------------------------------------------------------------- launch
 
 
-def launch(workspace: Workspace, chosen: Plan, *, force: bool = False) -> list[str]:
-    """Plant the run folders, remember the study, open and queue the attempts that are needed; returns the ids queued."""
+def launch(workspace: Workspace, chosen: Plan, *, force: bool = False, pack: int | None = None) -> list[str]:
+    """Plant the run folders, remember the study, open and queue the attempts that are needed; returns the ids queued.
+
+    Args:
+        pack: so many runs of one shape share an engine process and its program; None: where a benchmark found a gain.
+    """
     from optsweep_engines.optimizers import user_plan
+    from optsweep_tui import packs
     from optsweep_tui import plan as planning
 
     require_engines(chosen.specs)
@@ -197,9 +202,11 @@ def launch(workspace: Workspace, chosen: Plan, *, force: bool = False) -> list[s
     rundir.keep_optimizers(workspace.runs, user_plan.sources(chosen.specs))
     planning.plant(workspace, chosen.study, chosen.specs)
     dispatcher = _dispatcher(workspace)
+    device = dispatcher.host.device
+    together = packs.automatic(workspace, chosen.specs, device) if pack is None else packs.grouped(chosen.specs, pack)
     states = dispatcher.poll(chosen.run_ids)
     again = [run_id for run_id, state in states.items() if force and state.finished]
-    return [*dispatcher.submit(again, asked=True), *dispatcher.submit(chosen.run_ids)]
+    return [*dispatcher.submit(again, asked=True), *dispatcher.submit(chosen.run_ids, packs=together)]
 
 
 def _require_store(workspace: Workspace) -> None:

@@ -33,6 +33,9 @@ DRAINED = "drained"
 RESERVE_BYTES = 8192
 """Set aside at the claim, so that record.json and exit.json can be written when the disk is full."""
 
+LARGEST_PACK = 64
+"""Attempts that one engine process takes together, each with its lock (the kernel passes at most 253)."""
+
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _ATTEMPT = re.compile(r"a([1-9][0-9]{0,8})")
 
@@ -127,6 +130,21 @@ def write_reserved(path: Path, data: Any) -> None:
     else:
         with contextlib.suppress(OSError):
             path.with_name(RESERVE + path.name).unlink(missing_ok=True)
+
+
+def pack_of(attempt_folder: Path) -> list[Path]:
+    """The attempts that were queued as one pack with this one, itself among them, leader first; [itself] elsewhere."""
+    try:
+        intent = read_json(attempt_folder / INTENT)
+    except ValueError:
+        intent = None
+    names = intent.get("pack") if isinstance(intent, dict) else None
+    found = []
+    for name in names if isinstance(names, list) else []:
+        run_id, _, attempt = str(name).partition(".")
+        if is_run_id(run_id) and _ATTEMPT.fullmatch(attempt):
+            found.append(attempt_folder.parent.parent / run_id / attempt)
+    return found[:LARGEST_PACK] if attempt_folder in found else [attempt_folder]
 
 
 def boot_id() -> str:

@@ -41,7 +41,13 @@ _stop_signal = False
 class AttemptLog:
     """The RunLog of one attempt folder: whole lines, one O_APPEND write each."""
 
-    def __init__(self, attempt_folder: Path) -> None:
+    def __init__(self, attempt_folder: Path, *, alone: bool = True) -> None:
+        """Open the streams.
+
+        Args:
+            alone: False: in a pack, whose members are cancelled by their marker, without a signal to the process.
+        """
+        self._alone = alone
         self._folder = attempt_folder
         self.run_folder = attempt_folder.parent
         self.attempt = int(attempt_folder.name[1:])
@@ -52,7 +58,7 @@ class AttemptLog:
         self.threads = int(intent.get("threads", 1))
         self.mesh: str | None = intent.get("mesh")
         self._checkpoint_seconds = float(intent.get("checkpoint_seconds", 30.0))
-        self._last_checkpoint = time.monotonic()
+        self._last_checkpoint = self._looked = time.monotonic()
         self._metrics = self._open(folder.METRICS)
         self._events = self._open(folder.EVENTS)
         self._sequence = 0
@@ -81,9 +87,15 @@ class AttemptLog:
         _write_line(self._events, {"seq": self._sequence, "time": time.time(), "kind": kind, **fields})
 
     def stop_requested(self) -> str | None:
-        """ "cancelled" where the run carries a cancel marker, else "preempted"; None until a signal came."""
+        """ "cancelled" where the run carries a cancel marker, else "preempted"; None until a signal came.
+
+        In a pack the marker is looked for about once a second, for no signal comes for a single member.
+        """
         if not _stop_signal:
-            return None
+            if self._alone or time.monotonic() - self._looked < 1.0:
+                return None
+            self._looked = time.monotonic()
+            return "cancelled" if (self.run_folder / folder.CANCEL).exists() else None
         return "cancelled" if (self.run_folder / folder.CANCEL).exists() else "preempted"
 
     def checkpoint_due(self) -> bool:
@@ -167,14 +179,10 @@ def train_attempt(attempt_folder: Path, shared: Callable[[AttemptLog], Any] = la
     _stop_signal = False
     log = AttemptLog(attempt_folder)
     try:
-        spec = RunSpec.from_dict(folder.read_json(attempt_folder.parent / folder.SPEC) or {})
-        if spec.run_id != attempt_folder.parent.name:
-            raise ValueError(f"spec.json hashes to {spec.run_id}, the folder is {attempt_folder.parent.name}")
+        spec = _spec_of(attempt_folder)
         log.require_newest()
         log.event("started", pid=os.getpid(), engine=spec.engine)
-        code = {sources.VERSION: sources.digest()}
         record = load_engine(spec.engine).train(spec, shared(log))
-        record = dataclasses.replace(record, versions={**record.versions, **code})
     except Preempted:
         log.event("preempted")
         return EXIT_PREEMPTED
@@ -184,6 +192,51 @@ def train_attempt(attempt_folder: Path, shared: Callable[[AttemptLog], Any] = la
         with contextlib.suppress(OSError):
             traceback.print_exc()  # into log.txt, which a full disk refuses
         record = _failed(attempt_folder, log, error)
+    return _written(attempt_folder, log, record)
+
+
+def train_pack(attempt_folders: list[Path]) -> list[int]:
+    """Train attempts of one shape in one program; each gets its own record. Returns their exit statuses.
+
+    An error of the pack is one of each of its members: they are tried again one by one, where the guilty one shows.
+    """
+    global _stop_signal
+    _stop_signal = False
+    logs = [AttemptLog(path, alone=False) for path in attempt_folders]
+    try:
+        specs = [_spec_of(path) for path in attempt_folders]
+        for spec, log in zip(specs, logs, strict=True):
+            log.require_newest()
+            log.event("started", pid=os.getpid(), engine=spec.engine, pack=len(specs))
+        engine: Any = load_engine(specs[0].engine)
+        records = engine.train_pack(specs, logs)
+    except Superseded:
+        return [EXIT_PREEMPTED] * len(logs)  # a newer attempt of one of them: the others go on from their checkpoints
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        records = [_failed(path, log, error) for path, log in zip(attempt_folders, logs, strict=True)]
+    statuses = []
+    for path, log, record in zip(attempt_folders, logs, records, strict=True):
+        if record is None:
+            log.event("preempted")
+            log.close()
+            statuses.append(EXIT_PREEMPTED)
+        else:
+            statuses.append(_written(path, log, record))
+    return statuses
+
+
+def _spec_of(attempt_folder: Path) -> RunSpec:
+    spec = RunSpec.from_dict(folder.read_json(attempt_folder.parent / folder.SPEC) or {})
+    if spec.run_id != attempt_folder.parent.name:
+        raise ValueError(f"spec.json hashes to {spec.run_id}, the folder is {attempt_folder.parent.name}")
+    return spec
+
+
+def _written(attempt_folder: Path, log: AttemptLog, record: RunRecord) -> int:
+    """Write the record, where this is still the newest attempt; returns the exit status."""
+    record = dataclasses.replace(record, versions={**record.versions, sources.VERSION: sources.digest()})
     try:
         log.require_newest()
         folder.write_reserved(attempt_folder / folder.RECORD, record.to_dict())
@@ -244,18 +297,24 @@ def _flush() -> None:
 
 
 def serve(channel: socket.socket) -> None:
-    """Take attempts from the shim until it closes the channel: a path with its lock in, an exit status out."""
+    """Take attempts from the shim until it closes the channel: a path with its lock in, an exit status out.
+
+    Several paths, one a line, with a lock each, are a pack; as many statuses come back.
+    """
     while True:
-        data, descriptors, _, _ = socket.recv_fds(channel, 65536, 1)
+        data, descriptors, _, _ = socket.recv_fds(channel, 65536, folder.LARGEST_PACK)
         if not data:
             return
-        attempt_folder = Path(data.decode())
-        _redirect(attempt_folder)
-        status = train_attempt(attempt_folder)
+        attempt_folders = [Path(line) for line in data.decode().split("\n")]
+        _redirect(attempt_folders[0])
+        if len(attempt_folders) == 1:
+            statuses = [train_attempt(attempt_folders[0])]
+        else:
+            statuses = train_pack(attempt_folders)
         _flush()
         for descriptor in descriptors:
             os.close(descriptor)
-        channel.sendall(bytes([status]))
+        channel.sendall(bytes(statuses))
 
 
 def main(arguments: list[str] | None = None) -> int:

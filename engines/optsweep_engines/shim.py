@@ -93,49 +93,70 @@ class Shim:
             self._engine.close()
 
     def attempt(self, attempt_folder: Path) -> bool:
-        """Run one attempt to its end; False when it was not ours to run (claimed, cancelled or superseded)."""
-        run_folder = attempt_folder.parent
-        if (run_folder / folder.CANCEL).exists() or (attempt_folder / folder.EXIT).exists():
-            return False
-        newest = folder.attempts(run_folder)
-        if not newest or newest[-1][1].name != attempt_folder.name:
-            return False
-        lock = folder.take_claim(attempt_folder)
-        if lock is None:
+        """Run one attempt to its end, with its pack where it has one; False when it was not ours to run."""
+        locks = self._claimed(attempt_folder)
+        if not locks:
             return False
         started = time.monotonic()
         try:
-            folder.reserve(attempt_folder)
-            ending = self._train(attempt_folder, lock)
+            for path in locks:
+                folder.reserve(path)
+            endings = self._train(locks)
         except OSError as error:
             if self._engine is not None:  # it may be training still: what is said to have ended must have ended
                 self._engine.close()
                 self._engine = None
             ending = {"returncode": None, "signal": None, "reason": "failed", "error": f"shim: {error}"}
-        ending |= {"ended_at": time.time(), "seconds": round(time.monotonic() - started, 3)}
-        try:
-            folder.write_reserved(attempt_folder / folder.EXIT, ending)
-        finally:
-            os.close(lock)
+            endings = [dict(ending) for _ in locks]
+        for (path, lock), ending in zip(locks.items(), endings, strict=True):
+            ending |= {"ended_at": time.time(), "seconds": round(time.monotonic() - started, 3)}
+            try:
+                folder.write_reserved(path / folder.EXIT, ending)
+            finally:
+                os.close(lock)
         return True
 
-    def _train(self, attempt_folder: Path, lock: int) -> dict[str, Any]:
-        """Hand the attempt and its lock to the engine and wait; returns the body of exit.json."""
+    @staticmethod
+    def _claimed(attempt_folder: Path) -> dict[Path, int]:
+        """The attempt and what of its pack can be had, each with its lock; empty when it was not ours to run.
+
+        A pack is claimed in its own order: where another shim holds an earlier member, it is about to take this one too.
+        """
+        locks: dict[Path, int] = {}
+        for path in folder.pack_of(attempt_folder):
+            run_folder = path.parent
+            if (run_folder / folder.CANCEL).exists() or (path / folder.EXIT).exists():
+                continue
+            newest = folder.attempts(run_folder)
+            if not newest or newest[-1][1].name != path.name:
+                continue
+            lock = folder.take_claim(path)
+            if lock is not None:
+                locks[path] = lock
+            elif not locks:
+                return {}
+        return locks
+
+    def _train(self, locks: dict[Path, int]) -> list[dict[str, Any]]:
+        """Hand the attempts and their locks to the engine and wait; returns the bodies of their exit.json."""
+        paths = list(locks)
         if self._engine is None or not self._engine.usable:
             if self._engine is not None:
                 self._engine.close()
-            self._engine = EngineProcess(attempt_folder, self._environment)
+            self._engine = EngineProcess(paths[0], self._environment)
         engine = self._engine
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            socket.send_fds(engine.channel, [os.fsencode(attempt_folder)], [lock])
-        cancel = attempt_folder.parent / folder.CANCEL
+            socket.send_fds(engine.channel, [b"\n".join(os.fsencode(path) for path in paths)], list(locks.values()))
+        cancels = [path.parent / folder.CANCEL for path in paths]
         lease_due, asked_at = 0.0, None
         while True:
             now = time.monotonic()
             if now >= lease_due:
-                self._renew(attempt_folder, engine.process.pid)
+                for path in paths:
+                    self._renew(path, engine.process.pid)
                 lease_due = now + LEASE_SECONDS
-            if asked_at is None and (self._stopping or cancel.exists()):
+            # One member of a pack is cancelled by its marker, which the engine looks for; a signal would stop them all.
+            if asked_at is None and (self._stopping or all(cancel.exists() for cancel in cancels)):
                 engine.signal(signal.SIGTERM)
                 asked_at = now
             elif asked_at is not None and now - asked_at > GRACE_SECONDS:
@@ -144,23 +165,28 @@ class Shim:
             if readable:
                 answer = b""
                 with contextlib.suppress(ConnectionResetError):
-                    answer = engine.channel.recv(1)
-                return self._ending(answer, asked_at is not None, cancel.exists())
+                    answer = engine.channel.recv(len(paths))
+                cancelled = [cancel.exists() for cancel in cancels]
+                return self._endings(answer, asked_at is not None, cancelled)
 
-    def _ending(self, answer: bytes, asked: bool, cancelled: bool) -> dict[str, Any]:
+    def _endings(self, answer: bytes, asked: bool, cancelled: list[bool]) -> list[dict[str, Any]]:
         assert self._engine is not None
         if answer and not asked:
-            status = answer[0]
             reasons = {EXIT_PREEMPTED: "preempted", EXIT_SUPERSEDED: "superseded"}
-            return {"returncode": status, "signal": None, "reason": reasons.get(status, "finished")}
+            return [
+                {"returncode": status, "signal": None, "reason": reasons.get(status, "finished")} for status in answer
+            ]
         engine, self._engine = self._engine, None
         engine.close()  # a process that was signalled, or died, serves no further attempt
-        code = answer[0] if answer else engine.process.returncode
-        reason = "cancelled" if cancelled else "preempted" if asked or code == EXIT_PREEMPTED else "finished"
-        if not answer and not asked:
-            reason = "died"
-        killed = -code if code < 0 else None
-        return {"returncode": None if killed else code, "signal": killed, "reason": reason}
+        endings = []
+        for index, marked in enumerate(cancelled):
+            code = answer[index] if answer else engine.process.returncode
+            reason = "cancelled" if marked else "preempted" if asked or code == EXIT_PREEMPTED else "finished"
+            if not answer and not asked:
+                reason = "died"
+            killed = -code if code < 0 else None
+            endings.append({"returncode": None if killed else code, "signal": killed, "reason": reason})
+        return endings
 
     @staticmethod
     def _renew(attempt_folder: Path, engine_pid: int) -> None:

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ class LocalDispatcher:
         self._queued: dict[str, RunState] = {}
         """Runs that the last look found queued: thousands of them cost one look at two files each."""
 
-    def submit(self, run_ids: Iterable[str], *, asked: bool = False) -> list[str]:
+    def submit(
+        self, run_ids: Iterable[str], *, asked: bool = False, packs: Sequence[Sequence[str]] = ()
+    ) -> list[str]:
         """Open and queue the next attempt of every run that should have one.
 
         The attempt's folder is made exclusively, so two controllers open one attempt; its intent is on disk before its
@@ -54,6 +56,9 @@ class LocalDispatcher:
         self._queue.mkdir(mode=0o700, parents=True, exist_ok=True)
         queued = {name.partition(".")[2] for name in os.listdir(self._queue)}
         submitted = []
+        together = {run_id: [f"{member}.a1" for member in pack] for pack in packs for run_id in pack}
+        if together:
+            submitted, run_ids = self._submit_packs(packs, together, run_ids)
         for run_id in run_ids:
             known = self._queued.get(run_id)
             if known is not None and not asked and f"{run_id}.a{known.attempt}" in queued:
@@ -80,7 +85,32 @@ class LocalDispatcher:
                 submitted.append(run_id)
         return submitted
 
-    def _write_intent(self, attempt_folder: Path, asked: bool) -> None:
+    def _submit_packs(
+        self, packs: Sequence[Sequence[str]], together: Mapping[str, list[str]], run_ids: Iterable[str]
+    ) -> tuple[list[str], list[str]]:
+        """Open the first attempts of packs whose runs have none yet; returns the ids queued, and the runs left.
+
+        The intents of a pack are all on disk before its first queue entry: a worker sees it whole.
+        """
+        wanted, submitted = list(run_ids), []
+        for pack in packs:
+            opened = []
+            for run_id in pack:
+                run_folder = self._workspace.runs / run_id
+                if run_id not in wanted or rundir.state_of(run_folder).state != "planned":
+                    continue
+                try:
+                    (run_folder / "a1").mkdir(mode=0o700)
+                except FileExistsError:
+                    continue
+                self._write_intent(run_folder / "a1", False, together[run_id])
+                opened.append(run_id)
+            for run_id in opened:
+                self._enqueue(f"{run_id}.a1")
+            submitted += opened
+        return submitted, [run_id for run_id in wanted if run_id not in submitted]
+
+    def _write_intent(self, attempt_folder: Path, asked: bool, pack: Sequence[str] = ()) -> None:
         if (attempt_folder / rundir.INTENT).exists():
             return
         intent = {
@@ -91,6 +121,7 @@ class LocalDispatcher:
             "checkpoint_seconds": self._workspace.checkpoint_seconds,
             "asked": asked,
             "submitted_at": time.time(),
+            **({"pack": list(pack)} if len(pack) > 1 else {}),
         }
         folder.write_json(attempt_folder / rundir.INTENT, intent)
 

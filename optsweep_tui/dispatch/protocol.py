@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Protocol
 
@@ -19,10 +19,13 @@ class Dispatcher(Protocol):
 
     host: Host
 
-    def submit(self, run_ids: Iterable[str], *, asked: bool = False) -> list[str]:
+    def submit(
+        self, run_ids: Iterable[str], *, asked: bool = False, packs: Sequence[Sequence[str]] = ()
+    ) -> list[str]:
         """Open the next attempt of each run that needs one, intent first, and queue it; returns the ids queued.
 
-        `asked`: the user wants another attempt, whatever the state and the count of failures say.
+        `asked`: the user wants another attempt, whatever the state and the count of failures say. `packs`: runs whose
+        first attempts one engine process is to take together; a later attempt of such a run is one by itself.
         """
 
     def poll(self, run_ids: Iterable[str]) -> Mapping[str, RunState]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from optsweep_engines.engine import RunLog
@@ -23,6 +24,16 @@ class JaxEngine:
         from optsweep_engines.jax_engine.train import train  # noqa: PLC0415 (JAX takes a second to import)
 
         return train(spec, log)
+
+    def train_pack(self, specs: Sequence[RunSpec], logs: Sequence[RunLog]) -> list[RunRecord | None]:
+        """Train runs of one shape in one program, as far as they go together; None for one that was preempted.
+
+        Raises:
+            ValueError: one of them cannot be trained here.
+        """
+        from optsweep_engines.jax_engine.packed import train_pack  # noqa: PLC0415
+
+        return train_pack(specs, logs)
 
     def trainer(self, spec: RunSpec, log: RunLog) -> Any:
         """The trainer of a spec at its first step."""
