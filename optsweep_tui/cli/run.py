@@ -39,6 +39,10 @@ def command(
     around: Annotated[
         str | None, typer.Option("--around", help="incumbent or start: which published values to begin from.")
     ] = None,
+    pack: Annotated[
+        int | None,
+        typer.Option("--pack", help="K runs of one shape in one program (jax) [default: where bench --pack found a gain]."),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Keep the first N runs.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved runs and their cost; write nothing.")
@@ -56,7 +60,7 @@ def command(
 
     Examples: optsweep run --grid quickstart | optsweep run -o adamw,muon -m 130m -c 1,8 --dry-run
     """
-    from optsweep_tui import flow, preview
+    from optsweep_tui import flow, packs, preview
     from optsweep_tui.cli import progress
     from optsweep_tui.errors import UnknownName
 
@@ -77,6 +81,8 @@ def command(
         limit=limit,
     )
     chosen = flow.plan(place, request, prepare=False)
+    if pack is not None:
+        packs.grouped(chosen.specs, pack)  # a pack that cannot be made is said before anything is written
     if dry_run:
         _show_plan(place, chosen, json_)
         return
@@ -84,7 +90,7 @@ def command(
     for note in flow.cautions(chosen.specs):
         output.say(f"note: {note}")
     chosen = flow.plan(place, request, prepare=True)
-    queued = flow.launch(place, chosen, force=force)
+    queued = flow.launch(place, chosen, force=force, pack=pack)
     if detach:
         pid = flow.detach(place)
         output.say(f"{output.runs_text(len(queued))} launched, controller {pid} left behind; optsweep watch shows them")
@@ -129,7 +135,7 @@ def title(workspace: Workspace, chosen: Plan) -> str:
 
 
 def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
-    from optsweep_tui import flow, preview
+    from optsweep_tui import flow, packs, preview
 
     data = preview.of(workspace, chosen)
     if json_:
