@@ -29,7 +29,7 @@ VERBS = (
     "stable", "edges", "sensitivity", "hp", "predict",
     "fairness", "flips", "noise", "power", "stop-audit", "profile", "ttest", "project", "why",
     "plot", "report",
-    "parity", "certify", "doctor", "tui",
+    "parity", "certify", "bench", "doctor", "tui",
 )  # fmt: skip
 """In the order of `--help`; each is the function `command` of the module of its name."""
 

@@ -35,6 +35,18 @@ class JaxEngine:
 
         return train_pack(specs, logs)
 
+    def pack(self, trainers: Sequence[Any]) -> Any:
+        """Trainers as one, step for step: for benchmarks."""
+        from optsweep_engines.jax_engine.packed import Pack  # noqa: PLC0415
+
+        return Pack(trainers)
+
+    def matmul_flops(self, device: str) -> float:
+        """FLOP/s of a plain fp32 matrix product on a device."""
+        from optsweep_engines.jax_engine.device import matmul_flops  # noqa: PLC0415
+
+        return matmul_flops(device)
+
     def trainer(self, spec: RunSpec, log: RunLog) -> Any:
         """The trainer of a spec at its first step."""
         from optsweep_engines.jax_engine.train import Trainer, placed  # noqa: PLC0415

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import platform
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,20 @@ def opened(name: str) -> list[jax.Device]:
             raise ValueError(f'device "{name}": only {len(found)} {kind} devices here')
         found = [found[int(index)]]
     return found
+
+
+def matmul_flops(name: str, size: int = 1024, rounds: int = 5) -> float:
+    """FLOP/s of a plain fp32 product of square matrices, the best of some rounds."""
+    place = opened(name)[0]
+    left = jax.device_put(numpy.ones((size, size), numpy.float32), place)
+    product = jax.jit(lambda a, b: a @ b)
+    product(left, left).block_until_ready()
+    best = float("inf")
+    for _ in range(rounds):
+        started = time.perf_counter()
+        product(left, left).block_until_ready()
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * size**3 / best
 
 
 def platform_of(device: jax.Device) -> str:

@@ -24,6 +24,12 @@ class TorchEngine:
 
         return train(spec, log)
 
+    def matmul_flops(self, device: str) -> float:
+        """FLOP/s of a plain fp32 matrix product on a device."""
+        from optsweep_engines.torch_engine.device import matmul_flops  # noqa: PLC0415
+
+        return matmul_flops(device)
+
     def trainer(self, spec: RunSpec, log: RunLog) -> Any:
         """The trainer of a spec at its first step."""
         from optsweep_engines.torch_engine.train import Trainer, opened  # noqa: PLC0415

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import os
 import platform
+import time
 from typing import Any
 
 import numpy
@@ -57,6 +58,18 @@ def opened(name: str, threads: int) -> torch.device:
     else:
         raise ValueError(f'device "{name}" is not one of auto, cpu, cuda, cuda:N')
     return device
+
+
+def matmul_flops(name: str, size: int = 1024, rounds: int = 5) -> float:
+    """FLOP/s of a plain fp32 product of square matrices, the best of some rounds."""
+    device = opened(name, torch.get_num_threads())
+    left = torch.ones(size, size, device=device)
+    best = float("inf")
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        float((left @ left)[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * size**3 / best
 
 
 @functools.cache
