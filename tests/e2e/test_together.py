@@ -201,6 +201,7 @@ def test_collector_app_sql_and_a_python_reader_work_side_by_side_during_a_sweep(
             turns.start("python", look, 0.05)
             turns.start("app", press, 0.1)
             turns.wait()
+            look()  # what the last collect brought
             said = [f"{name} {count}x, longest {turns.longest[name]:.1f} s" for name, count in turns.counts.items()]
             print(f"{SECONDS:g} s:", "; ".join(said))
             assert turns.errors == []
