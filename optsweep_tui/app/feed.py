@@ -21,6 +21,8 @@ PARTIAL_SECONDS = 1.0
 """Between two snapshots while the runs are read for the first time: each costs the screen a redraw of all."""
 SHARE = 0.03
 """Largest part of the time that may go into looking: with very many runs the looks get rarer."""
+LONGEST_SECONDS = 5.0
+"""Between two looks at most: one that read 2,000 new runs is no measure of the next."""
 FULL_LOOK_SECONDS = 2.0
 """Between two looks at the lock of a live run that writes nothing."""
 SETTLED = frozenset({"planned", *rundir.FINISHED})
@@ -85,7 +87,7 @@ class Feed(threading.Thread):
             except Exception as error:  # without this thread the app would show the past as the present
                 self._complain(f"reading the runs: {type(error).__name__}: {error}")
             cost = time.monotonic() - started
-            self._wake.wait(max(self._interval, cost / SHARE - cost))
+            self._wake.wait(min(max(self._interval, cost / SHARE - cost), LONGEST_SECONDS))
 
     def _complain(self, text: str) -> None:
         """Once per cause."""

@@ -1,6 +1,6 @@
 """Random keys, clicks and window sizes on every screen: nothing may crash, and nothing may be left running.
 
-OPTSWEEP_FUZZ=10000 sends so many events to each screen; without it a few hundred.
+OPTSWEEP_FUZZ=10000 sends so many events to each screen; without it some dozens.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from optsweep_tui.app.keymap import keys_of
 from optsweep_tui.settings import Workspace
 from tests.app import made
 
-EVENTS = int(os.environ.get("OPTSWEEP_FUZZ", "120"))
+EVENTS = int(os.environ.get("OPTSWEEP_FUZZ", "60"))
 """Per screen."""
 TYPED = [
     "a",

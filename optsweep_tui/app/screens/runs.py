@@ -112,7 +112,7 @@ class RunsScreen(BaseScreen):
         bench = self.bench
         self._choose()
         line = self.query_one("#filter", FilterLine)
-        line.set_class(bool(self.filter_text) or line.has_focus, "open")
+        line.show(bool(self.filter_text) or line.has_focus)
         self._say_wrong()
         table = self.table
         columns = runs.columns(table.size.width - 1, *self._several, self.chosen)
@@ -140,7 +140,7 @@ class RunsScreen(BaseScreen):
         view = self.query_one("#wrong", SpanView)
         view.set_class(self.wrong is not None, "open")
         if self.wrong is not None:
-            at = min(self.wrong.column + 1, max(1, view.size.width - len(self.wrong.message) - 3))
+            at = min(self.wrong.column + 1, max(1, self.size.width - len(self.wrong.message) - 3))
             view.show([(Span(" " * at), Span("^ ", style.BAD, bold=True), Span(self.wrong.message, style.BAD))])
 
     def _choose(self) -> None:
@@ -217,9 +217,7 @@ class RunsScreen(BaseScreen):
 
     def action_filter(self) -> None:
         """Type a filter."""
-        line = self.query_one("#filter", FilterLine)
-        line.add_class("open")
-        line.focus()
+        self.query_one("#filter", FilterLine).take_keys()
 
     def action_filter_done(self) -> None:
         """Back to the rows, the filter stays."""

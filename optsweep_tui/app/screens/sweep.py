@@ -139,6 +139,7 @@ class SweepScreen(BaseScreen):
         """The grid that is open was launched: it gives way to its study as soon as that is seen."""
         self._answers = Answers(self)
         self._priced: Draft | None = None
+        self._priced_at: tuple[tuple[str, int], ...] = ()
         self._totals: dict[str, Any] | None = None
         self._trouble = ""
         self._due: Timer | None = None
@@ -268,7 +269,7 @@ class SweepScreen(BaseScreen):
 
     def _draw_filter(self) -> None:
         line, view = self.query_one("#filter", FilterLine), self.query_one("#wrong", SpanView)
-        line.set_class(bool(self.filter_text) or line.has_focus, "open")
+        line.show(bool(self.filter_text) or line.has_focus)
         view.set_class(self.wrong is not None, "open")
         if self.wrong is not None:
             view.show(
@@ -416,9 +417,7 @@ class SweepScreen(BaseScreen):
 
     def action_filter(self) -> None:
         """Type a filter."""
-        line = self.query_one("#filter", FilterLine)
-        line.add_class("open")
-        line.focus()
+        self.query_one("#filter", FilterLine).take_keys()
 
     def action_filter_done(self) -> None:
         """Back to the matrix, the filter stays."""
@@ -471,9 +470,12 @@ class SweepScreen(BaseScreen):
     def _price(self) -> None:
         """Resolve and price the draft in a thread, a moment after it has changed."""
         draft = None if self.bench.snapshot.loading else self.draft()
-        if draft is None or draft == self._priced:
+        over = tuple(sorted(self.bench.counts().items()))  # a run that has ended is none to train any more
+        if draft is None or (draft, over) == (self._priced, self._priced_at):
             return
-        self._priced, self._totals, self._trouble = draft, None, ""
+        if draft != self._priced:
+            self._totals, self._trouble = None, ""
+        self._priced, self._priced_at = draft, over
         if self._due is not None:
             self._due.stop()
         self._due = self.set_timer(PLAN_SECONDS, partial(self._ask_totals, draft))

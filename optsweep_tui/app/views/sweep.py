@@ -305,7 +305,7 @@ def selection_line(
         width: columns.
         edits: what differs from the grid.
     """
-    head = Span(f" {count} cells selected" if count else " this cell", bold=bool(count))
+    head = Span(f" {count} cell{'s' if count != 1 else ''} selected" if count else " this cell", bold=bool(count))
     changed = (Span(f"   {edits}", style.ALIVE),) if edits else ()
     rest = Span("   " + (said or totals_text(totals or {})), style.BAD if wrong else style.GREY)
     return fmt.cut((head, *changed, rest), width)
