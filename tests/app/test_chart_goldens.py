@@ -10,14 +10,14 @@ from optsweep_tui.app.views.chart import ChartModel, Line, shared_x
 from optsweep_tui.charts.chart import Floats, plain
 from optsweep_tui.live.runstore import Series
 
-STEPS = np.arange(1, 41)
-A_VALUES = 1.5 + 3 * STEPS**-0.5
-B_VALUES = 1.7 + 3 * STEPS**-0.6
+STEPS: Floats = np.arange(1.0, 41.0)
+A_VALUES: Floats = np.asarray(1.5 + 3 * STEPS**-0.5, np.float64)
+B_VALUES: Floats = np.asarray(1.7 + 3 * STEPS**-0.6, np.float64)
 
 
 def line(letter: str, y: Floats, spike: float | None = None) -> Line:
     """A run of 4,000 of 4,100 steps of 512 tokens, a point every 100."""
-    steps = 100.0 * STEPS
+    steps: Floats = np.asarray(100.0 * STEPS, np.float64)
     series = Series(x=512 * steps, y=y, steps=steps, version=1)
     colour = {"A": "#e69f00", "B": "#56b4e9"}[letter]
     spikes = None if spike is None else np.array([spike])

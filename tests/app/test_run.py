@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ async def test_an_imported_run_shows_what_was_published_and_where(reference_work
 
 
 def test_the_history_is_in_order_and_garbage_in_a_folder_does_no_harm() -> None:
-    attempts = [
+    attempts: list[dict[str, Any]] = [
         {"attempt": 1, "intent": {"submitted_at": 5.0, "host": "a"}, "claim": None, "exit": None, "events": []},
         {
             "attempt": 2,
