@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from optsweep_tui import studies as study_files
 from optsweep_tui.core import Filter
-from optsweep_tui.errors import UnknownName
+from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.settings import Workspace
 
 if TYPE_CHECKING:
@@ -123,8 +123,11 @@ def swept_knob(frame: pd.DataFrame, typed: str) -> str:
     for name in (typed, typed.lower(), catalogue.published_alias(typed), catalogue.published_alias(typed.lower())):
         if name in known:
             return name
-    hint = f"swept here: {', '.join(known)}" if known else "no cell here was swept"
-    raise UnknownName("swept hyperparameter", typed, known, hint=hint)
+    if not known:
+        raise OptsweepError(
+            "no knob was tried at two values in any cell here", "optsweep run --sweep lr=0.001,0.002 makes such runs"
+        )
+    raise UnknownName("swept hyperparameter", typed, known, hint=f"swept here: {', '.join(known)}")
 
 
 def sensitivity(frame: pd.DataFrame, knob: str, **options: Any) -> pd.DataFrame:
@@ -212,7 +215,7 @@ def stop_audit(workspace: Workspace, frame: pd.DataFrame, **options: Any) -> tup
         return pd.concat([queries.curves(workspace.store, known, key).assign(key=key) for key in keys])
 
     audit = analysis.stop_audit(frame, curves, **options)
-    return audit, selections(frame, audit)
+    return audit, selections(frame, audit, **options)
 
 
 def profile(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:
@@ -227,6 +230,19 @@ def ttest(frame: pd.DataFrame, target_loss: float, **options: Any) -> pd.DataFra
     from optsweep_tui import analysis
 
     return analysis.target_test(frame, target_loss, **options)
+
+
+def model_size(frame: pd.DataFrame, model: str) -> tuple[str, float]:
+    """(name, N) of a model of the results, else of the catalogue."""
+    from optsweep_engines import models
+    from optsweep_tui import grid
+
+    mine = frame[frame["model"].str.lower() == model.strip().lower()]
+    known = mine["params"].dropna()
+    if len(known):
+        return str(mine["model"].iloc[0]), float(known.iloc[0])
+    name = grid.model_name(model.strip())
+    return name, float(models.MODELS[name].shape.non_embedding_params)
 
 
 def project(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from optsweep_tui import ask
@@ -22,47 +22,68 @@ def number(workspace: Workspace, text: str) -> dict[str, Any]:
     """Compute a number again from its address and list every run behind it.
 
     Returns:
-        number_id; kind; number: the row; curve: of a speedup, the row of `fit` that it was read from; noise: the rows of
-        the ledger for its group; runs: one entry per run with its roles, data hash, code digest and source; selected_from:
-        the runs among which the cell's configuration was chosen.
+        number_id; kind; baseline; number: the row; curve: of a speedup and what is planned with one, the row of `fit` that
+        it was read from; noise: the rows of the ledger for its groups, where the kind has a sigma; rests_on: number ids of
+        other answers that it was computed from; runs: one entry per run with its roles, data hash, code digest and
+        source; selected_from: the runs among which the configurations, or a knob's lines, were chosen.
 
     Raises:
         OptsweepError: no such number, or several; the message suggests the nearest.
     """
+    from optsweep_tui import answers
     from optsweep_tui.analysis import number_ids
-    from optsweep_tui.analysis.audits import provenance
-    from optsweep_tui.analysis.audits.rows import group_key, records
+    from optsweep_tui.analysis.audits import behind
+    from optsweep_tui.analysis.audits.ground import Ground
 
     address = number_ids.parsed(text)
-    frame = ask.results(workspace, _filter(address))
+    chosen = _filter(address)
+    frame = ask.results(workspace, chosen)
     if len(frame) == 0:
         raise OptsweepError(f'"{text}": its filters leave no run', "optsweep table lists what there is")
-    options = _options(address, frame, workspace)
-    row = _the_row(text, address, list(records(_answer(address.kind, frame, options))))
-    own = frame[frame["model"] == row["model"]]  # groups of other models have no part in its runs
-    shared = {name: options[name] for name in ("baseline", "sigma", "max_chinchilla") if name in options}
-    noise = records(ask.noise(own, **shared))
-    filters = {name: address.options[name] for name in _FILTERS if name in address.options}
+    apart = address.kind == "sensitivity"  # whose noise is measured on runs that its filters leave out
+    whole = ask.results(workspace, dataclasses.replace(chosen, optimizers=(), chinchillas=())) if apart else frame
+    options = _options(address, whole, workspace)
+    asked = answers.Question(workspace=workspace, frame=frame, whole=whole, names=address.names, options=options)
+    rows = answers.ANSWERS[address.kind](asked)
+    row = _the_row(text, address, rows)
+    ground = Ground.of(frame, rows, options, ask.knob_info(), noise_from=whole if apart else None)
+    filters = {name: value for name, value in address.options.items() if name in _FILTERS}
+    everywhere = {name: filters[name] for name in number_ids.FILTERS if name in filters}
+    parts = behind.behind(ground, address.kind, row)
     return {
         "number_id": number_ids.with_options(row["number_id"], **filters),
         "kind": address.kind,
-        "baseline": options["baseline"],
+        "baseline": options.get("baseline"),
         "number": row,
-        "curve": _curve(row, frame, own, options) if address.kind == "speedup" else None,
-        "noise": [each for each in noise if group_key(each) == group_key(row)],
-        "runs": _described(workspace, provenance.behind(own, address.kind, row, **shared, knob_info=ask.knob_info())),
-        "selected_from": provenance.selected_from(own, row, ask.knob_info()) if address.kind != "fit" else [],
+        "curve": _curve(row, frame, options) if address.kind in ("speedup", "power") else None,
+        "noise": _ledger(whole, options, behind.group_keys(ground, address.kind, row)) if "sigma" in options else [],
+        "rests_on": [
+            number_ids.with_options(name, **everywhere) for name in answers.rests_on(address.kind, asked, ground, row)
+        ],
+        "runs": _described(workspace, parts),
+        "selected_from": behind.selected_from(ground, address.kind, row),
     }
 
 
-def _curve(
-    row: Mapping[str, Any], frame: pd.DataFrame, own: pd.DataFrame, options: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def _ledger(whole: pd.DataFrame, options: Mapping[str, Any], keys: Collection[Any]) -> list[dict[str, Any]]:
+    """The rows of the noise ledger for some groups."""
+    from optsweep_tui.analysis.audits.rows import group_key, records
+    from optsweep_tui.analysis.columns import GROUP
+
+    given = {name: options[name] for name in ("baseline", "sigma", "max_chinchilla") if name in options}
+    models = {key[GROUP.index("model")] for key in keys}
+    ledger = records(ask.noise(whole[whole["model"].isin(models)], **given))
+    return [each for each in ledger if group_key(each) in keys]
+
+
+def _curve(row: Mapping[str, Any], frame: pd.DataFrame, options: Mapping[str, Any]) -> dict[str, Any] | None:
     """The row of `fit` that a speedup was read from; a shared exponent is that of all models."""
     from optsweep_tui.analysis.audits.rows import group_key, records
 
-    read = frame if options["shared_exponent"] else own
-    fits = records(_answer("fit", read, {name: options[name] for name in _OF_KIND["fit"]}))
+    shared = options.get("shared_exponent", False)
+    read = frame if shared else frame[frame["model"] == row["model"]]
+    given = {name: options[name] for name in ("baseline", "sigma", "max_chinchilla")}
+    fits = records(ask.fit(read, shared_exponent=shared, **given))
     return next((each for each in fits if group_key(each) == group_key(row)), None)
 
 
@@ -101,7 +122,7 @@ def run(workspace: Workspace, run_id: str) -> dict[str, Any]:
 
 
 _LISTS: Mapping[str, str] = {
-    "optimizer": "optimizers", "chinchilla": "chinchillas", "engine": "engines", "dataset": "datasets",
+    "optimizer": "optimizers", "model": "models", "chinchilla": "chinchillas", "engine": "engines", "dataset": "datasets",
 }  # fmt: skip
 _FILTERS = (*_LISTS, "where")
 
@@ -111,49 +132,51 @@ def _filter(address: Address) -> Filter:
     chosen: dict[str, Any] = {"study": address.study, "where": address.options.get("where")}
     for name, of_filter in _LISTS.items():
         if name in address.options:
-            values = [part for part in address.options[name].split(",") if part]
-            chosen[of_filter] = tuple(_number(name, part) for part in values) if name == "chinchilla" else tuple(values)
+            values = _parts(address.options[name])
+            chosen[of_filter] = tuple(_number(name, part) for part in values) if name == "chinchilla" else values
     return Filter(**chosen)
 
 
-_READ: Mapping[str, Callable[[str, str], Any]] = {
-    "sigma": lambda name, text: _number(name, text),
-    "max_chinchilla": lambda name, text: _number(name, text),
-    "draws": lambda name, text: int(_number(name, text)),
-    "rng_seed": lambda name, text: int(_number(name, text)),
-    "shared_exponent": lambda name, text: text == "yes",
-}
-_OF_KIND = {
-    "table": ("baseline", "sigma"),
-    "fit": ("baseline", "sigma", "max_chinchilla", "shared_exponent"),
-    "speedup": (
-        "baseline", "unit", "ci", "sigma", "max_chinchilla", "shared_exponent", "draws", "rng_seed",
-    ),
-}  # fmt: skip
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split(",") if part)
+
+
+_NUMBERS = ("sigma", "max_chinchilla", "target_loss", "target", "within", "threshold", "level", "tau_max", "after")
+_COUNTS = ("draws", "rng_seed")
+
+
+def _read(name: str, text: str) -> Any:
+    """The value of an option."""
+    if name in _NUMBERS:
+        return _number(name, text)
+    if name in _COUNTS:
+        return int(_number(name, text))
+    if name == "shared_exponent":
+        return text == "yes"
+    if name == "among":
+        return _parts(text)
+    return tuple(_number(name, part) for part in _parts(text)) if name == "ratios" else text
 
 
 def _options(address: Address, frame: pd.DataFrame, workspace: Workspace) -> dict[str, Any]:
     """What the answer was computed with. A baseline that is not named is adamw, or the study's own where adamw never ran."""
-    from optsweep_tui.analysis.number_ids import DEFAULTS
+    from optsweep_tui.analysis.number_ids import DEFAULTS, KINDS
 
-    given = {
-        name: _READ[name](name, text) if name in _READ else text
-        for name, text in address.options.items()
-        if name in _OF_KIND[address.kind]
+    options = {
+        name: _read(name, address.options[name]) if name in address.options else DEFAULTS[name]
+        for name in KINDS[address.kind].options
     }
-    options = {name: given.get(name, DEFAULTS[name]) for name in _OF_KIND[address.kind]}
-    if address.kind == "fit":
-        options["baseline"] = next(
-            (name for name in set(frame["optimizer"]) if name.lower() == address.names["baseline"].lower()),
-            address.names["baseline"],
-        )
-    elif "baseline" not in given and options["baseline"] not in set(frame["optimizer"]):
-        options["baseline"] = ask.baseline_of(workspace, str(frame["study"].iloc[0]))
+    if options.get("target_loss", 0.0) is None:
+        raise OptsweepError(f"a number id of {address.kind} names its target", "end it with ?target_loss=LOSS")
     known = sorted(set(frame["optimizer"].dropna()))
-    if options["baseline"] not in known:
-        raise UnknownName(
-            "baseline", options["baseline"], known, where=address.kind, hint="it has no runs in that study"
-        )
+    named = address.names.get("baseline") or address.options.get("baseline")
+    if named is not None:
+        found = next((name for name in known if name.lower() == named.lower()), None)
+        if found is None:
+            raise UnknownName("baseline", named, known, where=address.kind, hint="it has no runs in that study")
+        options["baseline"] = found
+    elif "baseline" in options and options["baseline"] not in known:
+        options["baseline"] = ask.baseline_of(workspace, str(frame["study"].iloc[0]))
     return options
 
 
@@ -164,12 +187,8 @@ def _number(name: str, text: str) -> float:
         raise OptsweepError(f'{name}={text} in a number id: "{text}" is no number', "copy the id as printed") from None
 
 
-def _answer(kind: str, frame: pd.DataFrame, options: Mapping[str, Any]) -> pd.DataFrame:
-    return {"table": ask.table, "fit": ask.fit, "speedup": ask.speedup}[kind](frame, **options)
-
-
 def _the_row(text: str, address: Address, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    from optsweep_tui.analysis.number_ids import matching
+    from optsweep_tui.analysis.number_ids import matching, verb_of
 
     found = matching(address, rows)
     if len(found) == 1:
@@ -178,7 +197,10 @@ def _the_row(text: str, address: Address, rows: list[dict[str, Any]]) -> dict[st
         names = ", ".join(str(row["number_id"]) for row in found[:6])
         raise OptsweepError(f'"{text}" names {len(found)} numbers: {names}', "give one of these")
     raise UnknownName(
-        "number", text, [row["number_id"] for row in rows], hint=f"optsweep {address.kind} --json lists number ids"
+        "number",
+        text,
+        [row["number_id"] for row in rows],
+        hint=f"optsweep {verb_of(address.kind)} --json lists number ids",
     )
 
 

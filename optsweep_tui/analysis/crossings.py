@@ -22,6 +22,7 @@ from optsweep_tui.analysis.costs import LOADED_SD, same_place, timing
 from optsweep_tui.analysis.edges import KnobInfo
 from optsweep_tui.analysis.fairness import comparison_flags
 from optsweep_tui.analysis.noise import Noise, checked_sigma, noise_of
+from optsweep_tui.analysis.number_ids import addressed
 from optsweep_tui.analysis.passage import Arrival, Passage, Trace, passage, placed
 from optsweep_tui.analysis.ties import budgets, half_width
 from optsweep_tui.errors import OptsweepError
@@ -81,7 +82,7 @@ def in_run_crossings(
                 field = _Field.of(group, cells, logged, target, x, baseline, noise)
                 head = {**group.columns, "label": F.IN_RUN, "x": x, "baseline": baseline, "target_loss": float(target)}
                 rows += [head | row for row in field.rows()]
-    frame = pd.DataFrame(rows, columns=list(CROSSINGS))
+    frame = addressed(pd.DataFrame(rows, columns=list(CROSSINGS)), "crossings", x=x, baseline=baseline, sigma=sigma)
     return frame.astype({"rank": "Int64", "tie_group": "Int64", "winner": bool})
 
 

@@ -11,6 +11,7 @@ from optsweep_tui.analysis.baselines import Baseline, baselines
 from optsweep_tui.analysis.cells import CellLoss, Group, groups
 from optsweep_tui.analysis.columns import GROUP, NOISE
 from optsweep_tui.analysis.noise import FRESH_SEEDS_NEEDED, LEVEL, checked_sigma, end_cells, spread
+from optsweep_tui.analysis.number_ids import addressed
 
 
 def noise_ledger(
@@ -62,7 +63,8 @@ def noise_ledger(
             )
         for row in rows[first:]:
             row |= _in_intervals(item)
-    frame = pd.DataFrame(rows, columns=list(NOISE))
+    options = {"baseline": baseline, "sigma": sigma, "max_chinchilla": max_chinchilla}
+    frame = addressed(pd.DataFrame(rows, columns=list(NOISE)), "noise", **options)
     return frame.astype({"used": bool}) if len(frame) else frame
 
 

@@ -42,7 +42,7 @@ def command(
     Examples: optsweep edges -o adamw | optsweep edges --propose --out more.toml && optsweep run --grid more.toml --dry-run
     """
     from optsweep_tui import ask, drafts
-    from optsweep_tui.cli import present, present_hyperparameters
+    from optsweep_tui.cli import numbers, present, present_hyperparameters
     from optsweep_tui.errors import OptsweepError
 
     if out is not None and not propose:
@@ -51,12 +51,13 @@ def command(
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
     frame = present.answers(place, chosen)
-    rows = ask.edges(frame, threshold=options.near_best(threshold))
+    rows = numbers.with_filters(ask.edges(frame, threshold=options.near_best(threshold)), chosen)
     if not propose:
         if json_:
             output.emit_json(output.records(rows))
         else:
             present_hyperparameters.print_edges(rows)
+            numbers.point_to_why(rows["number_id"])
         return
     if path is None and not json_:
         print(_text(_draft(place, frame, rows, "edges")), end="")

@@ -28,7 +28,7 @@ def command(
     import dataclasses
 
     from optsweep_tui import ask
-    from optsweep_tui.cli import present, present_audits
+    from optsweep_tui.cli import numbers, present, present_audits
 
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
@@ -36,8 +36,9 @@ def command(
     reference = present.baseline_name(place, frame, baseline)
     facts = ask.run_facts(place, str(frame["study"].iloc[0]))
     rows = ask.fairness(frame, facts, baseline=reference, sigma=options.checked_sigma(sigma))
-    rows = present.kept(rows, chosen)
+    rows = numbers.with_filters(present.kept(rows, chosen), chosen)
     if json_:
         output.emit_json(output.records(rows))
     else:
         present_audits.print_fairness(rows, reference)
+        numbers.point_to_why(rows["number_id"])

@@ -49,11 +49,11 @@ def command(
     names = {name.lower() for name in chosen.models}
     if names:
         curves = curves[curves["model"].str.lower().isin(names)].reset_index(drop=True)
-    curves = numbers.with_filters(curves, chosen, cut=True)
+    curves = numbers.with_filters(curves, chosen)
     if json_:
         output.emit_json(output.records(curves))
     else:
         present_curves.print_curves(curves, reference)
-        numbers.point_to_why(curves)
+        numbers.point_to_why(curves["number_id"])
     if not present.any_fitted(curves):
         raise typer.Exit(1)

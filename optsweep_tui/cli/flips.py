@@ -33,16 +33,17 @@ def command(
     import dataclasses
 
     from optsweep_tui import ask
-    from optsweep_tui.cli import present, present_flips
+    from optsweep_tui.cli import numbers, present, present_flips
 
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
     frame = present.answers(place, dataclasses.replace(chosen, optimizers=(), chinchillas=()))
     reference = present.baseline_name(place, frame, baseline)
     pairs = ask.flips(place, frame, baseline=reference, sigma=options.checked_sigma(sigma))
-    pairs = present_flips.kept_pairs(pairs, chosen)
+    pairs = numbers.with_filters(present_flips.kept_pairs(pairs, chosen), chosen)
+    flipped = pairs[pairs["verdict"].isin(("rank flip", "noise flip", "NO-SIGMA"))]
     if json_:
-        flipped = pairs[pairs["verdict"].isin(("rank flip", "noise flip", "NO-SIGMA"))]
         output.emit_json({"examined": present_flips.counts(pairs), "flips": output.records(flipped)})
     else:
         present_flips.print_flips(pairs, noise_too)
+        numbers.point_to_why(flipped["number_id"])

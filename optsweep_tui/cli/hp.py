@@ -27,14 +27,16 @@ def command(
     Examples: optsweep hp | optsweep hp -o adamw,muon --json
     """
     from optsweep_tui import ask
-    from optsweep_tui.cli import present, present_hyperparameters, present_rules
+    from optsweep_tui.cli import numbers, present, present_hyperparameters, present_rules
 
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
     rows = ask.scaling_rules(present.answers(place, chosen), threshold=options.near_best(threshold))
+    rows = numbers.with_filters(rows, chosen)
     if json_:
         output.emit_json(output.records(rows))
     elif len(rows):
         present_rules.print_rules(rows)
+        numbers.point_to_why(rows["number_id"])
     else:
         print(present_hyperparameters.NOTHING_SWEPT)

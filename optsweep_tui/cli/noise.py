@@ -31,7 +31,7 @@ def command(
     import pandas as pd
 
     from optsweep_tui import ask
-    from optsweep_tui.cli import present, present_audits
+    from optsweep_tui.cli import numbers, present, present_audits
 
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
@@ -41,7 +41,9 @@ def command(
     ledger = ask.noise(frame, reference, sigma=given, max_chinchilla=max_chinchilla)
     of_group = ledger["optimizer"].isna()  # a prior, a given sigma or none: of every optimizer
     ledger = pd.concat([present.kept(ledger[~of_group], chosen), ledger[of_group]])
+    ledger = numbers.with_filters(ledger, chosen)
     if json_:
         output.emit_json(output.records(ledger))
     else:
         present_audits.print_ledger(ledger, reference)
+        numbers.point_to_why(ledger["number_id"])

@@ -36,7 +36,7 @@ def command(
     import dataclasses
 
     from optsweep_tui import ask
-    from optsweep_tui.cli import present, present_power
+    from optsweep_tui.cli import numbers, present, present_power
 
     target = present_power.share(target_ci)
     place = options.open_workspace(context, workspace)
@@ -45,10 +45,11 @@ def command(
     reference = present.baseline_name(place, frame, baseline)
     given = options.checked_sigma(sigma)
     rows = ask.power(frame, target, baseline=reference, sigma=given, max_chinchilla=max_chinchilla)
-    rows = present.kept(rows, chosen)
+    rows = numbers.with_filters(present.kept(rows, chosen), chosen)
     if json_:
         output.emit_json(output.records(rows))
     else:
         present_power.print_power(rows, reference, target)
+        numbers.point_to_why(rows["number_id"])
     if len(rows) == 0 or (rows["reason"] != "").all():
         raise typer.Exit(1)

@@ -39,7 +39,7 @@ def command(
     Examples: optsweep predict -o adamw -m 1.2b -c 8 | optsweep predict -o muon -m 520m -c 4 --out next.toml
     """
     from optsweep_tui import ask, drafts, grid
-    from optsweep_tui.cli import present, present_rules
+    from optsweep_tui.cli import numbers, present, present_rules
     from optsweep_tui.errors import OptsweepError
 
     if len(options.split(optimizer)) != 1:
@@ -53,6 +53,7 @@ def command(
     found = ask.predict(
         frame, optimizer=name, model=wanted_model, chinchilla=ratio, threshold=options.near_best(threshold)
     )
+    found["number_id"] = numbers.carrying(found["number_id"], chosen)
     refused = found["state"] == "REFUSE"
     if path is not None and not refused:
         drafted = _draft(place, found, path.stem)
@@ -63,6 +64,7 @@ def command(
         output.emit_json(found)
     else:
         present_rules.print_prediction(found)
+        numbers.point_to_why([found["number_id"]])
     if refused:
         raise typer.Exit(1)
 

@@ -74,7 +74,7 @@ def print_flips(pairs: pd.DataFrame, noise_too: bool) -> None:
         shown = ("rank flip", "NO-SIGMA", "noise flip") if noise_too else ("rank flip", "NO-SIGMA")
         mine = pairs[(pairs["over"] == count["over"]) & pairs["verdict"].isin(shown)]
         if len(mine):
-            _print_pairs(output.records(mine), count["over"])
+            print_pairs(output.records(mine), count["over"])
     print(
         " a rank flip: both gaps exceed 1.645 sigma sqrt(1/n1 + 1/n2) at their own points; else noise may have done it"
     )
@@ -91,7 +91,8 @@ def _nothing(over: str) -> str:
     }[over]
 
 
-def _print_pairs(rows: list[dict[str, Any]], over: str) -> None:
+def print_pairs(rows: list[dict[str, Any]], over: str) -> None:
+    """One line per pair."""
     points = over == "training"
     output.print_table(
         [

@@ -100,14 +100,14 @@ def _covers(row: Mapping[str, Any]) -> str:
 
 def _not_judged(group: Sequence[Mapping[str, Any]]) -> list[str]:
     """Cells that were left out, once each with the knobs concerned."""
-    found: dict[tuple[str, str, float, str], list[str]] = {}
+    found: dict[tuple[str, str, str, str], list[str]] = {}
     for row in group:
         for cell in row["not_judged"]:
-            key = (row["optimizer"], cell["model"], cell["chinchilla"], cell["reason"])
+            key = (row["optimizer"], cell["model"], output.budget(cell), cell["reason"])
             found.setdefault(key, []).append(row["knob"])
     return [
-        f"not judged: {optimizer} {model} {ratio:g} ({', '.join(knobs)}): {reason}"
-        for (optimizer, model, ratio, reason), knobs in found.items()
+        f"not judged: {optimizer} {model} {budget} ({', '.join(knobs)}): {reason}"
+        for (optimizer, model, budget, reason), knobs in found.items()
     ]
 
 
@@ -130,14 +130,19 @@ def print_edges(frame: pd.DataFrame) -> None:
                 (
                     row["optimizer"],
                     row["model"],
-                    f"{row['chinchilla']:g}",
+                    output.budget(row),
                     row["knob"],
                     value(row["value"]),
                     row["side"],
                     values(row["proposed"]) or "none",
                     _gain(row),
                     ", ".join(
-                        [f"{values(row['tried'])}: {row['spacing']} {row['step']:.4g}", *_limits(row), *own(row)]
+                        [
+                            f"{values(row['tried'])}: {row['spacing']} {row['step']:.4g}",
+                            *_limits(row),
+                            *_listed(row),
+                            *own(row),
+                        ]
                     ),
                 )
                 for row in group
@@ -156,6 +161,13 @@ def _limits(row: Mapping[str, Any]) -> list[str]:
     if row["proposed"] and not row["clipped"]:
         return []
     return [row["note"].partition("; ")[2].partition("; ")[2]]
+
+
+def _listed(row: Mapping[str, Any]) -> list[str]:
+    """Where the cell's own best configuration is unpublished, its edges are those of the best that was listed."""
+    if "UNLISTED" not in row["flags"]:
+        return []
+    return [f"of listed runs, {row['excess']:.4f} nats above the cell's loss"]
 
 
 def _gain(row: Mapping[str, Any]) -> str:
@@ -180,7 +192,7 @@ def print_sensitivity(frame: pd.DataFrame, knob: str) -> None:
                 (
                     row["optimizer"],
                     row["model"],
-                    f"{row['chinchilla']:g}",
+                    output.budget(row),
                     value(row["best"]),
                     "·" if row["best_loss"] is None else f"{row['best_loss']:.4f}",
                     row["width_text"] or "·",
@@ -204,11 +216,14 @@ def print_sensitivity(frame: pd.DataFrame, knob: str) -> None:
             )
         print(" >= the interval is open at an end of what was measured; · not measured there")
         print()
-        _print_summaries([row for row in group if row["level"] == "optimizer"])
+        print_summaries([row for row in group if row["level"] == "optimizer"])
         present.print_flags(group)
 
 
-def _print_summaries(rows: Sequence[Mapping[str, Any]]) -> None:
+def print_summaries(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line per optimizer."""
+    if not rows:
+        return
     output.print_table(
         ["optimizer", "cells", "median width", "range", "open", "median 2x", "median 0.5x", "remarks"],
         [

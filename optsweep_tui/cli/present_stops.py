@@ -80,9 +80,20 @@ def print_stops(found: dict[str, Any]) -> None:
     _print_kills(sorted(found["kills"], key=lambda row: not row["wrong"]))
     for row in found["misses"]:
         print(
-            f" missed: {row['optimizer']} {row['model']} {row['chinchilla']:g} {row['run_id'][:10]} ended {row['state']}"
+            f" missed: {row['optimizer']} {row['model']} {output.budget(row)} {row['run_id'][:10]} ended {row['state']}"
         )
     _print_selections(found["cells"])
+
+
+def print_row(row: dict[str, Any]) -> None:
+    """What the rule does to one run, or to the choice of one cell."""
+    if not isinstance(row.get("run_id"), str):
+        _print_selections([row])
+    elif row["killed"]:
+        _print_kills([row])
+    else:
+        missed = ", which the rule misses" if row["missed"] else ""
+        print(f" rule {row['rule']}: would not stop {row['run_id'][:10]}, which ended {row['state']}{missed}")
 
 
 def _print_kills(kills: list[dict[str, Any]]) -> None:
@@ -94,7 +105,7 @@ def _print_kills(kills: list[dict[str, Any]]) -> None:
             (
                 row["optimizer"],
                 row["model"],
-                f"{row['chinchilla']:g}",
+                output.budget(row),
                 row["run_id"][:10],
                 row["state"],
                 "·" if row["gap"] is None else f"{row['gap']:+.4f}",
@@ -115,16 +126,16 @@ def _print_selections(cells: list[dict[str, Any]]) -> None:
     worse = [row for row in cells if row["change"] is not None and row["change"] > 0]
     for row in worse:
         print(
-            f" selection: {row['optimizer']} {row['model']} {row['chinchilla']:g} would rest on {row['kept_run_id'][:10]}, "
+            f" selection: {row['optimizer']} {row['model']} {output.budget(row)} would rest on {row['kept_run_id'][:10]}, "
             f"{row['change']:+.4f} nats"
         )
     for row in lost:
-        print(f" selection: {row['optimizer']} {row['model']} {row['chinchilla']:g} would have no run left")
+        print(f" selection: {row['optimizer']} {row['model']} {output.budget(row)} would have no run left")
     if any(row["killed"] for row in cells) and not worse and not lost:
         print(" selection: every cell keeps its best run")
     for row in cells:
         if row["stopped"]:
             print(
-                f" selection: {row['optimizer']} {row['model']} {row['chinchilla']:g} was made without "
+                f" selection: {row['optimizer']} {row['model']} {output.budget(row)} was made without "
                 f"{output.runs_text(row['stopped'])} that were stopped"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from optsweep_tui.cli import output
@@ -11,30 +11,72 @@ from optsweep_tui.cli.present import headline
 DIGITS = 12
 SHORT = 8
 MOST_NUMBERS = 8
-ROLES = {
-    "loss": "in the cell's loss",
-    "selected": "chose the configuration, not in the mean",
-    "baseline": "the baseline's loss that the gap refers to",
-    "curve": "a point of the baseline's curve",
-    "sigma": "a replicate behind sigma",
-}
+MOST_RESTED = 4
 
 
 def print_number(data: dict[str, Any]) -> None:
     """One number: its value, what is wrong with it, the noise, the curve, and every run."""
     data = output.clean(data)
     row = data["number"]
-    print(f"{data['number_id']}   {headline(row)}")
-    {"table": _print_loss, "fit": _print_curve, "speedup": _print_speedup}[data["kind"]](row, data)
-    if row["flags"]:
-        print(f" flags      {', '.join(row['flags'])}")
-    print(f" sigma      {_sigma(row, data)}")
+    print(f"{data['number_id']}   {headline(row, model_too=row.get('model') is not None)}")
+    if data["kind"] in _OWN:
+        _OWN[data["kind"]](row, data)
+        if row["flags"]:
+            print(f" flags      {', '.join(row['flags'])}")
+        print(f" sigma      {_sigma(row, data)}")
+    else:
+        _print_as_the_verb(data["kind"], row, data["baseline"])
+    if data["rests_on"]:
+        more = len(data["rests_on"]) - MOST_RESTED
+        print(f" rests on   {len(data['rests_on'])} number{'s'[: len(data['rests_on']) != 1]} of other answers:")
+        for address in data["rests_on"][:MOST_RESTED]:
+            print(f"            {address}")
+        if more > 0:
+            print(f"            and {more} more (--json lists all)")
     if data["selected_from"]:
-        print(
-            f" chosen     among {output.runs_text(len(data['selected_from']))} of the cell (optsweep why RUN tells of one)"
-        )
+        print(f" chosen     among {output.runs_text(len(data['selected_from']))} (optsweep why RUN tells of one)")
     print()
     _print_runs(data["runs"])
+
+
+def _print_as_the_verb(kind: str, row: dict[str, Any], baseline: str) -> None:
+    """A row as its own verb prints it."""
+    import pandas as pd
+
+    from optsweep_tui.cli import (
+        present_audits,
+        present_flips,
+        present_hyperparameters,
+        present_power,
+        present_profile,
+        present_projection,
+        present_rules,
+        present_speedups,
+        present_stops,
+    )
+
+    frame = pd.DataFrame([row])
+    printers: Mapping[str, Callable[[], None]] = {
+        "stable": lambda: present_hyperparameters.print_stable(frame),
+        "edges": lambda: present_hyperparameters.print_edges(frame),
+        "sensitivity": lambda: (
+            present_hyperparameters.print_sensitivity(frame, row["knob"])
+            if row["level"] == "cell"
+            else present_hyperparameters.print_summaries([row])
+        ),
+        "hp": lambda: present_rules.print_rules(frame),
+        "predict": lambda: present_rules.print_prediction(row),
+        "fairness": lambda: present_audits.print_fairness(frame, baseline),
+        "flips": lambda: present_flips.print_pairs([row], row["over"]),
+        "noise": lambda: present_audits.print_ledger(frame, baseline),
+        "power": lambda: present_power.print_power(frame, baseline, row["target"]),
+        "profile": lambda: present_profile.print_profile(frame, baseline),
+        "ttest": lambda: present_audits.print_ttest(frame, row["target_loss"], row["level"]),
+        "project": lambda: present_projection.print_projection(frame),
+        "crossings": lambda: present_speedups.print_crossings(frame, baseline, row["x"]),
+        "stop-audit": lambda: present_stops.print_row(row),
+    }
+    printers[kind]()
 
 
 def _print_loss(row: Mapping[str, Any], data: Mapping[str, Any]) -> None:
@@ -67,6 +109,11 @@ def _print_speedup(row: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         _print_curve(data["curve"], data)
 
 
+_OWN: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], None]] = {
+    "table": _print_loss, "fit": _print_curve, "speedup": _print_speedup,
+}  # fmt: skip
+
+
 def _sigma(row: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     if row["sigma"] is None:
         why = next((entry["reason"] for entry in data["noise"] if entry["source"] == "none"), "not known")
@@ -79,6 +126,8 @@ def _sigma(row: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def _print_runs(runs: list[dict[str, Any]]) -> None:
+    from optsweep_tui.analysis.audits.ground import ROLES
+
     if not runs:
         print(" no run is behind it")
         return
@@ -178,6 +227,8 @@ def print_run(data: dict[str, Any]) -> None:
 
 def _print_cell(cell: Mapping[str, Any]) -> None:
     print(f" cell       {cell['cell']} of study {cell['study']}: {cell['part']}")
+    from optsweep_tui.analysis.audits.ground import ROLES
+
     by_role: dict[str, list[str]] = {}
     for number, role in cell["numbers"]:
         by_role.setdefault(role, []).append(number)

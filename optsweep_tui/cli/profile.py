@@ -33,7 +33,7 @@ def command(
     import dataclasses
 
     from optsweep_tui import ask, grid
-    from optsweep_tui.cli import present, present_profile
+    from optsweep_tui.cli import numbers, present, present_profile
 
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
@@ -49,9 +49,11 @@ def command(
         among=among,
         ratios=chosen.chinchillas,
     )
+    rows = numbers.with_filters(rows, chosen)
     if json_:
         output.emit_json(output.records(rows))
     else:
         present_profile.print_profile(rows, reference)
+        numbers.point_to_why(rows["number_id"])
     if len(rows) == 0:
         raise typer.Exit(1)

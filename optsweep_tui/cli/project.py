@@ -9,8 +9,6 @@ import typer
 from optsweep_tui.cli import options, output
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from optsweep_tui.core import Filter
 
 
@@ -44,16 +42,17 @@ def command(
     Examples: optsweep project -m 1.2b -c 16 | optsweep project -m olmo-1.2b -c 1 -o muon --loss huber --json
     """
     from optsweep_tui import ask, grid
-    from optsweep_tui.cli import present, present_projection
+    from optsweep_tui.cli import numbers, present, present_projection
     from optsweep_tui.errors import OptsweepError
 
     place = options.open_workspace(context, workspace)
-    frame = present.answers(place, options.make_filter(study, None, None, None, datasets, engines, where))
+    chosen = options.make_filter(study, None, None, None, datasets, engines, where)
+    frame = present.answers(place, chosen)
     reference = present.baseline_name(place, frame, baseline)
     if optimizer is not None and not present.kept(frame, _only(optimizer)).size:
         raise OptsweepError(f"{optimizer} has no runs here", "optsweep table lists what has")
     name = present.baseline_name(place, frame, optimizer) if optimizer else reference
-    label, params = _size(frame, model)
+    label, params = ask.model_size(frame, model)
     rows = ask.project(
         frame,
         optimizer=name,
@@ -64,12 +63,14 @@ def command(
         sigma=options.checked_sigma(sigma),
         loss=loss,
     )
+    rows = numbers.with_filters(rows, chosen)
     if len(rows) == 0:
         raise OptsweepError(f"{name} has no final loss here", "optsweep table lists what has")
     if json_:
         output.emit_json(output.records(rows))
     else:
         present_projection.print_projection(rows)
+        numbers.point_to_why(rows["number_id"])
     if (rows["state"] == "REFUSE").all():
         raise typer.Exit(1)
 
@@ -79,16 +80,3 @@ def _only(optimizer: str) -> Filter:
     from optsweep_tui.core import Filter
 
     return Filter(optimizers=(grid.result_name(optimizer),))
-
-
-def _size(frame: pd.DataFrame, model: str) -> tuple[str, float]:
-    """(name, N) of a model of the results, else of the catalogue."""
-    from optsweep_engines import models
-    from optsweep_tui import grid
-
-    mine = frame[frame["model"].str.lower() == model.strip().lower()]
-    known = mine["params"].dropna()
-    if len(known):
-        return str(mine["model"].iloc[0]), float(known.iloc[0])
-    name = grid.model_name(model.strip())
-    return name, float(models.MODELS[name].shape.non_embedding_params)

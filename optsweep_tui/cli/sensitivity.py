@@ -33,7 +33,7 @@ def command(
     import dataclasses
 
     from optsweep_tui import ask
-    from optsweep_tui.cli import present, present_hyperparameters
+    from optsweep_tui.cli import numbers, present, present_hyperparameters
 
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
@@ -49,9 +49,11 @@ def command(
         threshold=options.near_best(threshold),
         noise_from=frame,
     )
+    rows = numbers.with_filters(rows, chosen)
     if json_:
         output.emit_json(output.records(rows))
     elif len(rows):
         present_hyperparameters.print_sensitivity(rows, name)
+        numbers.point_to_why(rows["number_id"])
     else:
         print(f"{name} was swept in none of the selected cells")

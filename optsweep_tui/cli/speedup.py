@@ -82,12 +82,12 @@ def command(
         max_chinchilla=max_chinchilla,
         shared_exponent=shared_exponent,
     )
-    rows = numbers.with_filters(present.kept(rows, chosen), chosen, cut=False)
+    rows = numbers.with_filters(present.kept(rows, chosen), chosen)
     if json_:
         output.emit_json(output.records(rows))
     else:
         present_speedups.print_speedups(rows, reference, unit)
-        numbers.point_to_why(rows)
+        numbers.point_to_why(rows["number_id"])
     _require_an_answer(rows)
 
 
@@ -104,7 +104,7 @@ def _crossings(
     import dataclasses
 
     from optsweep_tui import ask
-    from optsweep_tui.cli import present, present_speedups
+    from optsweep_tui.cli import numbers, present, present_speedups
     from optsweep_tui.errors import UnknownName
 
     if x not in ("steps", "time"):
@@ -112,11 +112,13 @@ def _crossings(
     targets = _losses(target_loss)
     frame = present.answers(place, dataclasses.replace(chosen, optimizers=()))
     reference = present.baseline_name(place, frame, baseline)
-    rows = present.kept(ask.crossings(place, frame, targets=targets, x=x, baseline=reference, sigma=sigma), chosen)
+    rows = ask.crossings(place, frame, targets=targets, x=x, baseline=reference, sigma=sigma)
+    rows = numbers.with_filters(present.kept(rows, chosen), chosen)
     if json_:
         output.emit_json(output.records(rows))
     else:
         present_speedups.print_crossings(rows, reference, x)
+        numbers.point_to_why(rows["number_id"])
     _require_an_answer(rows)
 
 

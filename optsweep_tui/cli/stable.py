@@ -25,14 +25,16 @@ def command(
     Examples: optsweep stable | optsweep stable -o adamw --threshold 0.005 --json
     """
     from optsweep_tui import ask
-    from optsweep_tui.cli import present, present_hyperparameters
+    from optsweep_tui.cli import numbers, present, present_hyperparameters
 
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
     rows = ask.stable(present.answers(place, chosen), threshold=options.near_best(threshold))
+    rows = numbers.with_filters(rows, chosen)
     if json_:
         output.emit_json(output.records(rows))
     elif len(rows):
         present_hyperparameters.print_stable(rows)
+        numbers.point_to_why(rows["number_id"])
     else:
         print(present_hyperparameters.NOTHING_SWEPT)

@@ -39,12 +39,13 @@ def command(
     import dataclasses
 
     from optsweep_tui import ask
-    from optsweep_tui.cli import present, present_stops
+    from optsweep_tui.cli import numbers, present, present_stops
 
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
     frame = present.answers(place, dataclasses.replace(chosen, optimizers=(), chinchillas=()))
     audit, cells = ask.stop_audit(place, frame, rule=present_stops.rule(rule), threshold=threshold, after=after)
+    audit, cells = numbers.with_filters(audit, chosen), numbers.with_filters(cells, chosen)
     summary = present_stops.summary(
         present.kept(frame, chosen), present.kept(audit, chosen), present.kept(cells, chosen)
     )
@@ -52,5 +53,7 @@ def command(
         output.emit_json(summary)
     else:
         present_stops.print_stops(summary)
+        listed = [*summary["kills"], *summary["misses"], *summary["cells"]]
+        numbers.point_to_why(row["number_id"] for row in listed)
     if summary["judged"] == 0:
         raise typer.Exit(1)

@@ -33,9 +33,9 @@ def command(
     frame = present.answers(place, chosen)
     reference = present.baseline_name(place, frame, baseline)
     cells = ask.table(frame, baseline=reference, sigma=options.checked_sigma(sigma))
-    cells = numbers.with_filters(cells, chosen, cut=True)
+    cells = numbers.with_filters(cells, chosen)
     if json_:
         output.emit_json(output.records(cells))
     else:
         present.print_cells(cells)
-        numbers.point_to_why(cells)
+        numbers.point_to_why(cells["number_id"])

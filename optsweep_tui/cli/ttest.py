@@ -33,15 +33,17 @@ def command(
     import dataclasses
 
     from optsweep_tui import ask
-    from optsweep_tui.cli import present, present_audits
+    from optsweep_tui.cli import numbers, present, present_audits
 
     place = options.open_workspace(context, workspace)
     chosen = options.make_filter(study, models, optimizers, ratios, datasets, engines, where)
     frame = present.answers(place, dataclasses.replace(chosen, optimizers=(), chinchillas=()))
     rows = present.kept(ask.ttest(frame, target_loss, level=level), chosen)
+    rows = numbers.with_filters(rows, chosen)
     if json_:
         output.emit_json(output.records(rows))
     else:
         present_audits.print_ttest(rows, target_loss, level)
+        numbers.point_to_why(rows["number_id"])
     if len(rows) == 0 or (rows["state"] == "REFUSE").all():
         raise typer.Exit(1)

@@ -24,10 +24,11 @@ def command(
 ) -> None:
     """Resolve a printed number to its runs, data hashes and code digests; or a run to the numbers that it enters.
 
-    Number ids are the column number_id of table, fit and speedup with --json, and can be typed:
-    VERB/STUDY/OPTIMIZER/MODEL/RATIO, options behind a question mark (quote it for the shell).
+    Number ids are the column number_id of every analysis verb's --json, and can be typed: VERB/STUDY/OPTIMIZER/MODEL/RATIO,
+    for rules VERB/STUDY/OPTIMIZER/KNOB; options behind a question mark (quote it for the shell).
 
-    Examples: optsweep why speedup/reference/muon/130m/8 | optsweep why 'fit/reference/adamw/130m?sigma=0.002' | optsweep why 3fa2
+    Examples: optsweep why speedup/reference/muon/130m/8 | optsweep why 'fit/reference/adamw/130m?sigma=0.002' |
+    optsweep why hp/reference/muon/lr | optsweep why 3fa2
     """
     from optsweep_tui import why
     from optsweep_tui.cli import present_why

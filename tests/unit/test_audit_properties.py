@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import Any
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from optsweep_tui import analysis
 from optsweep_tui.analysis import columns
-from optsweep_tui.analysis.audits.provenance import behind, memberships
+from optsweep_tui.analysis.audits.behind import behind, selected_from
+from optsweep_tui.analysis.audits.ground import ROLES, Ground
+from optsweep_tui.analysis.audits.provenance import memberships
 from optsweep_tui.analysis.audits.rows import records
 from optsweep_tui.analysis.audits.stops import RULES, selections
 from optsweep_tui.cli import output
@@ -70,16 +73,32 @@ def test_every_audit_answers_any_table_in_any_order(
 @given(TABLES)
 def test_every_row_has_an_address_of_its_own_and_runs_that_are_in_the_table(data: pd.DataFrame) -> None:
     known = {run_id if isinstance(run_id, str) else "" for run_id in data.run_id}
-    for kind, answer in (
-        ("table", analysis.table(data)),
-        ("fit", analysis.fit(data)),
-        ("speedup", analysis.speedup(data)),
+    shared = {"baseline": "adamw"}
+    whole = Ground.of(data, (), shared)
+    profile = {**shared, "max_chinchilla": None, "among": (), "ratios": ()}
+    for kind, answer, options in (
+        ("table", analysis.table(data), shared),
+        ("fit", analysis.fit(data), shared),
+        ("speedup", analysis.speedup(data), shared),
+        ("stable", analysis.stable(data), {}),
+        ("hp", analysis.scaling_rules(data), {}),
+        ("edges", analysis.grid_edges(data), {}),
+        ("sensitivity", analysis.sensitivity(data, "lr"), shared),
+        ("fairness", analysis.fairness_audit(data), shared),
+        ("flips", analysis.flips(data), shared),
+        ("noise", analysis.noise_ledger(data), shared),
+        ("power", analysis.power(data, 0.05), shared),
+        ("profile", analysis.performance_profile(data), profile),
+        ("ttest", analysis.target_test(data, 3.0), {}),
     ):
-        assert answer.number_id.is_unique
-        for row in list(records(answer))[:3]:
-            parts = behind(data, kind, row, baseline="adamw")
-            assert {part.run_id for part in parts} <= known
-            assert set(row["run_ids"]) <= {part.run_id for part in parts}
+        assert answer.number_id.is_unique, kind
+        rows = list(records(answer))
+        ground = dataclasses.replace(whole, rows=rows, options=options)
+        for row in rows[:2]:
+            parts = behind(ground, kind, row)
+            assert {part.run_id for part in parts} <= known and {part.role for part in parts} <= set(ROLES)
+            assert set(row.get("run_ids", ())) <= {part.run_id for part in parts}, kind
+            assert set(selected_from(ground, kind, row)) <= known
     for run_id in list(data.run_id.dropna())[:2]:
         for found in memberships(data, run_id, baseline="adamw"):
             assert found.part and len(set(found.numbers)) == len(found.numbers)

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optsweep_tui.analysis import fit, speedup, table
-from optsweep_tui.analysis.audits.provenance import behind, memberships, selected_from
+from optsweep_tui.analysis.audits.behind import behind, selected_from
+from optsweep_tui.analysis.audits.ground import Ground
+from optsweep_tui.analysis.audits.provenance import memberships
 from optsweep_tui.analysis.audits.rows import records
 from optsweep_tui.analysis.number_ids import matching, number_ids, parsed, with_options
 from optsweep_tui.errors import OptsweepError
@@ -124,7 +126,8 @@ def test_behind_a_speedup_stand_the_cells_runs_the_curves_runs_and_the_replicate
     data = frame(rows)
     ids = data.run_id.tolist()
     (row,) = records(speedup(data))
-    found = behind(data, "speedup", row, baseline="adamw")
+    ground = Ground.of(data, [row], {"baseline": "adamw"})
+    found = behind(ground, "speedup", row)
     roles: dict[str, set[str]] = {}
     for part in found:
         roles.setdefault(part.role, set()).add(part.run_id)
@@ -132,12 +135,12 @@ def test_behind_a_speedup_stand_the_cells_runs_the_curves_runs_and_the_replicate
     assert roles["curve"] == {*ids[1:4], ids[4], ids[5], *ids[7:10]}
     assert roles["selected"] == {ids[0], ids[6], ids[10]}
     assert roles["sigma"] == {*ids[0:4], *ids[6:10]}
-    assert set(selected_from(data, row)) == {ids[10], ids[12]}
+    assert set(selected_from(ground, "speedup", row)) == {ids[10], ids[12]}
     (muon,) = [row for row in records(table(data)) if row["optimizer"] == "muon"]
-    of_table = {part.role: part.run_id for part in behind(data, "table", muon, baseline="adamw")}
+    of_table = {part.role: part.run_id for part in behind(ground, "table", muon)}
     assert of_table["baseline"] == ids[5] and "curve" not in of_table
     (curve_row,) = records(fit(data))
-    assert {part.role for part in behind(data, "fit", curve_row, baseline="adamw")} == {"curve", "selected", "sigma"}
+    assert {part.role for part in behind(ground, "fit", curve_row)} == {"curve", "selected", "sigma"}
 
 
 def test_a_run_knows_the_numbers_that_it_enters() -> None:
@@ -165,10 +168,11 @@ def test_all_numbers_of_the_reference_study_have_runs_behind_them_and_addresses_
     for kind, found in (("table", table(data)), ("fit", fit(data)), ("speedup", speedup(data))):
         assert found.number_id.is_unique
         rows = list(records(found))
+        ground = Ground.of(data, rows, {"baseline": "adamw"})
         for place, row in enumerate(rows):
             assert matching(parsed(row["number_id"]), rows) == [row]
             if place % 60 == 0:
-                parts = behind(data, kind, row, baseline="adamw")
+                parts = behind(ground, kind, row)
                 assert {part.run_id for part in parts} <= known
                 assert set(row["run_ids"]) <= {part.run_id for part in parts}
                 assert parts or row["run_ids"] == []

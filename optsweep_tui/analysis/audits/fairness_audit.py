@@ -21,6 +21,7 @@ from optsweep_tui.analysis.columns import FAIRNESS
 from optsweep_tui.analysis.fairness import BUDGET_RATIO
 from optsweep_tui.analysis.lines import NEAR_BEST, settings_of
 from optsweep_tui.analysis.noise import Noise, checked_sigma, noise_of
+from optsweep_tui.analysis.number_ids import addressed
 from optsweep_tui.analysis.runs import TUNING, Run
 from optsweep_tui.analysis.ties import budgets
 
@@ -69,7 +70,8 @@ def fairness_audit(
             ]
             for row, effort in zip(rows[-len(efforts) :], efforts, strict=True):
                 row["reason"] = _reason(effort, reference, row, efforts)
-    return pd.DataFrame(rows, columns=list(FAIRNESS))
+    options = {"baseline": baseline, "sigma": sigma, "threshold": threshold}
+    return addressed(pd.DataFrame(rows, columns=list(FAIRNESS)), "fairness", **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +233,8 @@ def _reason(effort: Effort, reference: Effort | None, row: Mapping[str, Any], ef
     text = f"{own} {_count(effort)} against {_count(reference)} of {reference.cell.optimizer}"
     if row["tokens_ratio"] > BUDGET_RATIO >= row["runs_ratio"]:
         text += f", {row['tokens_ratio']:.3g}x apart in tokens trained"
+    if effort.count == reference.count == 1 and not effort.unlisted and not reference.unlisted:
+        text += ", nothing was tuned in either"
     return f"{text}{_advantage(effort, reference, row)}; {overall}"
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 from optsweep_tui.analysis.cells import CellLoss, Group, groups
 from optsweep_tui.analysis.columns import FLIPS, GROUP
 from optsweep_tui.analysis.noise import Noise, checked_sigma, noise_of
+from optsweep_tui.analysis.number_ids import addressed
 from optsweep_tui.analysis.ties import TIE_WIDTH, budgets
 
 SAME, EQUAL, RANK, NOISE_FLIP, NO_SIGMA = "same order", "equal", "rank flip", "noise flip", "NO-SIGMA"
@@ -105,7 +106,7 @@ def flips(
         for group, noise in zip(found, noises, strict=True):
             head = {name: group.columns[name] for name in GROUP if name != "model"}
             rows += [{**head, **row} for row in _inside(group, noise, values)]
-    return pd.DataFrame(rows, columns=list(FLIPS))
+    return addressed(pd.DataFrame(rows, columns=list(FLIPS)), "flips", baseline=baseline, sigma=sigma)
 
 
 def best_run_ids(results: pd.DataFrame) -> list[str]:

@@ -16,6 +16,7 @@ from optsweep_tui.analysis.audits.size_law import LOSSES, Loss, Sample, coeffici
 from optsweep_tui.analysis.cells import CellLoss, groups
 from optsweep_tui.analysis.columns import GROUP, PROJECTION
 from optsweep_tui.analysis.noise import Noise, checked_sigma, noise_of, quantile_squared
+from optsweep_tui.analysis.number_ids import addressed
 from optsweep_tui.errors import OptsweepError
 
 USE = "planning only, never used for speedups"
@@ -75,7 +76,8 @@ def joint_law(
         head = dict(zip((name for name in GROUP if name != "model"), key, strict=True))
         asked = {"optimizer": optimizer, "model": model, "params": params, "chinchilla": chinchilla}
         rows.append({**head, **asked, **_row(found, params, chinchilla, loss)})
-    return pd.DataFrame(rows, columns=list(PROJECTION))
+    frame = pd.DataFrame(rows, columns=list(PROJECTION))
+    return addressed(frame, "project", baseline=baseline, sigma=sigma, loss=loss)
 
 
 def _row(found: Sequence[tuple[str, CellLoss, Noise]], params: float, chinchilla: float, loss: Loss) -> dict[str, Any]:

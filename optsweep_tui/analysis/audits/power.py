@@ -16,6 +16,7 @@ from optsweep_tui.analysis.cells import CellLoss, groups
 from optsweep_tui.analysis.columns import POWER
 from optsweep_tui.analysis.edges import KnobInfo
 from optsweep_tui.analysis.noise import FRESH_SEEDS_NEEDED, checked_sigma, end_cells
+from optsweep_tui.analysis.number_ids import addressed
 from optsweep_tui.analysis.speedups import speedup
 from optsweep_tui.errors import OptsweepError
 
@@ -64,7 +65,7 @@ def power(
         key = group_key(row)
         cell = cells[key, row["optimizer"], budget(row)]
         rows.append({name: row[name] for name in POWER if name in row} | _row(row, found, items[key], cell, target))
-    frame = pd.DataFrame(rows, columns=list(POWER))
+    frame = addressed(pd.DataFrame(rows, columns=list(POWER)), "power", target=target, sigma=sigma, **options)
     return frame.astype(dict.fromkeys(COUNTS, "Int64"))
 
 

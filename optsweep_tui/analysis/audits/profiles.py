@@ -21,6 +21,7 @@ from optsweep_tui.analysis.baselines import Baseline, baselines
 from optsweep_tui.analysis.cells import CellLoss, groups
 from optsweep_tui.analysis.columns import GROUP, PROFILE
 from optsweep_tui.analysis.edges import KnobInfo
+from optsweep_tui.analysis.number_ids import addressed
 from optsweep_tui.analysis.runs import LOST, sort_key
 from optsweep_tui.analysis.speedups import REACH, speedup
 from optsweep_tui.errors import OptsweepError
@@ -94,17 +95,21 @@ def performance_profile(
     """
     if not (math.isfinite(tau_max) and tau_max > 1):
         raise OptsweepError(f"--tau-max {tau_max:g} leaves no area: it has to exceed 1", "Use 4.")
-    placed, out = _standings(results, baseline, max_chinchilla, knob_info)
-    placed = {key: _competing(entry, among, ratios) for key, entry in placed.items()}
+    placed, out = standings(results, baseline, max_chinchilla, knob_info)
+    placed = {key: competing(entry, among, ratios) for key, entry in placed.items()}
     if among:
         out = {key: [name for name in names if name in among] for key, names in out.items()}
     rows: list[dict[str, Any]] = []
-    families = sorted({_family(key) for key in [*placed, *out]}, key=sort_key)
+    families = sorted({family_of_workload(key) for key in [*placed, *out]}, key=sort_key)
     for family in families:
-        mine = {key: ratios_of(entry) for key, entry in placed.items() if _family(key) == family and len(entry) > 1}
+        mine = {
+            key: ratios_of(entry)
+            for key, entry in placed.items()
+            if family_of_workload(key) == family and len(entry) > 1
+        }
         names = sorted({name for entry in mine.values() for name in entry})
         common = [key for key, entry in mine.items() if all(name in entry for name in names)]
-        excluded = Counter(name for key, entry in out.items() if _family(key) == family for name in entry)
+        excluded = Counter(name for key, entry in out.items() if family_of_workload(key) == family for name in entry)
         head = dict(zip((name for name in GROUP if name != "model"), family, strict=True))
         found = [
             {**head, "baseline": baseline, "tau_max": tau_max, **_row(name, mine, common, tau_max)} for name in names
@@ -112,14 +117,16 @@ def performance_profile(
         for row in found:
             row["n_excluded"] = excluded[row["optimizer"]]
         rows += sorted(found, key=lambda row: (-row["score"], row["optimizer"]))
-    return pd.DataFrame(rows, columns=list(PROFILE))
+    options = {"baseline": baseline, "max_chinchilla": max_chinchilla, "tau_max": tau_max}
+    frame = pd.DataFrame(rows, columns=list(PROFILE))
+    return addressed(frame, "profile", among=tuple(among), ratios=tuple(ratios), **options)
 
 
-def _family(key: Workload) -> tuple[Any, ...]:
+def family_of_workload(key: Workload) -> tuple[Any, ...]:
     return tuple(value for name, value in zip(GROUP, key[0], strict=True) if name != "model")
 
 
-def _standings(
+def standings(
     results: pd.DataFrame, baseline: str, max_chinchilla: float | None, knob_info: KnobInfo | None
 ) -> tuple[dict[Workload, dict[str, Standing]], dict[Workload, list[str]]]:
     """(workload -> optimizer -> standing, workload -> optimizers that were run there and cannot be placed)."""
@@ -144,7 +151,7 @@ def _standings(
     return placed, out
 
 
-def _competing(entry: Mapping[str, Standing], among: Sequence[str], ratios: Sequence[float]) -> dict[str, Standing]:
+def competing(entry: Mapping[str, Standing], among: Sequence[str], ratios: Sequence[float]) -> dict[str, Standing]:
     """The standings that are asked for."""
     return {
         name: standing

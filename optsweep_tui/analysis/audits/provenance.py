@@ -1,102 +1,21 @@
-"""Which runs a printed number rests on, and in which numbers a run enters."""
+"""In which numbers of `table`, `fit` and `speedup` a run enters, and what it is in its cell."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
-from optsweep_tui.analysis.audits.rows import budget, group_key, records
+from optsweep_tui.analysis.audits.ground import cell_name, replicates
+from optsweep_tui.analysis.audits.rows import group_key, records
 from optsweep_tui.analysis.baselines import baselines
-from optsweep_tui.analysis.cells import CellLoss, Group, groups
+from optsweep_tui.analysis.cells import CellLoss, groups
 from optsweep_tui.analysis.curve import fit
 from optsweep_tui.analysis.edges import KnobInfo
 from optsweep_tui.analysis.noise import end_cells
-from optsweep_tui.analysis.runs import LOST, TUNING, Run
+from optsweep_tui.analysis.runs import LOST
 from optsweep_tui.analysis.speedups import speedup
 from optsweep_tui.analysis.tables import table
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """What one run does for a number."""
-
-    run_id: str
-    role: str
-    """loss: in the cell's mean; selected: the base-seed run that chose the configuration; baseline: the loss that a gap
-    refers to; curve: a point of the baseline's curve; sigma: a replicate behind the run-to-run noise."""
-    cell: str
-    """ "muon 130m 8"."""
-
-
-def behind(
-    results: pd.DataFrame,
-    kind: str,
-    row: Mapping[str, Any],
-    *,
-    baseline: str,
-    sigma: float | None = None,
-    max_chinchilla: float | None = None,
-    knob_info: KnobInfo | None = None,
-) -> list[Part]:
-    """The runs behind one row of `table`, `fit` or `speedup`; a run has a line for each role.
-
-    Args:
-        results: what the row was computed from.
-        kind: table, fit or speedup.
-        row: the row.
-        baseline: as for the row, like the options that follow.
-    """
-    key = group_key(row)
-    items = baselines(groups(results, knob_info), baseline, sigma, max_chinchilla).items
-    item = next(item for item in items if item.group.key == key)
-    parts: list[Part] = []
-    if kind != "fit":
-        tokens = budget(row)
-        cell = next(cell for cell in item.group.cells if cell.optimizer == row["optimizer"] and cell.tokens == tokens)
-        parts += _of_cell(cell, item.group, "loss")
-        if kind == "table" and cell.optimizer != baseline:
-            parts += [
-                part
-                for other in item.group.of(baseline)
-                if other.tokens == tokens and other.has_loss
-                for part in _of_cell(other, item.group, "baseline")
-            ]
-    if kind != "table":
-        parts += [part for point in item.points for part in _of_cell(point, item.group, "curve")]
-    if item.raw_noise.source == "measured":
-        for end in end_cells(item.group, baseline):
-            parts += [Part(run_id=run.run_id, role="sigma", cell=_name(end, item.group)) for run in replicates(end)]
-    return list(dict.fromkeys(parts))
-
-
-def selected_from(results: pd.DataFrame, row: Mapping[str, Any], knob_info: KnobInfo | None = None) -> list[str]:
-    """The base-seed runs among which the configuration of a row of `table` or `speedup` was chosen."""
-    key, tokens = group_key(row), budget(row)
-    for group in groups(results, knob_info):
-        for cell in group.of(row["optimizer"]) if group.key == key else ():
-            if cell.tokens == tokens:
-                return [run.run_id for run in cell.swept if run.state in TUNING]
-    return []
-
-
-def _of_cell(cell: CellLoss, group: Group, role: str) -> list[Part]:
-    name = _name(cell, group)
-    found = [Part(run_id=run_id, role=role, cell=name) for run_id in cell.run_ids]
-    if cell.best is not None and cell.best.run_id not in cell.run_ids:
-        found.append(Part(run_id=cell.best.run_id, role="selected", cell=name))
-    return found
-
-
-def _name(cell: CellLoss, group: Group) -> str:
-    return f"{cell.optimizer} {group.columns['model']} {cell.chinchilla:g}"
-
-
-def replicates(cell: CellLoss) -> list[Run]:
-    """The runs of the best configuration that ended with a loss, base seed included."""
-    return [run for run in cell.runs if cell.best is not None and run.usable and run.config == cell.best.config]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +75,7 @@ def memberships(
             found.append(
                 Membership(
                     study=str(item.group.columns["study"]),
-                    cell=_name(cell, item.group),
+                    cell=cell_name(cell, item.group),
                     part=_part(cell, run_id),
                     numbers=tuple(dict.fromkeys(numbers)),
                 )

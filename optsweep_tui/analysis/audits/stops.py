@@ -19,6 +19,7 @@ from optsweep_tui.analysis.audits.stop_rules import (
 from optsweep_tui.analysis.cells import CellLoss, Group, groups
 from optsweep_tui.analysis.columns import SELECTIONS, STOPS
 from optsweep_tui.analysis.lines import NEAR_BEST
+from optsweep_tui.analysis.number_ids import addressed
 from optsweep_tui.analysis.runs import LOST, Run
 from optsweep_tui.errors import OptsweepError
 
@@ -70,7 +71,8 @@ def stop_audit(
         head = {**group.columns, "rule": rule, "threshold": threshold}
         kills = divergences(runs, traces) if rule == "divergence" else below_median(runs, traces, cell, after)
         rows += [{**head, **_row(run, cell, traces[run.run_id], *kills[run.run_id], threshold)} for run in runs]
-    return pd.DataFrame(rows, columns=list(STOPS))
+    frame = pd.DataFrame(rows, columns=list(STOPS))
+    return addressed(frame, "stop-audit", rule=rule, threshold=threshold, after=after)
 
 
 def _with_curves(
@@ -94,12 +96,13 @@ def _with_curves(
             asked, count = [], 0
 
 
-def selections(results: pd.DataFrame, audit: pd.DataFrame) -> pd.DataFrame:
+def selections(results: pd.DataFrame, audit: pd.DataFrame, **options: Any) -> pd.DataFrame:
     """How the choice of each cell's best run would have changed: cells with a kill or with stopped runs.
 
     Args:
         results: as for `stop_audit`.
         audit: its answer.
+        options: rule, threshold and after as they were there, for the addresses.
 
     Returns:
         Columns of `columns.SELECTIONS`.
@@ -131,7 +134,7 @@ def selections(results: pd.DataFrame, audit: pd.DataFrame) -> pd.DataFrame:
                     "change": kept.loss - best.loss if kept and best else math.nan,
                 }
             )
-    return pd.DataFrame(rows, columns=list(SELECTIONS))
+    return addressed(pd.DataFrame(rows, columns=list(SELECTIONS)), "stop-audit", **options)
 
 
 def _best(runs: Sequence[Run]) -> Run | None:

@@ -15,6 +15,7 @@ from scipy import stats
 
 from optsweep_tui.analysis.cells import CellLoss, groups
 from optsweep_tui.analysis.columns import TTEST
+from optsweep_tui.analysis.number_ids import addressed
 from optsweep_tui.errors import OptsweepError
 
 LEVEL = 0.01
@@ -42,7 +43,8 @@ def target_test(results: pd.DataFrame, target_loss: float, *, level: float = LEV
     if not 0 < level < 1:
         raise OptsweepError(f"--level {level:g}: a probability lies between 0 and 1", "Try 0.01.")
     rows = [{**group.columns, **_row(cell, target_loss, level)} for group in groups(results) for cell in group.cells]
-    return pd.DataFrame(rows, columns=list(TTEST))
+    frame = pd.DataFrame(rows, columns=list(TTEST))
+    return addressed(frame, "ttest", target_loss=target_loss, level=level)
 
 
 def _row(cell: CellLoss, target: float, level: float) -> dict[str, Any]:

@@ -59,6 +59,7 @@ FAIRNESS = {
     "cell_tokens_ratio": "the same of tuning tokens",
     "cell_verdict": "PASS or FAIL over all of them; null where there is one only",
     "reason": "the verdict in words",
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
     "run_ids": "list: the runs counted",
 }
 
@@ -85,6 +86,7 @@ FLIPS = {
     "noise_flips": "of `points`: order differs, and a gap lies within its width",
     "unjudged": "of `points`: order differs, and sigma is not known",
     "label": "over training: why such points mislead; empty elsewhere",
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
     "run_ids": "list: the runs behind both points",
 }
 
@@ -123,6 +125,7 @@ POWER = {
     "budgets_reason": "why it is out of reach; empty otherwise",
     "reason": "why nothing was computed; empty otherwise",
     "flags": "list of `analysis.flags`",
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
     "run_ids": "list: the runs behind the loss",
 }
 
@@ -146,6 +149,7 @@ STOPS = {
     "wrong": "killed and near_best",
     "missed": "ended diverged or as NaN and was not killed",
     "threshold": "nats",
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
 }
 
 # One row per cell in which the rule would have killed a run: `analysis.audits.stops.selections`.
@@ -159,6 +163,7 @@ SELECTIONS = {
     "kept_run_id": "the best run that the rule would have left; null when none",
     "kept_loss": "its final loss",
     "change": "kept_loss - best_loss: what the rule would have cost, nats",
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
 }
 
 # One row per optimizer: `analysis.performance_profile`.
@@ -178,6 +183,7 @@ PROFILE = {
     "n_bounded": "workloads whose cost ratio is a lower bound, because the best lies beyond the baseline's reach",
     "n_excluded": "workloads left out: no baseline curve, or its own runs have no result yet",
     "ratios": "list of {model, chinchilla, ratio, mark}; mark: '', EXTRAP, BOUND, INFINITE",
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
 }
 
 # One row per cell: `analysis.target_test`.
@@ -197,6 +203,7 @@ TTEST = {
     "excluded": "loss of the base-seed run that chose the configuration, left out of the mean; null when none was",
     "losses": "list: the replicates' losses",
     "flags": "list of `analysis.flags`",
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
     "run_ids": "list: the replicates",
 }
 
@@ -234,5 +241,6 @@ PROJECTION = {
     "starts": "starts of the solver",
     "agreeing": "starts that ended at the best objective",
     "held_out": "list of {model, chinchilla, predicted, loss, error}: the law without that model's cells",
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
     "run_ids": "list: the runs behind the fit",
 }

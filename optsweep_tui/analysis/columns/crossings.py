@@ -48,5 +48,6 @@ CROSSINGS = {
     "dataset_hash": "sha256 of the shards",
     "validation_set": "name:tokens of the held-out set",
     "seq_len": "tokens",
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
     "run_ids": "list: the runs behind the curve",
 }

@@ -39,6 +39,7 @@ STABLE = {
     "reason": "what limits the verdict, in words; empty otherwise",
     **_SCOPE,
     **_RULES,
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
 }
 
 # One row per cell and knob whose best value is an unresolved end of its list: `analysis.grid_edges`.
@@ -73,6 +74,7 @@ EDGES = {
     "tokens": "D, target training tokens",
     **_SCOPE,
     **_RULES,
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
 }
 
 # One row per cell, then one per optimizer: `analysis.sensitivity`.
@@ -116,6 +118,7 @@ SENSITIVITY = {
     "tokens": "D, target training tokens",
     **_SCOPE,
     **_RULES,
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
 }
 
 # One row per optimizer, scope and knob: `analysis.scaling_rules`. z = a + b ln N + d ln c, z = ln h or ln(1 - h).
@@ -161,4 +164,5 @@ HP = {
     "low and high: the interval of the fit; predicted: by the rule, with the values of all lists around it",
     **_SCOPE,
     **_RULES,
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
 }

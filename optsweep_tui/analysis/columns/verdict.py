@@ -151,4 +151,5 @@ NOISE = {
     "interval_sigma_small": "what the group's intervals use at the baseline's smallest budget, nats, MISFIT included",
     "interval_sigma_large": "the same at its largest budget",
     "misfit_scale": "sqrt(chi2/dof) that a MISFIT multiplied sigma by; 1 otherwise",
+    "number_id": "address of this row: `optsweep why` takes it and shows what it rests on",
 }

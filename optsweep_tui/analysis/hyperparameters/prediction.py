@@ -18,6 +18,7 @@ from optsweep_tui.analysis.hyperparameters.stable import judge
 from optsweep_tui.analysis.hyperparameters.tuned import Family, Tuned, checked_threshold, families, family_flags
 from optsweep_tui.analysis.hyperparameters.values import around, predicted, rule_text
 from optsweep_tui.analysis.lines import BATCH, NEAR_BEST, Value, settings_of, value_text
+from optsweep_tui.analysis.number_ids import number_ids
 from optsweep_tui.errors import OptsweepError
 
 # Sizes and ratios are kept to five digits.
@@ -54,7 +55,8 @@ def predict(
 
     Returns:
         state INTERP, EXTRAP (outside the sizes or ratios of the cells, with the factors) or REFUSE (with the reason);
-        `knobs`: a list with one entry per knob; `hyperparameters`, `batch_size`, `schedule`, `tokens`, `steps`.
+        `knobs`: a list with one entry per knob; `hyperparameters`, `batch_size`, `schedule`, `tokens`, `steps`;
+        `number_id`: the address that `optsweep why` takes.
 
     Raises:
         OptsweepError: no run of the optimizer, or runs of several scopes.
@@ -73,6 +75,7 @@ def predict(
         "threshold": threshold,
         "n_cells": len(swept),
     }
+    target["number_id"] = number_ids("predict", [target], threshold=threshold)[0]
     if len(swept) < MIN_CELLS:
         count = f"{len(swept)} {'cell' if len(swept) == 1 else 'cells'}"
         reason = f"{optimizer} has {count} here in which a knob was swept; a prediction needs {MIN_CELLS}"

@@ -14,6 +14,7 @@ from optsweep_tui.analysis.hyperparameters.scale import FRACTION_OR_STEPS, Knob,
 from optsweep_tui.analysis.hyperparameters.spacing import Next, next_beyond
 from optsweep_tui.analysis.hyperparameters.tuned import Family, Tuned, checked_threshold, families
 from optsweep_tui.analysis.lines import BATCH, NEAR_BEST
+from optsweep_tui.analysis.number_ids import addressed
 from optsweep_tui.analysis.runs import Run
 
 
@@ -46,7 +47,7 @@ def grid_edges(
         for cell, edge in found:
             row = _row(family, cell, edge, next_value(cell, edge, family.knob(edge.knob)), threshold)
             rows.append(row | {"n_cells": len(family.having(edge.knob)), "n_edges": counts[edge.knob]})
-    return pd.DataFrame(rows, columns=list(EDGES))
+    return addressed(pd.DataFrame(rows, columns=list(EDGES)), "edges", threshold=threshold)
 
 
 def _edges(family: Family, cell: Tuned) -> list[Edge]:

@@ -17,6 +17,7 @@ from optsweep_tui.analysis.hyperparameters.stable import judge
 from optsweep_tui.analysis.hyperparameters.tuned import Family, Tuned, checked_threshold, families, family_flags
 from optsweep_tui.analysis.hyperparameters.values import around, predicted, rule_text
 from optsweep_tui.analysis.lines import NEAR_BEST, value_text
+from optsweep_tui.analysis.number_ids import addressed
 
 
 def scaling_rules(
@@ -40,7 +41,7 @@ def scaling_rules(
     """
     checked_threshold(threshold)
     rows = [_row(family, knob, threshold) for family in families(results, knob_info) for knob in family.swept]
-    return pd.DataFrame(rows, columns=list(HP))
+    return addressed(pd.DataFrame(rows, columns=list(HP)), "hp", threshold=threshold)
 
 
 def _row(family: Family, knob: str, threshold: float) -> dict[str, object]:

@@ -14,6 +14,7 @@ from optsweep_tui.analysis.hyperparameters.covers import MOST_COVERS, minimal_co
 from optsweep_tui.analysis.hyperparameters.scale import shown, shown_all
 from optsweep_tui.analysis.hyperparameters.tuned import Family, Tuned, checked_threshold, families, family_flags
 from optsweep_tui.analysis.lines import NEAR_BEST, Value, value_order
+from optsweep_tui.analysis.number_ids import addressed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def stable(results: pd.DataFrame, *, threshold: float = NEAR_BEST, knob_info: Kn
     """
     checked_threshold(threshold)
     rows = [_row(family, knob, threshold) for family in families(results, knob_info) for knob in family.swept]
-    return pd.DataFrame(rows, columns=list(STABLE))
+    return addressed(pd.DataFrame(rows, columns=list(STABLE)), "stable", threshold=threshold)
 
 
 def judge(cells: Iterable[Tuned], knob: str, threshold: float) -> Judgement:

@@ -18,6 +18,7 @@ from optsweep_tui.analysis.hyperparameters.scale import Transform, back, forward
 from optsweep_tui.analysis.hyperparameters.tuned import Family, Tuned, checked_threshold, families, family_flags
 from optsweep_tui.analysis.lines import NEAR_BEST, Line, Value
 from optsweep_tui.analysis.noise import Noise, checked_sigma, noise_of, quantile_squared
+from optsweep_tui.analysis.number_ids import addressed
 from optsweep_tui.analysis.runs import LOST
 from optsweep_tui.analysis.ties import TIE_WIDTH
 from optsweep_tui.errors import OptsweepError
@@ -103,7 +104,8 @@ def sensitivity(
         cells += rows
         if rows:
             summaries.append(_summary(family, knob, swept, rows) | {"within": within, "threshold": threshold})
-    frame = pd.DataFrame([*cells, *summaries], columns=list(SENSITIVITY))
+    options = {"baseline": baseline, "sigma": sigma, "within": within, "threshold": threshold}
+    frame = addressed(pd.DataFrame([*cells, *summaries], columns=list(SENSITIVITY)), "sensitivity", **options)
     return frame.astype(dict.fromkeys(("n", "n_cells", "n_open", "n_double", "n_half"), "Int64"))
 
 

@@ -107,9 +107,14 @@ class Family:
 
 def families(results: pd.DataFrame, knob_info: KnobInfo | None) -> list[Family]:
     """Every optimizer in every scope, by scope, then name."""
+    return families_of(groups(results, knob_info), knob_info)
+
+
+def families_of(comparable: Iterable[Group], knob_info: KnobInfo | None) -> list[Family]:
+    """The same of groups that were formed already."""
     found: dict[tuple[object, ...], list[Tuned]] = {}
     scopes: dict[tuple[object, ...], dict[str, object]] = {}
-    for group in groups(results, knob_info):
+    for group in comparable:
         scope: dict[str, object] = {name: group.columns[name] for name in SCOPE}
         for cell in group.cells:
             key = (*scope.values(), cell.optimizer)
