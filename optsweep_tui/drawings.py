@@ -39,6 +39,8 @@ from optsweep_tui.store import queries
 
 LEAST_POINTS = 3
 """Points of a loss inside a run that make a curve: a final loss alone is none."""
+NOTHING_LEFT = "no cell is left of the selection, or none of those left has a loss"
+NOT_SWEPT = "no knob was tried at two values in any cell here; optsweep run --sweep lr=0.001,0.002 makes such runs"
 RANK_COLUMNS = 200
 """Steps at which ranks inside runs are shown at most."""
 
@@ -87,6 +89,8 @@ def drawing(
     """
     kind = checked_kind(choice.kind)
     checked_x(kind, choice.x)
+    sized = results["chinchilla"].notna()
+    unsized, results = results[~sized], results[sized]
     where = source(results, choice.baseline, __version__, bool(choice.chinchillas))
     work = _Work(results=results, choice=choice, where=where, store=store, knob_info=knob_info, facts=facts)
     makers = {
@@ -102,8 +106,13 @@ def drawing(
     if kind not in makers:
         raise OptsweepError(f"plot {kind} is drawn from run folders", "ask for it with loss_drawing")
     figure = makers[kind]()
+    if len(unsized):
+        models = ", ".join(sorted({str(model) for model in unsized["model"]}))
+        reason = f"{models}: {len(unsized)} run{'s'[: len(unsized) != 1]} without a ratio, as parameters or tokens are not known"
+        figure = replace(figure, refused=[*figure.refused, reason])
     if figure.empty and not figure.refused:
-        return replace(figure, refused=["no cell is left of the selection, or none of those left has a loss"])
+        unswept = kind in ("lr", "strip") and not analysis.swept_knobs(results)
+        return replace(figure, refused=[NOT_SWEPT if unswept else NOTHING_LEFT])
     return figure
 
 
@@ -185,10 +194,7 @@ class _Work:
         if len(found) == 0:
             known = analysis.swept_knobs(self.results)
             if not known:
-                raise OptsweepError(
-                    "no knob was tried at two values in any cell here",
-                    "optsweep run --sweep lr=0.001,0.002 makes such runs",
-                )
+                return found
             if knob not in known:
                 raise UnknownName("knob", knob, known, hint=f"swept here: {', '.join(known)}")
             raise OptsweepError(f"{knob} was not swept in the cells asked for", "leave out -o or -c")

@@ -186,7 +186,7 @@ def _judged(item: Baseline, curves: Curves, share: float) -> Baseline:
     decided = 1.0 + float(curves.beta[item.row] > 0) + (0.0 if curves.at_bound[item.row] else share)
     dof = len(item.points) - decided
     falling = bool(curves.falling[item.row])
-    refusal = item.refusal if falling else f"the loss of the baseline {item.baseline} does not fall with tokens"
+    refusal = item.refusal if falling else _not_falling(item)
     if not item.raw_noise.known:
         return replace(item, refusal=refusal, chi2_dof=dof)
     chi2 = float(curves.chi2[item.row])
@@ -195,6 +195,16 @@ def _judged(item: Baseline, curves: Curves, share: float) -> Baseline:
     if p < MISFIT_P and noise.source != "given":
         noise = noise.scaled(math.sqrt(chi2 / dof))
     return replace(item, refusal=refusal, noise=noise, chi2=chi2, chi2_dof=dof, chi2_p=p, misfit=p < MISFIT_P)
+
+
+def _not_falling(item: Baseline) -> str:
+    """That the fitted loss does not fall, and between which budgets it rises most."""
+    steps = list(zip(item.points, item.points[1:], strict=False))
+    low, high = max(steps, key=lambda step: step[1].loss - step[0].loss)
+    text = f"the loss of the baseline {item.baseline} does not fall with tokens"
+    if high.loss <= low.loss:
+        return text
+    return f"{text}: {low.loss:.4g} nats at {budget_text(low)}, {high.loss:.4g} at {budget_text(high)}"
 
 
 def stacked(sets: Sequence[tuple[Sequence[CellLoss], Noise]]) -> Points:

@@ -17,6 +17,8 @@ def comparison_flags(cell: CellLoss, reference: CellLoss | None) -> set[str]:
         reference: the baseline's; None when the baseline has no loss.
     """
     found = {F.UNTUNED} if cell.edges else set()
+    if _unswept(cell) or (reference is not None and _unswept(reference)):
+        found.add(F.UNSWEPT)
     if reference is None:
         return found | {F.NO_BASELINE}
     if reference.tokens != cell.tokens:
@@ -37,3 +39,8 @@ def comparison_flags(cell: CellLoss, reference: CellLoss | None) -> set[str]:
     if abs(mine.batch_size - theirs.batch_size) > 0:
         found.add(F.BATCH)
     return found
+
+
+def _unswept(cell: CellLoss) -> bool:
+    """One published configuration, and none that is not published: of those nothing is known."""
+    return cell.tuning_runs == 1 and all(run.knobs is not None for run in cell.swept)

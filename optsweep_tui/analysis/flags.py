@@ -10,6 +10,7 @@ NOT_IDENTIFIED = "exponent and floor not identified"
 NO_SIGMA = "NO-SIGMA"
 MISFIT = "MISFIT"
 UNTUNED = "UNTUNED"
+UNSWEPT = "UNSWEPT"
 EDGE = "EDGE"
 FAR = "FAR"
 DIVERGED = "DIVERGED"
@@ -35,12 +36,13 @@ TIMED_ONCE = "TIMED-ONCE"
 LOADED = "LOADED"
 
 MEANINGS = {
-    SELECTED_MIN: "one seed: the loss is the smallest of several noisy ones, so biased low",
+    SELECTED_MIN: "one seed: where several configurations ran, the loss is the smallest of noisy ones, so biased low",
     NOT_RESOLVED: "the 95 % interval of the speedup contains 1",
     NOT_IDENTIFIED: "beta's interval reaches 0 or B's spans more than 3x: nothing asymptotic is claimed",
     NO_SIGMA: "no measured, prior or given run-to-run sigma: no interval, no tie group, no winner",
     MISFIT: "the baseline's curve misses its points at p < .01; the automatic sigma was multiplied by sqrt(chi2/dof)",
     UNTUNED: "an edge is unresolved, here or in the baseline, or their numbers of runs differ by more than 1.25x",
+    UNSWEPT: "a single configuration ran here or in the baseline's cell: nothing was tuned there, so UNTUNED has nothing to find",
     EDGE: "the best value of a knob lies at the end of its swept list (knobs in column `edges`)",
     FAR: "some finished runs lie more than 0.5 nats above the best of their cell; excluded",
     DIVERGED: "some runs of the cell diverged or ended as NaN",
@@ -50,7 +52,7 @@ MEANINGS = {
     BAD_LOSS: "a run that says done holds a loss that is not a positive finite number; ignored",
     DUPLICATE: "the same configuration and seed occurs in several runs; averaged and counted once",
     OTHER_SEED: "the cell was never run under the base seed of its group; selected under another",
-    UNLISTED: "the best configuration is unpublished, so edges and replicates of it are unknown",
+    UNLISTED: "the best configuration is unpublished, so its own edges and replicates are unknown",
     SCHEDULE: "the schedule differs from the baseline's",
     BATCH: "the batch size differs from the baseline's",
     DTYPE: "the compute type differs from the baseline's",

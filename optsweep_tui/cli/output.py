@@ -111,6 +111,14 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
+def budget(row: Mapping[str, Any]) -> str:
+    """A cell's budget: its Chinchilla ratio, its tokens where the model's size is not known, a dot where neither is."""
+    ratio, tokens = row["chinchilla"], row.get("tokens")
+    if ratio is None or not math.isfinite(ratio):
+        return f"{count_text(tokens)} tok" if tokens and math.isfinite(tokens) else "·"
+    return number(ratio, 6)
+
+
 def loss_text(value: float | None) -> str:
     """A loss to three decimals."""
     return "·" if value is None or not math.isfinite(value) else f"{value:.3f}"

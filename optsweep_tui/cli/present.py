@@ -106,8 +106,10 @@ def comparable(frame: pd.DataFrame) -> list[list[dict[str, Any]]]:
 def print_matrix(cells: pd.DataFrame) -> None:
     """Optimizer x ratio, one block per comparable group: loss, seeds, edge and tie marks."""
     for group in comparable(cells):
-        ratios = sorted({row["chinchilla"] for row in group}, key=lambda ratio: (ratio is None, ratio or 0.0))
-        others = Counter(row["chinchilla"] for row in group if row["loss"] is not None)
+        budgets = list(
+            dict.fromkeys(output.budget(row) for row in sorted(group, key=lambda row: row["tokens"] or math.inf))
+        )
+        others = Counter(output.budget(row) for row in group if row["loss"] is not None)
         print(f"final validation loss, nats per token (seeds)   {headline(group[0])}   {sigma_text(group)}")
         best: dict[str, float] = {}
         for row in group:
@@ -115,9 +117,9 @@ def print_matrix(cells: pd.DataFrame) -> None:
                 best[row["optimizer"]] = min(best.get(row["optimizer"], math.inf), row["loss"])
         rows = []
         for name in sorted({row["optimizer"] for row in group}, key=lambda name: (best.get(name, math.inf), name)):
-            by_ratio = {row["chinchilla"]: row for row in group if row["optimizer"] == name}
-            rows.append([f" {name}", *(_loss_cell(by_ratio.get(ratio), others[ratio] > 1) for ratio in ratios)])
-        output.print_table(["", *(output.number(ratio, 6) for ratio in ratios)], rows)
+            at = {output.budget(row): row for row in group if row["optimizer"] == name}
+            rows.append([f" {name}", *(_loss_cell(at.get(budget), others[budget] > 1) for budget in budgets)])
+        output.print_table(["", *budgets], rows)
         notes = _notes(group, others)
         if notes:
             print(" " + "   ".join(notes))
@@ -134,11 +136,11 @@ def _loss_cell(row: dict[str, Any] | None, compared: bool) -> str:
     return f"{row['loss']:.3f}{edge}{mark} ({row['n']})"
 
 
-def _notes(group: list[dict[str, Any]], others: Counter[float | None]) -> list[str]:
+def _notes(group: list[dict[str, Any]], others: Counter[str]) -> list[str]:
     notes = []
     if any(row["winner"] for row in group):
         notes.append("* best of its budget beyond noise")
-    first = [row for row in group if row["rank"] == 1 and others[row["chinchilla"]] > 1]
+    first = [row for row in group if row["rank"] == 1 and others[output.budget(row)] > 1]
     if any(not row["winner"] and row["sigma"] is not None for row in first):
         notes.append("= best, but within noise of the next: no winner")
     if any(row["edges"] for row in group):
@@ -168,7 +170,7 @@ def print_cells(cells: pd.DataFrame) -> None:
             (
                 row["optimizer"],
                 row["model"],
-                output.number(row["chinchilla"], 6),
+                output.budget(row),
                 row["engine"] or "·",
                 "·" if row["loss"] is None else f"{row['loss']:.4f}",
                 row["n"],
@@ -218,7 +220,7 @@ def print_noise(ledger: pd.DataFrame) -> None:
     for row in output.records(ledger):
         if row["source"] == "measured":
             limits = f"{output.number(row['sigma_low'], 2)} - {output.number(row['sigma_high'], 2)}"
-            cell = f"{row['optimizer']} {row['model']} {output.number(row['chinchilla'], 6)}"
+            cell = f"{row['optimizer']} {row['model']} {output.budget(row)}"
             print(
                 f" sigma {row['sigma']:.4f} ({limits}) nats   {cell}, {row['n_seeds']} seeds, {row['dof']:g} dof"
                 + ("" if row["used"] else f"   not used: {row['reason']}")

@@ -41,10 +41,9 @@ def print_fairness(rows: pd.DataFrame, baseline: str) -> None:
             [_effort(row, baseline) for row in group],
             left=(1, 7, 8),
         )
-        for ratio, members in _by_ratio(group):
-            row = members[0]
+        for row in _first_of_budgets(group):
             if row["cell_verdict"] is not None:
-                print(f" ratio {ratio:g} over all optimizers: {row['cell_verdict']}, {_spread(row)}")
+                print(f" ratio {output.budget(row)} over all optimizers: {row['cell_verdict']}, {_spread(row)}")
         print()
     _print_summary(data, baseline)
 
@@ -53,7 +52,7 @@ def _effort(row: Mapping[str, Any], baseline: str) -> tuple[Any, ...]:
     own = row["optimizer"] == baseline
     known = row["verdict"] is not None
     return (
-        f"{row['chinchilla']:g}",
+        output.budget(row),
         row["optimizer"],
         f"{row['runs']}{'+' if row['unlisted_runs'] or row['missing_runs'] else ''}",
         output.count_text(row["tuning_tokens"]),
@@ -61,7 +60,9 @@ def _effort(row: Mapping[str, Any], baseline: str) -> tuple[Any, ...]:
         f"{row['seeds']}" if row["loss"] is not None else "·",
         "baseline" if own else times(_worse(row)) if known else "·",
         row["verdict"] or "",
-        _best_after(row["best_after"]),
+        "one run: nothing was tuned"
+        if row["runs"] == 1 and not row["unlisted_runs"] and not row["missing_runs"]
+        else _best_after(row["best_after"]),
     )
 
 
@@ -91,11 +92,11 @@ def _spread(row: Mapping[str, Any]) -> str:
     return f"{ends}, {apart}" + (f" apart, {times(row['cell_tokens_ratio'])} in tokens" if in_tokens else "")
 
 
-def _by_ratio(group: Iterable[dict[str, Any]]) -> list[tuple[float, list[dict[str, Any]]]]:
-    found: dict[float, list[dict[str, Any]]] = {}
+def _first_of_budgets(group: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: dict[float | None, dict[str, Any]] = {}
     for row in group:
-        found.setdefault(row["tokens"] or row["chinchilla"], []).append(row)
-    return [(members[0]["chinchilla"], members) for members in found.values()]
+        found.setdefault(row["tokens"] or row["chinchilla"], row)
+    return list(found.values())
 
 
 def _print_summary(data: Sequence[Mapping[str, Any]], baseline: str) -> None:
@@ -139,7 +140,7 @@ def print_ledger(ledger: pd.DataFrame, baseline: str) -> None:
                 [
                     (
                         row["optimizer"],
-                        f"{row['chinchilla']:g}",
+                        output.budget(row),
                         f"{row['sigma']:.4f}",
                         f"{output.number(row['sigma_low'], 2)} - {output.number(row['sigma_high'], 2)}",
                         output.number(row["n_seeds"], 6),
@@ -180,7 +181,7 @@ def print_ttest(rows: pd.DataFrame, target: float, level: float) -> None:
                 (
                     row["optimizer"],
                     row["model"],
-                    f"{row['chinchilla']:g}",
+                    output.budget(row),
                     row["n"],
                     f"{row['mean']:.4f}",
                     output.number(row["sd"], 2),

@@ -52,7 +52,7 @@ def print_power(rows: pd.DataFrame, baseline: str, target: float) -> None:
             [
                 (
                     row["optimizer"],
-                    f"{row['chinchilla']:g}",
+                    output.budget(row),
                     "·"
                     if row["speedup"] is None
                     else f"{'~' if row['state'] == 'EXTRAP' else ''}{row['speedup']:.2f}x",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def print_projection(rows: pd.DataFrame) -> None:
     """One block per family of comparable groups."""
     for row in output.records(rows):
-        print(f"{row['optimizer']} at {row['model']}, ratio {row['chinchilla']:g}   {headline(row, model_too=False)}")
+        print(f"{row['optimizer']} at {row['model']}, ratio {output.budget(row)}   {headline(row, model_too=False)}")
         print(f" {row['use'].upper()}")
         if row["state"] == "REFUSE":
             print(f" REFUSE  {row['reason']}")

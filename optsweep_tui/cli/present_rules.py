@@ -36,7 +36,10 @@ def print_rules(frame: pd.DataFrame) -> None:
             ],
             left=(0, 1, 2, 8),
         )
-        print(" b, d: exponents of the full rule +- one standard error; within 2 of 0 they are taken out")
+        print(
+            " b, d: exponents of the full rule +- one standard error; while one lies within 2 of 0, the weakest is taken out\n"
+            "   and the rest fitted anew: the rule's own exponents stand in its formula"
+        )
         print(" left-out, constant: mean distance of a left-out cell's interval from the rule and from the constant,")
         print(
             "   in natural logarithms (0.69 = a factor of 2); cells: in the fit, of those in which the knob was swept"

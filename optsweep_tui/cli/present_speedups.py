@@ -14,6 +14,8 @@ Column: TypeAlias = tuple[str, Callable[[dict[str, Any]], str]]
 """Heading, and the text of a row under it."""
 
 INTERVAL = "95 % interval"
+SHOWN = 24
+"""Characters of a dataset or study in a table."""
 UNITS = {"tokens": "tokens", "flops": "FLOPs", "time": "seconds"}
 
 
@@ -49,7 +51,7 @@ def print_speedups(rows: pd.DataFrame, baseline: str, unit: str, *, brief: bool 
 
 def _print_table(data: list[dict[str, Any]], columns: list[Column]) -> None:
     """Name, model and ratio, then the columns, then seeds and remarks."""
-    columns = [*columns, ("seeds", lambda row: str(row["n_seeds"]))]
+    columns = [*_telling_apart(data), *columns, ("seeds", lambda row: str(row["n_seeds"]))]
     everywhere = present.everywhere_flags(data)
     states = [3 + place for place, (heading, _) in enumerate(columns) if heading in (INTERVAL, "state")]
     output.print_table(
@@ -58,7 +60,7 @@ def _print_table(data: list[dict[str, Any]], columns: list[Column]) -> None:
             (
                 row["optimizer"],
                 row["model"],
-                output.number(row["chinchilla"], 6),
+                output.budget(row),
                 *(text(row) for _, text in columns),
                 present.remarks(row, everywhere),
             )
@@ -66,6 +68,20 @@ def _print_table(data: list[dict[str, Any]], columns: list[Column]) -> None:
         ],
         left=(0, 1, *states, 3 + len(columns)),
     )
+
+
+def _telling_apart(data: list[dict[str, Any]]) -> list[Column]:
+    """What besides model and ratio differs between the groups here, a column each: rows of several datasets, engines, ..."""
+
+    def column(name: str) -> Column:
+        return name.replace("_", " "), lambda row: str(row[name] or "·")[:SHOWN]
+
+    names = ("study", "engine", "dataset", "validation_set", "seq_len")
+    found = [column(name) for name in names if len({row[name] for row in data}) > 1]
+    hashes = {(row["dataset"], row["dataset_hash"]) for row in data}
+    if len(hashes) > len({row["dataset"] for row in data}):
+        found.append(column("dataset_hash"))
+    return found
 
 
 def _speedup_columns(data: list[dict[str, Any]]) -> list[Column]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from optsweep_engines import models
+from optsweep_engines.optimizers import catalogue
+from optsweep_engines.optimizers.base import find_knob
 from optsweep_tui import grid
 from optsweep_tui.imported import IMPORTED_STATES, ImportedRun, ImportedSpec, Outcome
 from optsweep_tui.importers.cells import KNOB, catalogue_name, knob_name
@@ -52,6 +54,10 @@ def run_of(
         params, total = known["params"], known["total_params"]
     if known["params"] is not None and known["params"] != params:
         params, total = known["params"], known["total_params"]
+    for name in ("tokens", "chinchilla"):
+        found = known[name] if name in known else number(name, values.get(name))
+        if found is not None and found <= 0:
+            raise ValueError(f"{name} {found:g} is not positive")
     spec = ImportedSpec(
         optimizer=optimizer,
         model=known["model"],
@@ -72,6 +78,30 @@ def run_of(
     )
     run.check()
     return run
+
+
+def called_like_knobs(optimizer: str, names: Iterable[str]) -> list[str]:
+    """Those names that are knobs of an optimizer, or of every run, also by a published name; none of one not known.
+
+    Of two names of one knob the catalogue's own is taken, else the first.
+    """
+    try:
+        knobs = catalogue.all_knobs(catalogue.optimizer(catalogue_name(optimizer)))
+    except LookupError:
+        return []
+    found: dict[str, str] = {}
+    for name in names:
+        knob = find_knob(knobs, name)
+        if knob is not None and (knob.name not in found or name == knob.name):
+            found[knob.name] = name
+    return list(found.values())
+
+
+def unread_text(one: str, several: str, names: Iterable[str]) -> str:
+    """That some entries or columns were not understood, and which."""
+    shown = sorted(ascii(name)[1:-1][:60] for name in names)
+    what = f"1 {one} means" if len(shown) == 1 else f"{len(shown)} {several} mean"
+    return f"{what} nothing here (name what matters in a --mapping): {', '.join(shown)}"
 
 
 def outcome_of(values: Mapping[str, Any], known: Mapping[str, Any], spec: ImportedSpec) -> Outcome:

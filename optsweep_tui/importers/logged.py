@@ -8,11 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from optsweep_engines.optimizers import catalogue
-from optsweep_engines.optimizers.base import find_knob
 from optsweep_tui.imported import IMPORTED_STATES, ImportedRun
 from optsweep_tui.importers import fields
-from optsweep_tui.importers.cells import KNOB, catalogue_name
+from optsweep_tui.importers.cells import KNOB
 from optsweep_tui.importers.curves import METRICS, Curves
 from optsweep_tui.importers.mapping import ColumnMapping
 from optsweep_tui.importers.protocol import Found
@@ -192,13 +190,10 @@ def _knobs(config: Mapping[str, Any], values: Mapping[str, Any], said: ColumnMap
         used |= {column for column in said.hyperparameters.values() if column in config}
         return {knob: config[column] for knob, column in said.hyperparameters.items() if config.get(column) is not None}
     found: dict[str, Any] = {}
-    try:
-        knobs = catalogue.all_knobs(catalogue.optimizer(catalogue_name(str(values.get("optimizer") or ""))))
-    except LookupError:
-        knobs = ()
+    known = set(fields.called_like_knobs(str(values.get("optimizer") or ""), config))
     for key, value in config.items():
         name = key.removeprefix(_KNOBS)
-        if name == key and (key in used or find_knob(knobs, key) is None):
+        if name == key and (key in used or key not in known):
             continue
         if KNOB.fullmatch(name) and isinstance(value, bool | int | float | str):
             found[name] = value
@@ -225,6 +220,4 @@ def add_all(found: Found, logs: Iterable[LoggedRun], said: ColumnMapping, import
             some = ", ".join(sorted(ascii(key)[1:-1][:60] for key in log.curves.left_out)[:5])
             found.skip(f"{log.where}: metrics", f"{len(log.curves.left_out)} are too many and left out: {some}")
     if unread:
-        some = ", ".join(sorted(ascii(key)[1:-1][:60] for key in unread))
-        what = "1 entry means" if len(unread) == 1 else f"{len(unread)} entries mean"
-        found.skip("configuration", f"{what} nothing here (name what matters in a --mapping): {some}")
+        found.skip("configuration", fields.unread_text("entry", "entries", unread))

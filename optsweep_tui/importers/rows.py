@@ -1,7 +1,8 @@
 """CSV and Parquet files with one row per run: `optsweep import csv FILE --mapping FILE.toml`.
 
-Without a mapping every column has the name of its field (`optimizer`, `model`, `loss`, `tokens` or `chinchilla`, ...) and
-`hyperparameters` is JSON: what `optsweep export csv` writes is read back as it is.
+Without a mapping every column has the name of its field (`optimizer`, `model`, `loss`, `tokens` or `chinchilla`, ...),
+`hyperparameters` is JSON, as `optsweep export csv` writes it; where there is no such column, columns that are called like a
+knob of the row's optimizer (`lr`, `weight_decay`, ...) are its hyperparameters. Columns that mean nothing are listed.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ import pyarrow.parquet as pq
 
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.importers import mapping as mappings
-from optsweep_tui.importers.fields import FIELDS, run_of
+from optsweep_tui.importers.fields import FIELDS, called_like_knobs, run_of, unread_text
 from optsweep_tui.importers.protocol import Found, Request, required_path
 
 MAX_ROWS = 200_000
 """More are no runs but points of curves."""
 _FIELD_BYTES = 1 << 20
+WRITTEN_BESIDE = (
+    *("run_id", "study", "origin", "tokens_per_step", "flops_per_token", "optimizer_flops_per_step", "state_bytes"),
+)
+"""Columns of `optsweep export csv` that follow from the others or that an import gives anew."""
 
 
 class _RowsImporter:
@@ -49,6 +54,8 @@ class _RowsImporter:
         if first is None:
             raise OptsweepError(f"{path} holds no row", "it needs a line of column names and a line per run")
         columns = _columns(said, first, path)
+        others = [name for name in map(str, first) if name and name not in columns.values()]
+        unread = set(others) - set(said.hyperparameters.values()) - set(WRITTEN_BESIDE)
         seen: dict[str, int] = {}
         for place, row in enumerate(itertools.chain([first], rows), start=1):
             where = f"{path}: row {place}"
@@ -62,6 +69,12 @@ class _RowsImporter:
                     values["hyperparameters"] = {
                         knob: value for knob, value in knobs.items() if value not in (None, "")
                     }
+                elif "hyperparameters" not in values:
+                    known = called_like_knobs(str(values.get("optimizer") or ""), others)
+                    unread.difference_update(known)
+                    values["hyperparameters"] = {
+                        name: row[name] for name in known if row.get(name) not in (None, "")
+                    } or None
                 entry = str(values.get("entry") or f"row {place}")[:200]
                 if entry in seen:
                     raise ValueError(f"its entry {entry!r} is that of row {seen[entry]}, which is kept")
@@ -69,6 +82,8 @@ class _RowsImporter:
                 seen[entry] = place
             except (ValueError, OverflowError) as error:
                 found.skip(where, str(error))
+        if unread:
+            found.skip(f"{path}: columns", unread_text("column", "columns", unread))
         return found
 
     def rows(self, path: Path, found: Found) -> Iterator[Mapping[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 
-from optsweep_tui.report.words import grouped, has, ordered_names, records
+from optsweep_tui.report.words import budget, grouped, has, ordered_names, records
 
 Row: TypeAlias = dict[str, Any]
 NOTHING = "·"
@@ -212,16 +212,16 @@ def matrix(
     group: list[Row], caption: str, text: Callable[[Row], str], notes: Callable[[list[Row]], list[str]]
 ) -> Table:
     """Optimizer x ratio, the optimizer of the smallest loss first."""
-    ratios = sorted({row["chinchilla"] for row in group})
+    budgets = list(dict.fromkeys(budget(row) for row in sorted(group, key=lambda row: row["tokens"] or math.inf)))
     lowest = {
         name: min((row["loss"] for row in group if row["optimizer"] == name and has(row.get("loss"))), default=math.inf)
         for name in ordered_names(group)
     }
     rows = []
     for name in sorted(lowest, key=lambda name: (lowest[name], name)):
-        at = {row["chinchilla"]: row for row in group if row["optimizer"] == name}
-        rows.append([name, *(text(at[ratio]) if ratio in at else "" for ratio in ratios)])
-    return table(caption, ["<optimizer", *(number(ratio) for ratio in ratios)], rows, notes=tuple(notes(group)))
+        at = {budget(row): row for row in group if row["optimizer"] == name}
+        rows.append([name, *(text(at[place]) if place in at else "" for place in budgets)])
+    return table(caption, ["<optimizer", *budgets], rows, notes=tuple(notes(group)))
 
 
 def _loss(row: Row) -> str:

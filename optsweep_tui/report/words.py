@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,7 +150,7 @@ def _at(row: dict[str, Any], ratio: float) -> bool:
 
 def _leader(rows: list[dict[str, Any]]) -> str:
     best = min(rows, key=lambda row: (row["loss"], row["optimizer"]))
-    place = f"{best['model']} at ratio {best['chinchilla']:g}"
+    place = f"{best['model']} at ratio {budget(best)}"
     start = f"{place}: the smallest loss of {len(rows)} optimizers is {best['optimizer']}'s, {best['loss']:.4f} nats"
     if best["winner"]:
         return f"{start}, below the next by more than the noise."
@@ -170,7 +170,9 @@ def _cautions(parts: Parts, rows: Sequence[dict[str, Any]]) -> list[str]:
         return sum(flag in (row["flags"] or []) for row in rows)
 
     remarks = {
-        "selected-min, n=1": "rest on one seed, the smallest of several noisy losses, so they are biased low",
+        "selected-min, n=1": "rest on one seed: where several configurations ran, the smallest of noisy losses is biased low, "
+        "and the speedup high unless the baseline was chosen among as many",
+        "UNSWEPT": "compare a cell, or a baseline's cell, in which a single configuration ran: nothing was tuned there",
         "UNTUNED": "compare unequal tuning: an optimum at the end of its swept list, or numbers of runs more than 1.25x apart",
         "UNLISTED": "rest on a minimum whose configuration was not published",
         "SCHEDULE": "were trained with another learning-rate schedule than the baseline",
@@ -222,6 +224,13 @@ def grouped(frame: pd.DataFrame) -> list[list[dict[str, Any]]]:
 def ordered_names(rows: Iterable[dict[str, Any]]) -> list[str]:
     """Optimizers, each once, by name."""
     return sorted({str(row["optimizer"]) for row in rows})
+
+
+def budget(row: Mapping[str, Any]) -> str:
+    """A cell's budget: its ratio, or its tokens where the model's size is not known."""
+    if has(row["chinchilla"]):
+        return f"{row['chinchilla']:.4g}"
+    return f"{row['tokens']:.4g} tokens" if has(row.get("tokens")) else "unknown"
 
 
 def has(value: Any) -> bool:

@@ -160,7 +160,10 @@ def near_best(position: Position) -> int:
 
 def _why_open(position: Position) -> str:
     if position.state == "ended" and position.spent:
-        return "its budget of runs ended the search before it found its own end"
+        tried = any(step.kind == "block" for step in position.steps)
+        return "its budget of runs ended the search before it found its own end" + (
+            "" if tried else "; no block of two knobs was tried"
+        )
     return ""
 
 

@@ -156,9 +156,10 @@ def sigma_sentence(rows: Iterable[Mapping[str, Any]], *, intervals: bool = True)
 
 
 TOLD = {
-    "selected-min, n=1": "rest on one seed (selected minimum, biased low)",
+    "selected-min, n=1": "rest on one seed (a smallest of several losses is biased low, and a speedup from it high)",
     "MISFIT": "rest on a baseline curve that misses its points (MISFIT: sigma was widened)",
     "UNTUNED": "are UNTUNED (an edge is unresolved, or budgets differ by more than 1.25x)",
+    "UNSWEPT": "compare a single configuration (UNSWEPT: nothing was tuned)",
     "SCHEDULE": "have another schedule than the baseline",
     "BATCH": "have another batch size than the baseline",
     "SUPPORT": "rest on baseline budgets that other sizes lack",
