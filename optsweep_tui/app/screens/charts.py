@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import ClassVar
 
 from textual.events import MouseDown, MouseEvent, MouseScrollDown, MouseScrollUp, MouseUp
@@ -20,6 +21,8 @@ METRICS = ("train_loss", "val_loss", "grad_norm", "lr")
 DRAG_COLUMNS = 2
 """A mouse that was moved by less between button down and up was clicked."""
 LOOK_AGAIN_SECONDS = 0.2
+READING_SECONDS = 1.0
+"""Between two frames while long curves are read for the first time: each would be another picture, of half the data."""
 
 
 class ChartScreen(BaseScreen):
@@ -48,6 +51,7 @@ class ChartScreen(BaseScreen):
         self._watched: list[str] | None = None
         """Runs that the poller has been told to follow."""
         self._again: Timer | None = None
+        self._drawn_at = 0.0
         self._grabbed: tuple[int, int] | None = None
 
     # ------------------------------------------------------------ of the screen at hand
@@ -119,12 +123,22 @@ class ChartScreen(BaseScreen):
         if not self.is_mounted:
             return
         self._watched = self.wanted_curves() if self.bench.base_screen() is self else None
+        self._drawn_at = time.monotonic()
         if self.is_current and not self.tailed() and self._again is None:
             self._again = self.set_timer(LOOK_AGAIN_SECONDS, self._look_again)
 
     def _look_again(self) -> None:
         self._again = None
-        if self.is_current:
+        if not self.is_current:
+            return
+        if self.tailed() or time.monotonic() - self._drawn_at >= READING_SECONDS:
+            self.refresh_all()
+        else:
+            self._again = self.set_timer(LOOK_AGAIN_SECONDS, self._look_again)
+
+    def changed_curves(self, run_ids: frozenset[str]) -> None:
+        """Some of the curves have grown; while they are read for the first time, the look that is due will draw them."""
+        if not run_ids.isdisjoint(self.wanted_curves()) and (self._again is None or self.tailed()):
             self.refresh_all()
 
     # ------------------------------------------------------------ drawing

@@ -77,11 +77,6 @@ class CompareDrawing(ChartScreen):
                 model.forget_scale()
             self.skip = 0
 
-    def changed_curves(self, run_ids: frozenset[str]) -> None:
-        """Some of the curves have grown."""
-        if any(row.run_id in run_ids for row in self.choice.rows):
-            self.refresh_all()
-
     def refresh_all(self) -> None:
         """Also choose between beside and below."""
         if self.is_mounted:

@@ -160,11 +160,6 @@ class RunScreen(ChartScreen):
             return "this run was published without a curve"
         return "nothing measured yet"
 
-    def changed_curves(self, run_ids: frozenset[str]) -> None:
-        """The curve has grown."""
-        if self.run_id in run_ids:
-            self.refresh_all()
-
     def draw(self) -> None:
         """Facts, charts, log."""
         self.set_class(self.size.width < 100, "narrow")
