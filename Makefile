@@ -49,6 +49,8 @@ bench: install
 
 faults: install
 	OPTSWEEP_FAULTS=20 $(BIN)/python -m pytest -q tests/e2e/test_kill.py
+	OPTSWEEP_RESUME_KILLS=20 OPTSWEEP_RESUME_STEPS=400 $(BIN)/python -m pytest -q --timeout 7200 tests/e2e/test_certificates.py -k killed
+	OPTSWEEP_JAX_RULES=all OPTSWEEP_JAX_RULE_STEPS=14 $(BIN)/python -m pytest -q --timeout 7200 tests/jax
 	OPTSWEEP_FUZZ=20000 $(BIN)/python -m pytest -q tests/store/test_import_marin.py tests/store/test_import_files.py \
 		tests/store/test_import_logs.py tests/store/test_import_olmo.py tests/store/test_export_bundle.py -k mutated
 	OPTSWEEP_STORE_KILLS=200 $(BIN)/python -m pytest -q -s --timeout 7200 tests/store/test_store_crash.py -k killed_collectors

@@ -10,6 +10,7 @@ HERE = Path(__file__).resolve().parent
 ORDER = (
     "startup.py",
     "train_speed.py",
+    "jax_speed.py",
     "ingest.py",
     "live_curves.py",
     "analysis_speed.py",

@@ -43,7 +43,7 @@ def dataset(root: Path) -> Any:
     return data.find("embedded", root) or data.prepare("embedded", root)
 
 
-def spec_of(name: str, root: Path) -> Any:
+def spec_of(name: str, root: Path, engine: str = "torch") -> Any:
     """Two thousand steps of a shape with adamw: a metric line every ten, as often as the yardstick reads its loss."""
     from optsweep_engines.models import model
     from optsweep_engines.optimizers.catalogue import resolve_knobs
@@ -51,7 +51,7 @@ def spec_of(name: str, root: Path) -> Any:
 
     entry = model(name)
     return RunSpec(
-        engine="torch",
+        engine=engine,
         optimizer="adamw",
         hyperparameters=resolve_knobs("adamw", {"lr": 6e-4}, entry.schedule),
         model=entry.name,
@@ -152,9 +152,6 @@ class TurnLog:
 
 def worker(variant: str, name: str, root: Path) -> None:
     """Reads a number of steps per line, answers with their CPU-seconds and those inside bare steps, until stdin ends."""
-    import torch
-
-    torch.set_num_threads(1)
     left, started, inside = 0, 0.0, 0.0
 
     def step_done() -> None:
@@ -170,6 +167,26 @@ def worker(variant: str, name: str, root: Path) -> None:
         left, inside = int(line), 0.0
         started = time.process_time()
 
+    if variant == "jax":
+        import jax
+
+        from optsweep_engines.jax_engine import JaxEngine
+        from optsweep_engines.jax_engine.train import Trainer as JaxTrainer
+
+        dispatched = JaxTrainer.step
+
+        def waited(trainer: JaxTrainer, step: int) -> Any:
+            result = dispatched(trainer, step)
+            if left == 1:  # the last step of a turn: nothing may be computed in the turns of others
+                jax.block_until_ready(trainer.params)
+            return result
+
+        JaxTrainer.step = waited  # type: ignore[method-assign]
+        with tempfile.TemporaryDirectory() as folder:
+            JaxEngine().train(spec_of(name, root, "jax"), TurnLog(Path(folder), root, step_done))
+    import torch
+
+    torch.set_num_threads(1)
     if variant == "engine":
         from optsweep_engines.torch_engine import TorchEngine
         from optsweep_engines.torch_engine.train import Trainer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import statistics
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from optsweep_engines.engine import engine_names
 from optsweep_tui import flow, packs
 from optsweep_tui.core import RunSpec
 from optsweep_tui.errors import OptsweepError, UnknownName
@@ -37,8 +39,6 @@ def measured(
     Raises:
         OptsweepError: nothing to measure, or an engine could not.
     """
-    from optsweep_engines.engine import engine_names
-
     for name in engines:
         if name not in engine_names():
             raise UnknownName("engine", name, engine_names())
@@ -56,7 +56,7 @@ def measured(
             dataclasses.replace(spec, tokens=STEPS * spec.tokens_per_step)
             for spec in flow.plan(workspace, request, prepare=True).specs
         ]
-        variants = [{"name": spec.optimizer, "spec": spec.to_dict()} for spec in specs]
+        variants: list[dict[str, Any]] = [{"name": spec.optimizer, "spec": spec.to_dict()} for spec in specs]
         if pack:
             variants = [variants[0], {**variants[0], "pack": pack}]
         say(f"{engine}: {', '.join(spec.optimizer for spec in specs)} on {model}, {TURNS} turns each")
@@ -68,8 +68,6 @@ def measured(
 
 def installed(engine: str) -> bool:
     """Whether its library is here."""
-    import importlib.util
-
     library = flow.ENGINE_LIBRARY.get(engine)
     return library is None or importlib.util.find_spec(library) is not None
 
@@ -115,9 +113,12 @@ def _rows(found: dict[str, Any], specs: Sequence[RunSpec]) -> list[dict[str, Any
             "roof_flops": found["roof_flops"],
             "versions": found["versions"],
             **{key: value for key, value in figure.items() if key not in ("variant", "turns")},
-            "overhead": figure["step_seconds"] / base["step_seconds"] - 1 if figure["pack"] == 1 and figure is not base else None,
+            "overhead": figure["step_seconds"] / base["step_seconds"] - 1
+            if figure["pack"] == 1 and figure is not base
+            else None,
             "pack_gain": statistics.median(
-                figure["pack"] * alone / together for alone, together in zip(base["turns"], figure["turns"], strict=True)
+                figure["pack"] * alone / together
+                for alone, together in zip(base["turns"], figure["turns"], strict=True)
             )
             if figure["pack"] > 1
             else None,

@@ -21,7 +21,11 @@ GAIN = 1.05
 
 def key(spec: RunSpec) -> Any:
     """Runs of one key differ by plain numbers and seeds only; the engine looks at the numbers that steer a rule itself."""
-    fixed = tuple((knob, value) for knob, value in spec.hyperparameters.items() if not isinstance(value, float | int) or isinstance(value, bool))
+    fixed = tuple(
+        (knob, value)
+        for knob, value in spec.hyperparameters.items()
+        if not isinstance(value, float | int) or isinstance(value, bool)
+    )
     return (
         spec.engine, spec.optimizer, spec.optimizer_file_hash, spec.shape, spec.seq_len, spec.batch_size, spec.accumulation,
         spec.dtype, spec.tokens, spec.dataset_hash, spec.validation_tokens, spec.validation_interval, fixed,

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -122,7 +122,7 @@ def main() -> int:
     for item in json.load(sys.stdin):
         request = Request(**item)
         arrays, versions = trained(request)
-        np.savez(request.answer, **arrays)
+        np.savez(request.answer, **cast(Any, arrays))
         print(json.dumps(versions), flush=True)
     return 0
 

@@ -106,12 +106,12 @@ class Shim:
             if self._engine is not None:  # it may be training still: what is said to have ended must have ended
                 self._engine.close()
                 self._engine = None
-            ending = {"returncode": None, "signal": None, "reason": "failed", "error": f"shim: {error}"}
+            ending: dict[str, Any] = {"returncode": None, "signal": None, "reason": "failed", "error": f"shim: {error}"}
             endings = [dict(ending) for _ in locks]
-        for (path, lock), ending in zip(locks.items(), endings, strict=True):
-            ending |= {"ended_at": time.time(), "seconds": round(time.monotonic() - started, 3)}
+        for (path, lock), body in zip(locks.items(), endings, strict=True):
+            body |= {"ended_at": time.time(), "seconds": round(time.monotonic() - started, 3)}
             try:
-                folder.write_reserved(path / folder.EXIT, ending)
+                folder.write_reserved(path / folder.EXIT, body)
             finally:
                 os.close(lock)
         return True

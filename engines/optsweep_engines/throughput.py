@@ -82,7 +82,12 @@ def measured(request: dict[str, Any]) -> dict[str, Any]:
     engine: Any = load_engine(request["engine"])
     log = NoLog(
         Request(
-            engine=request["engine"], spec={}, data_root=request["data_root"], device=request["device"], steps=0, answer=""
+            engine=request["engine"],
+            spec={},
+            data_root=request["data_root"],
+            device=request["device"],
+            steps=0,
+            answer="",
         )
     )
     runs = [Turns(engine, Variant(**variant), log) for variant in request["variants"]]

@@ -162,6 +162,8 @@ def _differing_losses(straight: Path, killed: Path) -> list[int]:
 
 
 def _last_line(path: Path) -> str:
-    target = max(path.glob(f"a*/{folder.LOG}"), key=lambda log: log.stat().st_mtime, default=path) if path.is_dir() else path
+    target = (
+        max(path.glob(f"a*/{folder.LOG}"), key=lambda log: log.stat().st_mtime, default=path) if path.is_dir() else path
+    )
     lines = target.read_text(encoding="utf-8", errors="replace").strip().splitlines() if target.is_file() else []
     return lines[-1] if lines else "it left no word"

@@ -70,7 +70,7 @@ def _show(rows: list[dict[str, Any]], pack: int | None) -> None:
         ],
         left=(0, 1),
     )
-    for engine, roof in dict((row["engine"], row["roof_flops"]) for row in rows).items():
+    for engine, roof in {row["engine"]: row["roof_flops"] for row in rows}.items():
         print(f"roof of {engine}: {roof / 1e9:.0f} GFLOP/s, a plain matrix product in fp32")
     if pack:
         gain = rows[-1]["pack_gain"]

@@ -88,5 +88,9 @@ def _show(found: dict[str, Any]) -> None:
         print("all started from one eigenbasis: that of a first Gram matrix is free where its eigenvalues are equal")
     for name, versions in found["versions"].items():
         print(f"{name}: {', '.join(f'{key} {value}' for key, value in versions.items() if key != 'code')}")
-    why = f": {len(found['steps_outside'])} steps outside, the first is {found['steps_outside'][0]}" if found["steps_outside"] else ""
+    why = (
+        f": {len(found['steps_outside'])} steps outside, the first is {found['steps_outside'][0]}"
+        if found["steps_outside"]
+        else ""
+    )
     print(f"\nverdict: {found['verdict']}{why}\nkept in {found['file']}")

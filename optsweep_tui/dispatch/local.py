@@ -45,9 +45,7 @@ class LocalDispatcher:
         self._queued: dict[str, RunState] = {}
         """Runs that the last look found queued: thousands of them cost one look at two files each."""
 
-    def submit(
-        self, run_ids: Iterable[str], *, asked: bool = False, packs: Sequence[Sequence[str]] = ()
-    ) -> list[str]:
+    def submit(self, run_ids: Iterable[str], *, asked: bool = False, packs: Sequence[Sequence[str]] = ()) -> list[str]:
         """Open and queue the next attempt of every run that should have one.
 
         The attempt's folder is made exclusively, so two controllers open one attempt; its intent is on disk before its
@@ -55,7 +53,7 @@ class LocalDispatcher:
         """
         self._queue.mkdir(mode=0o700, parents=True, exist_ok=True)
         queued = {name.partition(".")[2] for name in os.listdir(self._queue)}
-        submitted = []
+        submitted: list[str] = []
         together = {run_id: [f"{member}.a1" for member in pack] for pack in packs for run_id in pack}
         if together:
             submitted, run_ids = self._submit_packs(packs, together, run_ids)
@@ -92,7 +90,8 @@ class LocalDispatcher:
 
         The intents of a pack are all on disk before its first queue entry: a worker sees it whole.
         """
-        wanted, submitted = list(run_ids), []
+        wanted = list(run_ids)
+        submitted: list[str] = []
         for pack in packs:
             opened = []
             for run_id in pack:

@@ -19,9 +19,7 @@ class Dispatcher(Protocol):
 
     host: Host
 
-    def submit(
-        self, run_ids: Iterable[str], *, asked: bool = False, packs: Sequence[Sequence[str]] = ()
-    ) -> list[str]:
+    def submit(self, run_ids: Iterable[str], *, asked: bool = False, packs: Sequence[Sequence[str]] = ()) -> list[str]:
         """Open the next attempt of each run that needs one, intent first, and queue it; returns the ids queued.
 
         `asked`: the user wants another attempt, whatever the state and the count of failures say. `packs`: runs whose

@@ -209,10 +209,10 @@ def test_a_users_own_rule_is_compiled_and_a_torch_class_is_refused(
     import hashlib
 
     text = (
-        "def plain(xp, param, grad, state, step, hp, *, lr, weight_decay=0.0):\n"
-        "    return param * (1 - lr * weight_decay) - lr * grad, state\n"
-        "import torch\nclass Mine(torch.optim.SGD):\n    pass\n"
-    ).encode()
+        b"def plain(xp, param, grad, state, step, hp, *, lr, weight_decay=0.0):\n"
+        b"    return param * (1 - lr * weight_decay) - lr * grad, state\n"
+        b"import torch\nclass Mine(torch.optim.SGD):\n    pass\n"
+    )
     (tmp_path / "optimizer.py").write_bytes(text)
     digest = hashlib.sha256(text).hexdigest()
     run = toy(dataset, "sgd", knobs={"momentum": 0.0}, tokens=3 * 64)

@@ -20,7 +20,9 @@ STEPS = 8
 
 
 def toy(dataset: PreparedDataset, optimizer: str = "adamw", seed: int = 0, **knobs: Any) -> RunSpec:
-    return spec(dataset, optimizer, knobs=knobs, tokens=STEPS * 64, validation_interval=4, seed=seed).replace(engine="jax")
+    return spec(dataset, optimizer, knobs=knobs, tokens=STEPS * 64, validation_interval=4, seed=seed).replace(
+        engine="jax"
+    )
 
 
 def losses(log: FolderLog) -> list[Any]:
@@ -46,7 +48,11 @@ def test_replicas_equal_their_unpacked_twins(dataset: PreparedDataset, data_root
     for index, run in enumerate(runs):
         alone_log = FolderLog(tmp_path / f"alone-{index}", data_root)
         alone = load_engine("jax").train(run, alone_log)
-        assert (records[index].run_id, records[index].status, records[index].steps) == (run.run_id, alone.status, alone.steps)
+        assert (records[index].run_id, records[index].status, records[index].steps) == (
+            run.run_id,
+            alone.status,
+            alone.steps,
+        )
         if index < 3:
             mine, theirs = (np.array(losses(log), float) for log in (logs[index], alone_log))
             assert np.nanmax(np.abs(mine - theirs)) <= 1e-5
@@ -67,7 +73,9 @@ def test_a_pack_in_pieces_equals_the_straight_one(dataset: PreparedDataset, data
     assert [record.parameters_sha256 for record in resumed] == [record.parameters_sha256 for record in straight]
 
 
-def test_runs_that_do_not_go_together_are_trained_apart(dataset: PreparedDataset, data_root: Path, tmp_path: Path) -> None:
+def test_runs_that_do_not_go_together_are_trained_apart(
+    dataset: PreparedDataset, data_root: Path, tmp_path: Path
+) -> None:
     runs = [toy(dataset, lr=0.01), toy(dataset, "lion", lr=0.001), toy(dataset, lr=0.02)]
     records, _ = packed(runs, tmp_path, data_root)
     assert [record.status for record in records] == ["done"] * 3
@@ -78,9 +86,14 @@ def test_runs_that_do_not_go_together_are_trained_apart(dataset: PreparedDataset
     assert sizes == [2, 1, 2]
 
 
-def test_a_cancelled_replica_ends_and_the_others_go_on(dataset: PreparedDataset, data_root: Path, tmp_path: Path) -> None:
+def test_a_cancelled_replica_ends_and_the_others_go_on(
+    dataset: PreparedDataset, data_root: Path, tmp_path: Path
+) -> None:
     runs = [toy(dataset, lr=0.01), toy(dataset, lr=0.02)]
-    logs = [FolderLog(tmp_path / "0", data_root), FolderLog(tmp_path / "1", data_root, stop=lambda asked: "cancelled" if asked > 3 else None)]
+    logs = [
+        FolderLog(tmp_path / "0", data_root),
+        FolderLog(tmp_path / "1", data_root, stop=lambda asked: "cancelled" if asked > 3 else None),
+    ]
     first, second = train_pack(runs, logs)
     assert first is not None and second is not None
     assert (first.status, first.steps) == ("done", STEPS)

@@ -8,11 +8,11 @@ import os
 import platform
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 import numpy
 import optax
 
@@ -62,6 +62,23 @@ def opened(name: str) -> list[jax.Device]:
     return found
 
 
+@functools.cache
+def model_options(platform_name: str) -> dict[str, Any] | None:
+    """Compiler options for the programs of the model; None: the compiler's own.
+
+    On a CPU XLA puts products into the kernels of YNNPACK with what follows them; its older ones were 1.1 to 1.15 times as
+    fast on an AVX2 processor (benchmarks/jax_speed.md). A compiler that does not know the option goes without.
+    """
+    if platform_name != "cpu":
+        return None
+    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=options)(jax.device_put(numpy.float32(0), jax.devices("cpu")[0]))
+    except Exception:  # whatever another version of the compiler raises
+        return None
+    return options
+
+
 def matmul_flops(name: str, size: int = 1024, rounds: int = 5) -> float:
     """FLOP/s of a plain fp32 product of square matrices, the best of some rounds."""
     place = opened(name)[0]
@@ -88,7 +105,7 @@ def use_compilation_cache() -> None:
     In JAX_COMPILATION_CACHE_DIR where that is set, else in the user's cache folder, one per kind of processor: a program
     for one may crash another.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         named = os.environ.get("XDG_CACHE_HOME", "")
         base = Path(named) if named.startswith("/") else Path.home() / ".cache"
         mark = hashlib.sha256(f"{platform.machine()} {cpu_name()} {_cpu_flags()}".encode()).hexdigest()[:12]
@@ -125,7 +142,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": version("jaxlib"),
         "optax": optax.__version__,
         "numpy": numpy.__version__,
     }

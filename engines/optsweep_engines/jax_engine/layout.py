@@ -97,8 +97,10 @@ class Layout:
     def batch(self, array: np.ndarray[Any, Any]) -> jax.Array:
         """Sequences [B, T] on the devices."""
         if not self.spread:
-            return jax.device_put(array, self.devices[0])
-        return laid_out(array, self.rows(len(array)))
+            single: jax.Array = jax.device_put(array, self.devices[0])
+            return single
+        whole: jax.Array = laid_out(array, self.rows(len(array)))
+        return whole
 
 
 def layout(devices: Sequence[jax.Device], mesh: str | None, rows: int) -> Layout:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optsweep_engines.jax_engine import pieces
 from optsweep_engines.jax_engine.loss import cross_entropy, plain_cross_entropy
 from optsweep_engines.spec import ModelShape
 
@@ -39,13 +40,17 @@ class Decoder:
         *,
         platform: str = "cpu",
         unrolled: bool | None = None,
+        smooth: bool = False,
     ) -> None:
         """Tables of the rotary angles, as constants of the program.
 
         Args:
             platform: "cpu", "gpu" or "tpu".
             unrolled: the layers one after the other in the program; False: one layer in a scan; None: by their number.
+            smooth: without gradients of its own, so that it can be differentiated twice.
         """
+        self.linear = pieces.plain_linear if smooth else pieces.linear
+        self.gated = pieces.plain_gated if smooth else pieces.gated
         self.shape = shape
         self.dtype = dtype
         self.unrolled = shape.layers <= UNROLLED_LAYERS[platform] if unrolled is None else unrolled
@@ -61,7 +66,7 @@ class Decoder:
         return cross_entropy(hidden_BTW.reshape(-1, self.shape.width), self.head(params), y_BT.reshape(-1))
 
     def smooth_loss(self, params: Params, x_BT: jax.Array, y_BT: jax.Array) -> jax.Array:
-        """The same, all of its logits at once: it can be differentiated twice."""
+        """The same, all of its logits at once; of a smooth decoder it can be differentiated twice."""
         hidden_BTW = self.hidden(params, x_BT)
         return plain_cross_entropy(hidden_BTW.reshape(-1, self.shape.width), self.head(params), y_BT.reshape(-1))
 
@@ -111,11 +116,10 @@ class Decoder:
         def split(y_BTW: jax.Array) -> jax.Array:
             return y_BTW.reshape(batch, tokens, heads, width // heads).swapaxes(1, 2)
 
-        q_BHTD = self.rotated(split(x_BTW @ weights["q"].T))
-        k_BHTD = self.rotated(split(x_BTW @ weights["k"].T))
-        y_BHTD = self.attended(q_BHTD, k_BHTD, split(x_BTW @ weights["v"].T))
-        out: jax.Array = y_BHTD.swapaxes(1, 2).reshape(batch, tokens, width) @ weights["attention_out"].T
-        return out
+        q_BHTD = self.rotated(split(self.linear(x_BTW, weights["q"])))
+        k_BHTD = self.rotated(split(self.linear(x_BTW, weights["k"])))
+        y_BHTD = self.attended(q_BHTD, k_BHTD, split(self.linear(x_BTW, weights["v"])))
+        return self.linear(y_BHTD.swapaxes(1, 2).reshape(batch, tokens, width), weights["attention_out"])
 
     def attended(self, q_BHTD: jax.Array, k_BHTD: jax.Array, v_BHTD: jax.Array) -> jax.Array:
         """softmax(q k / sqrt(D)) v over the tokens up to each; divided by the sum after the product, T / D times fewer."""
@@ -138,6 +142,5 @@ class Decoder:
 
     def mlp(self, x_BTW: jax.Array, weights: Params) -> jax.Array:
         """SwiGLU."""
-        gated_BTM = jax.nn.silu(x_BTW @ weights["mlp_gate"].T) * (x_BTW @ weights["mlp_up"].T)
-        out: jax.Array = gated_BTM @ weights["mlp_out"].T
-        return out
+        gated_BTM = self.gated(self.linear(x_BTW, weights["mlp_gate"]), self.linear(x_BTW, weights["mlp_up"]))
+        return self.linear(gated_BTM, weights["mlp_out"])

@@ -20,6 +20,7 @@ import numpy as np
 
 from optsweep_engines import data
 from optsweep_engines.engine import RunLog
+from optsweep_engines.jax_engine.device import model_options
 from optsweep_engines.jax_engine.optimizer import Events
 from optsweep_engines.jax_engine.programs import ModelKey, Update, decoder, exact_scalars, gradients
 from optsweep_engines.jax_engine.train import Trainer, facts, placed
@@ -68,7 +69,13 @@ def step_program(key: ModelKey, update: Update, count: int) -> Callable[..., Any
     """One step of every replica, compiled: (params, states, x, y, step, common, own; events)."""
 
     def one(
-        params: Any, states: Any, x_BT: jax.Array, y_BT: jax.Array, numbers: Mapping[str, Any], step: Any, events: Events
+        params: Any,
+        states: Any,
+        x_BT: jax.Array,
+        y_BT: jax.Array,
+        numbers: Mapping[str, Any],
+        step: Any,
+        events: Events,
     ) -> Any:
         loss, grads, norm = gradients(key, params, x_BT, y_BT, numbers["max_grad_norm"])
         given = {name: value for name, value in numbers.items() if name not in ("lr", "max_grad_norm")}
@@ -82,14 +89,15 @@ def step_program(key: ModelKey, update: Update, count: int) -> Callable[..., Any
         arrays = {name: weak_array(values, count) for name, values in own.items()}
 
         def of_replica(part: Any) -> Any:
-            return one(*part[:4], {**common, **part[4]}, step, events)
+            return one(part[0], part[1], part[2], part[3], {**common, **part[4]}, step, events)
 
         parts = (params, states, x_KBT, y_KBT, arrays)
         if key.layout.platform == "cpu":
             return jax.lax.map(of_replica, parts)
         return jax.vmap(of_replica)(parts)
 
-    return jax.jit(program, static_argnames="events", donate_argnums=(0, 1))
+    options = model_options(key.layout.platform)
+    return jax.jit(program, static_argnames="events", donate_argnums=(0, 1), compiler_options=options)
 
 
 @functools.lru_cache(maxsize=32)
@@ -100,10 +108,12 @@ def loss_program(key: ModelKey) -> Callable[..., Any]:
     def program(params: Any, x_BT: jax.Array, y_BT: jax.Array) -> jax.Array:
         with jax.default_matmul_precision("highest" if key.dtype == "fp32" else "default"):
             if key.layout.platform == "cpu":
-                return jax.lax.map(lambda values: model.loss(values, x_BT, y_BT), params)
-            return jax.vmap(lambda values: model.loss(values, x_BT, y_BT))(params)
+                one_by_one: jax.Array = jax.lax.map(lambda values: model.loss(values, x_BT, y_BT), params)
+                return one_by_one
+            together: jax.Array = jax.vmap(lambda values: model.loss(values, x_BT, y_BT))(params)
+            return together
 
-    return jax.jit(program)
+    return jax.jit(program, compiler_options=model_options(key.layout.platform))
 
 
 class Pack:
@@ -157,7 +167,7 @@ class Pack:
         for start in range(0, len(x), rows):
             inputs, targets = (part[start : start + rows].astype(np.int32) for part in (x, y))
             found.append((program(params, inputs, targets), len(inputs)))
-        totals = sum(np.asarray(losses, np.float64) * count for losses, count in found) / len(x)
+        totals = np.sum([np.asarray(losses, np.float64) * count for losses, count in found], axis=0) / len(x)
         return [float(value) for value in totals]
 
     def spread(self) -> None:
@@ -177,9 +187,7 @@ class Member(Account):
     def close(self, status: Any, error: object = None) -> None:
         """End it, with the parameters that its trainer holds now."""
         known = {**facts(self.trainer.layout.devices, self.trainer)}
-        self.ended = self.record(
-            status, error, {**known, "parameters_sha256": self.trainer.parameters_sha256()}
-        )
+        self.ended = self.record(status, error, {**known, "parameters_sha256": self.trainer.parameters_sha256()})
 
 
 def train_pack(specs: Sequence[RunSpec], logs: Sequence[RunLog]) -> list[RunRecord | None]:

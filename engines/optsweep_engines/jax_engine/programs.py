@@ -16,12 +16,13 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from optsweep_engines.jax_engine.device import model_options
 from optsweep_engines.jax_engine.layout import Layout, pinned
 from optsweep_engines.jax_engine.model import Decoder
 from optsweep_engines.jax_engine.optimizer import Events, Optimizer, States
 from optsweep_engines.models import parameter_table
 from optsweep_engines.optimizers.base import OptimizerEntry
-from optsweep_engines.spec import ModelShape, RunSpec, Scalar
+from optsweep_engines.spec import ModelShape, RunSpec
 
 # As torch.nn.utils.clip_grad_norm_.
 CLIP_EPSILON = 1e-6
@@ -98,7 +99,7 @@ def gradients_program(key: ModelKey) -> Callable[..., Any]:
         loss, grads, norm = gradients(key, params, x_BT, y_BT, max_norm)
         return loss, pinned(grads, shardings) if key.layout.spread else grads, norm
 
-    return jax.jit(program)
+    return jax.jit(program, compiler_options=model_options(key.layout.platform))
 
 
 @functools.lru_cache(maxsize=64)
@@ -110,7 +111,7 @@ def loss_program(key: ModelKey) -> Callable[..., Any]:
         with jax.default_matmul_precision("highest" if key.dtype == "fp32" else "default"):
             return model.loss(params, x_BT, y_BT)
 
-    return jax.jit(program)
+    return jax.jit(program, compiler_options=model_options(key.layout.platform))
 
 
 # ---------------------------------------------------------------- the update
@@ -142,7 +143,7 @@ def numbers(optimizer: Optimizer, traced: frozenset[str]) -> Given:
     """The values of traced knobs. A knob that some group overrides is a constant, so one value per name will do."""
     found: Given = {}
     for name, hp in optimizer.hps.items():
-        found |= {knob: float(hp.knobs[knob]) for knob in traced & hp.knobs.keys()}
+        found |= {knob: float(hp.knobs[knob] or 0.0) for knob in traced & hp.knobs.keys()}
         if "lr of" in traced:
             found[f"lr of {name}"], found[f"decay of {name}"] = float(hp.lr), float(hp.weight_decay)
     return found

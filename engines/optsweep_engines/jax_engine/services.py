@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optsweep_engines.jax_engine.model import Decoder
-from optsweep_engines.jax_engine.programs import ModelKey, decoder, exact_scalars
+from optsweep_engines.jax_engine.programs import ModelKey, compute_type, decoder, exact_scalars
 from optsweep_engines.models import parameter_table
 from optsweep_engines.optimizers import noise
 from optsweep_engines.spec import RunSpec
@@ -73,7 +73,8 @@ class Services:
         rows = len(x_BT) // count
         parts = [slice(start, start + rows) for start in range(0, len(x_BT), rows)]
         found = [of(params, x_BT[part], y_BT[part]) for part in parts]
-        return jax.tree.map(lambda *values: sum(value / count for value in values), *found)
+        mean: dict[str, jax.Array] = jax.tree.map(lambda *values: sum(value / count for value in values), *found)
+        return mean
 
 
 @functools.lru_cache(maxsize=64)
@@ -111,7 +112,7 @@ def sampled_program(key: ModelKey) -> Callable[..., dict[str, jax.Array]]:
 @functools.lru_cache(maxsize=16)
 def hessian_program(key: ModelKey) -> Callable[..., dict[str, jax.Array]]:
     """u * (H u) by name, u standard normal: the diagonal of the Hessian of the mean loss, in expectation."""
-    model = decoder(key)
+    model = Decoder(key.shape, key.seq_len, compute_type(key.dtype), platform=key.layout.platform, smooth=True)
 
     def program(params: Any, probes: Any, x_BT: jax.Array, y_BT: jax.Array) -> dict[str, jax.Array]:
         with jax.default_matmul_precision("highest" if key.dtype == "fp32" else "default"):

@@ -1,8 +1,9 @@
-"""One process of a run over several: `python -m optsweep_engines.jax_engine.worker ATTEMPT --coordinator H:P --processes N --process I`.
+"""One process of a run over several: `python -m optsweep_engines.jax_engine.worker ATTEMPT --coordinator H:P ...`.
 
-Every process calls the same command with its own number; on a TPU pod slice each worker calls it without any, JAX finds the
-others itself. Process 0 alone writes into the attempt's folder; the others read the spec, the shards and the checkpoints,
-which have to lie where all can see them. What depends on a clock or a signal is decided by process 0 for all.
+Every process calls the same command, with --processes N and its own number --process I; on a TPU pod slice each worker
+calls it without any, JAX finds the others itself. Process 0 alone writes into the attempt's folder; the others read the
+spec, the shards and the checkpoints, which have to lie where all can see them. What depends on a clock or a signal is
+decided by process 0 for all.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ class TorchEngine:
 
     def trainer(self, spec: RunSpec, log: RunLog) -> Any:
         """The trainer of a spec at its first step."""
-        from optsweep_engines.torch_engine.train import Trainer, opened  # noqa: PLC0415
+        from optsweep_engines.torch_engine.device import opened  # noqa: PLC0415
+        from optsweep_engines.torch_engine.train import Trainer  # noqa: PLC0415
 
         return Trainer(spec, log.data_root, opened(log.device, log.threads), log.optimizer_file)
 

@@ -41,6 +41,7 @@ class Trainer:
         require_trainable(spec)
         self.spec = spec
         self.device = device
+        assert spec.dataset_hash is not None
         self.dataset = data.open_dataset(data_root, spec.dataset, spec.dataset_hash)
         if self.dataset.vocab_size > spec.shape.vocab_size:
             raise ValueError(
