@@ -131,7 +131,7 @@ muon,law,300000000,8,48000000000,1.2,done,0,c4,cosine
 muon,law,300000000,4,24000000000,3.06,done,0,elsewhere,cosine
 muon,law,300000000,2,12000000000,3.13,done,0,c4,cosine
 lion,law,300000000,4,24000000000,138000000000000,done,0,c4,cosine
-sgd,law,300000000,,0,3.1,done,0,c4,cosine
+sgd,law,300000000,,,3.1,done,0,c4,cosine
 adamw,flat,300000000,1,6000000000,3.0,done,0,c4,cosine
 adamw,flat,300000000,2,12000000000,3.0,done,0,c4,cosine
 adamw,flat,300000000,4,24000000000,3.0,done,0,c4,cosine

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from optsweep_tui import flow, published, settings
 from optsweep_tui.app.feed import Feed
-from optsweep_tui.app.model import Snapshot, counts, matches, matrix
+from optsweep_tui.app.model import Snapshot, counts, matrix
+from optsweep_tui.app.runfilter import compiled
 from optsweep_tui.app.views import runs as views
 
 
@@ -32,4 +33,4 @@ def test_the_app_shows_the_published_study(tmp_path: Path) -> None:
     for row in seen.rows:
         assert len(views.cells(row, columns, marked=False)) == len(columns)
         assert views.preview(row, None, 100)
-    assert sum(matches(row, "state:nan") for row in seen.rows) == 5
+    assert sum(map(compiled("state:nan"), seen.rows)) == 5
