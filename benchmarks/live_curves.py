@@ -2,7 +2,8 @@
 
 In this process: redraw of 50 curves x 10,000 points at 120x40, memory of 50 runs x 100,000 points x 3 metrics. In a
 terminal of its own (a pty, truecolor): first paint with 1,000 runs, bytes per frame while one or all of ten curves
-grow, key to paint, and processor time with nothing running and with 50 live runs.
+grow, key to paint, and processor time with nothing running and with 50 live runs. The run table with 100,000 rows, and
+500 live runs that write two points a second each: key to paint, processor time and growth of memory.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ LIMITS = {
     "cpu_idle_percent": 2.0,
     "cpu_live_50_percent": 15.0,
     "memory_50x100k_mb": 300.0,
+    "table_100k_first_paint_ms": 300.0,
+    "crowd_key_to_paint_p95_ms": 80.0,
+    "cpu_crowd_500_percent": 25.0,
+    "crowd_growth_mb": 20.0,
 }
 """Budgets of the design notes."""
 
@@ -304,6 +309,106 @@ def live(root: Path, count: int, points: int, seconds: float) -> dict[str, float
     return _closed(planted, found)
 
 
+def table() -> dict[str, float]:
+    """Processor milliseconds of the interface's thread for the run table with 100,000 rows: shown, sorted, filtered."""
+    import asyncio
+    import dataclasses
+    import gc
+
+    from optsweep_tui import flow, settings
+    from optsweep_tui.app.app import OptsweepApp
+    from optsweep_tui.app.model import RunRow, Snapshot, StudyInfo, cell_order
+    from optsweep_tui.app.screens.runs import RunsScreen
+    from optsweep_tui.core import Cell
+
+    def rows() -> list[RunRow]:
+        made = []
+        for number in range(1000):
+            of = spec(number, 400)
+            line = flow.RunLine(
+                run_id=of.run_id, state="done", optimizer=of.optimizer, model=of.model, chinchilla=of.chinchilla, seed=of.seed,
+                engine="torch", host="local", attempt=1, step=400, steps=400, loss=2.0, tokens_per_second=5e4, eta_seconds=None,
+                lr=float(str(of.hyperparameters["lr"])),
+            )  # fmt: skip
+            made.append(RunRow(line=line, cell=Cell.of(of), studies=("bench",), knobs=of.hyperparameters))
+        return [
+            dataclasses.replace(
+                made[place % 1000],
+                line=dataclasses.replace(
+                    made[place % 1000].line, run_id=f"{place:032x}", loss=2 + place * 7919 % 10007 / 1e4
+                ),
+            ).labelled()
+            for place in range(100_000)
+        ]
+
+    async def measure() -> dict[str, float]:
+        with tempfile.TemporaryDirectory() as name:
+            app = OptsweepApp(settings.workspace(Path(name)), "runs")
+            known = sorted(rows(), key=cell_order)
+            by_id = {row.run_id: row for row in known}
+            everything = Snapshot(rows=tuple(known), studies=(StudyInfo(name="bench"),), read=1, total=1, by_id=by_id)
+            async with app.run_test(size=(WIDTH, HEIGHT)) as pilot:
+                await pilot.pause(0.5)
+                app.feed.stop()
+                screen = app.base_screen()
+                assert isinstance(screen, RunsScreen)
+                gc.collect()  # what was made up above is not part of it
+                found = {}
+                started = time.thread_time()
+                app.on_optsweep_app_snapshot_taken(app.SnapshotTaken(everything))
+                await pilot.pause()
+                found["table_100k_first_paint_ms"] = (time.thread_time() - started) * 1e3
+                assert len(screen.shown) == 100_000
+                started = time.thread_time()
+                screen._sort_by("loss")
+                await pilot.pause()
+                found["table_100k_sort_ms"] = (time.thread_time() - started) * 1e3
+                screen.filter_text = "opt:muon lr>0.002 loss<2.5"
+                started = time.thread_time()
+                screen.draw()
+                await pilot.pause()
+                found["table_100k_filter_ms"] = (time.thread_time() - started) * 1e3
+                return found
+
+    return asyncio.run(measure())
+
+
+def crowd(root: Path, count: int, seconds: float) -> dict[str, float]:
+    """So many live runs of two points a second each, the run table and the chart on the screen in turn."""
+    planted = [plant(root, spec(number, 40_000), 200, alive=True) for number in range(count)]
+    rng, step = random.Random(0), 200
+    found: dict[str, float] = {}
+    with terminal(root) as app:
+        app.read(120, until=b"lr at edge")
+        app.press(b"2")
+        app.quiet(2.0, 60.0)
+
+        def megabytes() -> float:
+            return float(Path(f"/proc/{app.pid}/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+        began, cpu, held = time.perf_counter(), app.cpu_seconds(), megabytes()
+        delays: list[float] = []
+        keys = [(b"j", b"\x1b"), (b"k", b"\x1b")]
+        while time.perf_counter() - began < seconds:
+            due = time.perf_counter() + 0.5
+            step += 1
+            for place, (metrics, _) in enumerate(planted):
+                with open(metrics, "ab") as handle:
+                    handle.write(lines(spec(place, 40_000), step, step, rng))
+            app.read(0.05)
+            key, wanted = keys[len(delays) % 2]
+            started = time.perf_counter()
+            app.press(key)
+            app.read(2, until=wanted)
+            delays.append((time.perf_counter() - started) * 1e3)
+            app.read(max(0.0, due - time.perf_counter()))
+        found[f"cpu_crowd_{count}_percent"] = 100 * (app.cpu_seconds() - cpu) / (time.perf_counter() - began)
+        found["crowd_key_to_paint_p95_ms"] = statistics.quantiles(delays, n=20)[-1]
+        found["crowd_key_to_paint_median_ms"] = statistics.median(delays)
+        found["crowd_growth_mb"] = megabytes() - held
+    return _closed(planted, found)
+
+
 def _closed(planted: list[tuple[Path, int | None]], found: dict[str, float]) -> dict[str, float]:
     for _, claim in planted:
         if claim is not None:
@@ -325,6 +430,8 @@ def main() -> None:
             **live(Path(name) / "ten", 10, 10_000, seconds),
             **live(Path(name) / "fifty", 50, 10_000, seconds),
             **memory(),
+            **table(),
+            **crowd(Path(name) / "crowd", 500, 30.0 if options.quick else 600.0),
         }
     about = {
         "date": datetime.date.today().isoformat(),

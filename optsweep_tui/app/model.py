@@ -115,16 +115,15 @@ class Snapshot:
 def counts(rows: Iterable[RunRow]) -> Counter[str]:
     """Runs per group of states: run, wait, done, bad, other."""
     found: Counter[str] = Counter()
-    for row in rows:
-        state = row.line.state
+    for state, count in Counter([row.line.state for row in rows]).items():
         if state == "running":
-            found["run"] += 1
+            found["run"] += count
         elif state in WAITING:
-            found["wait"] += 1
+            found["wait"] += count
         elif state in BROKEN:
-            found["bad"] += 1
+            found["bad"] += count
         else:
-            found["done" if state == "done" else "other"] += 1
+            found["done" if state == "done" else "other"] += count
     return found
 
 

@@ -338,3 +338,12 @@ def test_durations_read_like_a_clock(seconds: float | None, text: str) -> None:
 )
 def test_big_numbers_have_three_digits_and_a_prefix(value: float | None, text: str) -> None:
     assert fmt.short(value) == text
+
+
+def test_the_crosshair_survives_a_change_to_a_log_axis_before_the_next_frame() -> None:
+    model = ChartModel()
+    model.frame([Line(run_id="r", series=series([3.0, 2.0, 1.0]), colour="#ffffff", end=2048)], 60, 12)
+    model.crosshair = 0.5
+    before = model.crosshair_x()
+    model.toggle_log("x")
+    assert model.crosshair_x() == before == 1024.0

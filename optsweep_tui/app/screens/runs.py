@@ -131,9 +131,15 @@ class RunsScreen(BaseScreen):
                 "" if bench.snapshot.loading or bench.snapshot.rows else "no runs yet: n or g on screen 1 plans some"
             )
         table.show_order(self.sort, self.descending)
-        cursor = next((place for place, row in enumerate(self.shown) if row.run_id == self._under), None)
-        table.show(columns, len(self.shown), cells, cursor=cursor)
+        table.show(columns, len(self.shown), cells, cursor=self._place())
         self._preview()
+
+    def _place(self) -> int | None:
+        """Where the run under the cursor stands now; mostly where it was."""
+        under, cursor = self._under, self.table.cursor
+        if under is None or (cursor < len(self.shown) and self.shown[cursor].line.run_id == under):
+            return None
+        return next((place for place, row in enumerate(self.shown) if row.line.run_id == under), None)
 
     def _say_wrong(self) -> None:
         """What is wrong with the filter, below the place; the rows of the last right one stay."""
@@ -159,9 +165,10 @@ class RunsScreen(BaseScreen):
         self._asked, self._kept = asked, bench.snapshot
         rows = [row for row in pool if test(row)] if test else list(pool)
         self.shown = runs.ordered(rows, self.sort, self.descending) if self.sort else rows
+        first = self.shown[0].line if self.shown else None
         self._several = (
-            len({row.line.model for row in self.shown}) > 1,
-            len({row.line.seed for row in self.shown}) > 1,
+            first is not None and any(row.line.model != first.model for row in self.shown),
+            first is not None and any(row.line.seed != first.seed for row in self.shown),
         )
 
     @staticmethod

@@ -168,7 +168,7 @@ class ChartModel:
         """Value of x under the crosshair."""
         if self.crosshair is None or self.view is None:
             return None
-        return _between(self.view.x_range, self.crosshair, self.x_log)
+        return _between(self.view.x_range, self.crosshair, self.view.x_log)
 
     def frame(
         self, lines: Sequence[Line], width: int, height: int, full: tuple[float, float] | None = None

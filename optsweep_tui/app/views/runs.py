@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,22 +157,22 @@ def cells(row: RunRow, shown: Sequence[Column], marked: bool) -> list[Span]:
     return spans
 
 
-def ordered(rows: Iterable[RunRow], key: str, descending: bool) -> list[RunRow]:
+def ordered(rows: Sequence[RunRow], key: str, descending: bool) -> list[RunRow]:
     """Rows by a column, equal ones in the order in which they came; those without a value at the end."""
     shown = column_of(key)
     if shown is None:
         return list(rows)
-    present: list[tuple[float | str, RunRow]] = []
-    absent: list[RunRow] = []
-    for row in rows:
-        value = shown.order(row)
-        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-            absent.append(row)
-        else:
-            present.append((value, row))
-    texts = any(isinstance(value, str) for value, _ in present)
-    present.sort(key=lambda item: str(item[0]) if texts else item[0], reverse=descending)
-    return [row for _, row in present] + absent
+    values = list(map(shown.order, rows))  # places are sorted, not pairs: 100,000 tuples cost more than the sorting
+    present = [place for place, value in enumerate(values) if value is not None and value == value and value != ""]
+    if str in set(map(type, values)):
+        values = [str(value) for value in values]
+    if len(present) < len(values):
+        there = set(present)
+        absent = [place for place in range(len(values)) if place not in there]
+    else:
+        absent = []
+    present.sort(key=values.__getitem__, reverse=descending)  # type: ignore[arg-type]
+    return [rows[place] for place in (*present, *absent)]
 
 
 def sparkline(series: Series | None, width: int) -> str:
