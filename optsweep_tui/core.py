@@ -70,7 +70,7 @@ class Host:
     slots: int
     """Runs at a time: CPU cores or GPUs."""
     device: str
-    """"cpu" or "cuda"."""
+    """"cpu", "cuda" or "tpu"."""
     address: str | None = None
 
 

@@ -159,10 +159,16 @@ def cautions(specs: Iterable[RunSpec]) -> list[str]:
 def require_engines(specs: Iterable[RunSpec]) -> None:
     """Raise one clear line when the library of an engine is not installed, before anything is written."""
     for name in sorted({spec.engine for spec in specs}):
-        library = ENGINE_LIBRARY.get(name)
-        if library and importlib.util.find_spec(library) is None:
-            raise OptsweepError(f"engine {name} needs the library {library}, which is not installed here",
-                                f"pip install 'optsweep[{name}]'")  # fmt: skip
+        require_engine(name)
+
+
+def require_engine(name: str) -> None:
+    """Raise where the library of one engine is not installed."""
+    library = ENGINE_LIBRARY.get(name)
+    if library and importlib.util.find_spec(library) is None:
+        raise OptsweepError(
+            f"engine {name} needs the library {library}, which is not installed here", f"pip install 'optsweep[{name}]'"
+        )
 
 
 def rates(workspace: Workspace) -> dict[Any, float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from optsweep_tui.errors import OptsweepError, UnknownName
 
-_KEYS = {"slots", "device", "checkpoint_seconds", "poll_seconds", "sinks"}
+_KEYS = {"slots", "device", "checkpoint_seconds", "poll_seconds", "sinks", "mesh"}
 _APP_TABLES = {"keymap", "tui"}
 """Tables of optsweep.toml that the app reads and checks itself: `app/preferences.py`."""
 
@@ -24,11 +24,13 @@ class Workspace:
     slots: int
     """Runs at a time on this machine."""
     device: str
-    """"cpu", "cuda" or "auto"."""
+    """"cpu", "cuda", "tpu" (all chips of this machine for one run) or "auto"."""
     checkpoint_seconds: float
     """Between two checkpoints of a run."""
     poll_seconds: float
     """Between two looks of the controller at its runs."""
+    mesh: str | None = None
+    """Devices that one run is spread over, "data=4,fsdp=2", on an engine that can; None: the engine's own choice."""
     sinks: tuple[str, ...] = ()
     """Where runs are copied to while they go on: "tensorboard:DIR", "wandb:DIR"; a relative DIR is in the workspace."""
 
@@ -97,6 +99,7 @@ def workspace(root: Path | None = None) -> Workspace:
         device=str(values.get("device", "auto")),
         checkpoint_seconds=float(values.get("checkpoint_seconds", 30.0)),
         poll_seconds=float(values.get("poll_seconds", 0.25)),
+        mesh=values.get("mesh"),
         sinks=tuple(values.get("sinks", ())),
     )
 
@@ -118,6 +121,9 @@ def _read(path: Path) -> dict[str, Any]:
         if key == "device":
             if not isinstance(value, str):
                 raise OptsweepError(f"{path}: device = {value!r} is not a text", 'write device = "cpu"')
+        elif key == "mesh":
+            if not isinstance(value, str):
+                raise OptsweepError(f"{path}: mesh = {value!r} is not a text", 'write mesh = "data=4,fsdp=2"')
         elif key == "sinks":
             if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
                 raise OptsweepError(

@@ -45,14 +45,30 @@ def command(
     if not lines:
         output.say(f"no runs in {place.root}" + (" with that state" if wanted else ". optsweep quickstart makes some"))
         return
+    mixed = len({line.engine for line in lines}) > 1  # two engines: without their names twins look like a repetition
     output.print_table(
-        ["run", "state", "optimizer", "model", "ratio", "lr", "seed", "try", "step", "loss nats", "tok/s", "to go"],
+        [
+            "run",
+            "state",
+            "optimizer",
+            "model",
+            *(["engine"] if mixed else []),
+            "ratio",
+            "lr",
+            "seed",
+            "try",
+            "step",
+            "loss nats",
+            "tok/s",
+            "to go",
+        ],
         [
             (
                 line.run_id[:8],
                 line.state,
                 line.optimizer,
                 line.model,
+                *([line.engine or "·"] if mixed else []),
                 f"{line.chinchilla:g}",
                 output.number(line.lr, 3),
                 output.number(line.seed),
@@ -64,5 +80,5 @@ def command(
             )
             for line in lines
         ],
-        left=(0, 1, 2, 3),
+        left=(0, 1, 2, 3, 4) if mixed else (0, 1, 2, 3),
     )

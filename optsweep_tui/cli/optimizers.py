@@ -34,6 +34,7 @@ def command(
     reference: Annotated[
         str | None, typer.Argument(metavar="FILE:NAME", help="After check: your own optimizer's file and name.")
     ] = None,
+    engine: Annotated[str, typer.Option("--engine", help="After check: on torch or on jax.")] = "torch",
     json_: options.Json = False,
 ) -> None:
     """List the optimizers, or show one: rule, knobs, routing, costs and sources; or check one of your own.
@@ -48,7 +49,7 @@ def command(
     from optsweep_tui.errors import OptsweepError
 
     if name == "check":
-        _check(reference, json_)
+        _check(reference, engine, json_)
         return
     if reference is not None:
         raise OptsweepError(f'"{reference}" is one argument too many', f"optsweep optimizers check {reference}")
@@ -305,13 +306,16 @@ def _show_costs(data: dict[str, Any]) -> None:
 # ---------------------------------------------------------------- check
 
 
-def _check(reference: str | None, json_: bool) -> None:
+def _check(reference: str | None, engine: str, json_: bool) -> None:
     from optsweep_engines.optimizers import user
     from optsweep_engines.optimizers.user_plan import planned
     from optsweep_engines.optimizers.user_probe import ask
-    from optsweep_tui import grid
-    from optsweep_tui.errors import OptsweepError
+    from optsweep_tui import flow, grid
+    from optsweep_tui.errors import OptsweepError, UnknownName
 
+    if engine not in flow.ENGINE_LIBRARY:
+        raise UnknownName("engine", engine, flow.ENGINE_LIBRARY)
+    flow.require_engine(engine)
     if reference is None:
         raise OptsweepError("no optimizer is named", "optsweep optimizers check ./mine.py:MyOptimizer")
     if user.split_reference(reference) is None and not user.is_package(reference):
@@ -321,7 +325,7 @@ def _check(reference: str | None, json_: bool) -> None:
     found: list[dict[str, Any]] = []
     with grid.own_errors():
         entry = planned(reference, grid.HERE)
-        request = {"action": "check", **entry.request}
+        request = {"action": "check", "engine": engine, **entry.request}
         for row in ask(request, reference, CHECK_SECONDS, talk=True):
             found.append(row)
             if not json_:

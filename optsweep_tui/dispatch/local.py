@@ -38,8 +38,11 @@ class LocalDispatcher:
         if workspace.device == "cuda" and not gpus:
             raise OptsweepError("device cuda is asked for, but no NVIDIA GPU is visible here", 'set device = "cpu"')
         self._gpus = gpus
-        slots = len(gpus) if gpus else workspace.slots
-        self.host = Host(name="local", backend="local", slots=slots, device="cuda" if gpus else "cpu")
+        # A run takes all chips of a TPU, and a second process could not open them.
+        self._tpu = workspace.device == "tpu"
+        slots = len(gpus) if gpus else 1 if self._tpu else workspace.slots
+        device = "cuda" if gpus else "tpu" if self._tpu else "cpu"
+        self.host = Host(name="local", backend="local", slots=slots, device=device)
         self._queue = workspace.queue / "local"
         self._workers: list[subprocess.Popen[bytes]] = []
         self._queued: dict[str, RunState] = {}
@@ -120,6 +123,7 @@ class LocalDispatcher:
             "checkpoint_seconds": self._workspace.checkpoint_seconds,
             "asked": asked,
             "submitted_at": time.time(),
+            **({"mesh": self._workspace.mesh} if self._workspace.mesh else {}),
             **({"pack": list(pack)} if len(pack) > 1 else {}),
         }
         folder.write_json(attempt_folder / rundir.INTENT, intent)
@@ -202,7 +206,7 @@ class LocalDispatcher:
         command += ["--runs", str(self._workspace.runs), "--slot", str(slot)]
         if self._gpus:
             command += ["--gpu", self._gpus[slot]]
-        else:
+        elif not self._tpu:
             cores = sorted(os.sched_getaffinity(0))
             command += ["--core", str(cores[slot % len(cores)])]
         log = os.open(self._queue / f"slot-{slot}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

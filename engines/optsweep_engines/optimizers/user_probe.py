@@ -192,7 +192,7 @@ def main() -> int:
             from optsweep_engines.properties.check import checked  # noqa: PLC0415 (torch)
 
             found, label, _ = found_of(request)
-            for answer in checked(found, label):
+            for answer in checked(found, label, request.get("engine", "torch")):
                 say(answer)
         say({"end": True})
     except OwnOptimizerError as error:

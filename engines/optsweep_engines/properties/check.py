@@ -15,23 +15,32 @@ from optsweep_engines.properties.listing import PROPERTIES, Violated
 from optsweep_engines.properties.subject import Subject, of_class, of_rule
 
 
-def subject_of(found: Found, label: str) -> Subject:
+def subject_of(found: Found, label: str, engine: str = "torch") -> Subject:
     """A user's optimizer under test.
+
+    Args:
+        engine: "torch" or "jax": on whose arrays.
 
     Raises:
         OwnOptimizerError: its parameters cannot be knobs.
     """
+    if found.kind == "class" and engine == "jax":
+        raise OwnOptimizerError(f"{label}: {found.name} is a torch.optim class", "check it with --engine torch")
     if found.kind == "class":
         return of_class(found, label)
     entry = entry_of(found, f"{label}:{found.name}", label)
     catalogue.register(entry)
+    if engine == "jax":
+        from optsweep_engines.properties import subject_jax  # noqa: PLC0415 (JAX, where it is asked for)
+
+        return subject_jax.of_rule(entry.name, own=found.kind == "function")
     return of_rule(entry.name, own=found.kind == "function")
 
 
-def checked(found: Found, label: str) -> Iterator[dict[str, Any]]:
+def checked(found: Found, label: str, engine: str = "torch") -> Iterator[dict[str, Any]]:
     """{"property", "passed", "reason", "seconds"} of each property, as they come."""
     torch.set_num_threads(1)
-    subject = subject_of(found, label)
+    subject = subject_of(found, label, engine)
     for item in PROPERTIES:
         started = time.monotonic()
         try:
