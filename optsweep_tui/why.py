@@ -49,9 +49,10 @@ def number(workspace: Workspace, text: str) -> dict[str, Any]:
     ground = Ground.of(frame, rows, options, ask.knob_info(), noise_from=whole if apart else None)
     filters = {name: value for name, value in address.options.items() if name in _FILTERS}
     everywhere = {name: filters[name] for name in number_ids.FILTERS if name in filters}
+    row["number_id"] = number_ids.with_options(row["number_id"], **filters)
     parts = behind.behind(ground, address.kind, row)
     return {
-        "number_id": number_ids.with_options(row["number_id"], **filters),
+        "number_id": row["number_id"],
         "kind": address.kind,
         "baseline": options.get("baseline"),
         "number": row,

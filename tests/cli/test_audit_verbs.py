@@ -13,6 +13,8 @@ import pytest
 
 from optsweep_tui import flow, rundir, settings
 from optsweep_tui import plan as planning
+from optsweep_tui.analysis.audits.ground import ROLES
+from optsweep_tui.cli import present_why
 from optsweep_tui.cli.root import run_command
 from tests.store.run_folders import attempt_folder, finish
 
@@ -236,6 +238,91 @@ def test_why_a_native_number_shows_data_code_and_host_and_a_run_its_numbers(
     assert "speedup/planted/muon/bench-micro/0.08" in words("why", run_id, workspace=native)
 
 
+NATIVE_NUMBERS = {
+    "stable": 0,
+    "hp --threshold 0.005": 0,
+    "edges -o muon -c 0.08": 0,
+    "sensitivity lr -m bench-tiny": 0,
+    "predict -o muon -m bench-small -c 0.1": 0,
+    "fairness": 0,
+    "flips --sigma 0.001": 0,
+    "noise": 0,
+    "power --target-ci 10% --sigma 0.002": 0,
+    "profile -m bench-micro --tau-max 3": 0,
+    "ttest --target-loss 2.0 --level 0.05": 1,
+    "project -m bench-small -c 0.1 --loss huber": 1,
+    "stop-audit --threshold 0.01": 0,
+    "speedup --target-loss 1.9,1.7 -c 0.08": 0,
+}
+"""Verb with options -> exit code on the native study."""
+
+
+def rows_with_ids(answer: Any) -> list[dict[str, Any]]:
+    """The rows of a document, whatever it keeps them in."""
+    if isinstance(answer, list):
+        return answer
+    lists = [answer[name] for name in ("flips", "kills", "misses", "cells") if name in answer]
+    return [row for each in lists for row in each] or [answer]
+
+
+@pytest.mark.parametrize("verb", NATIVE_NUMBERS)
+def test_every_row_of_every_verb_comes_back_from_its_id(
+    verb: str, native: Path, ask: Ask, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_with_ids(ask(verb, workspace=native, code=NATIVE_NUMBERS[verb]))
+    assert rows
+    for row in rows[-1:]:
+        found = ask("why", row["number_id"], workspace=native)
+        assert (found["number_id"], found["number"]) == (row["number_id"], row)
+        behind = {run["run_id"] for run in found["runs"]}
+        assert set(row.get("run_ids") or ()) <= behind and all(len(run["dataset_hash"]) == 64 for run in found["runs"])
+        for address in found["rests_on"][:1]:
+            assert {run["run_id"] for run in ask("why", address, workspace=native)["runs"]} & behind
+    present_why.print_number(found)
+    text = capfd.readouterr().out
+    assert rows[-1]["number_id"] in text and "None" not in text and "nan" not in text.split()
+
+
+def test_behind_a_kill_stand_the_run_the_best_of_its_cell_and_for_a_median_the_others(native: Path, ask: Ask) -> None:
+    tuning, losses = ask("fairness", workspace=native), ask("table", workspace=native)
+    for options, others in (((), False), (("--rule", "median", "--after", "0.4"), True)):
+        kill = ask("stop-audit", *options, workspace=native)["kills"][0]
+        found = ask("why", kill["number_id"], workspace=native)
+        roles = {role: {run["run_id"] for run in found["runs"] if role in run["roles"]} for role in ROLES}
+        place = ("optimizer", "model", "chinchilla")
+        cell, row = (
+            next(each for each in rows if all(each[name] == kill[name] for name in place)) for rows in (tuning, losses)
+        )
+        assert roles["replayed"] == {kill["run_id"]} and roles["cell-best"] == set(row["run_ids"])
+        assert roles["median"] == (set(cell["run_ids"]) - {kill["run_id"]} if others else set())
+
+
+SHIPPED_NUMBERS = [
+    "stable -o muon -m 130m --threshold 0.005",
+    "sensitivity beta1 -o muon -m 130m -c 8 --within 0.01",
+    "speedup --study speedrun-2024-10 --target-loss 3.35,3.30 --x time",
+]
+MORE_NUMBERS = [
+    "edges -m 130m -o muon,lion -c 8",
+    "hp -o sophia_h -m 130m,300m",
+    "profile -m 130m -o adamw,muon,kron -c 1,8",
+    "predict -o sophia_h -m 1.2b -c 8",
+    "flips -m 130m -o muon --where loss<5",
+]
+
+
+@pytest.mark.parametrize(
+    "verb", [*SHIPPED_NUMBERS, *(pytest.param(verb, marks=pytest.mark.slow) for verb in MORE_NUMBERS)]
+)
+def test_options_and_filters_travel_in_the_id_and_the_row_is_computed_again(
+    verb: str, reference: Path, ask: Ask
+) -> None:
+    row = rows_with_ids(ask(verb, workspace=reference))[-1]
+    found = ask("why", row["number_id"], workspace=reference)
+    assert (found["number_id"], found["number"]) == (row["number_id"], row)
+    assert found["runs"] and all(run["source"]["url"] and run["dataset_hash"] is None for run in found["runs"])
+
+
 MISTAKES = [
     (["power", "--target-ci", "5"], "did you mean 5%?"),
     (["power", "--target-ci", "wide"], "is no share"),
@@ -251,6 +338,16 @@ MISTAKES = [
     (["why", "table/planted/muon"], "expected table/STUDY/OPTIMIZER/MODEL/CHINCHILLA"),
     (["why", "tabel/planted/muon/bench-micro/0.08"], 'did you mean "table"?'),
     (["why", "zzzz"], "no run starts with"),
+    (["why", "hp/planted/muon/lrr"], 'did you mean "hp/planted/muon/lr"?'),
+    (["why", "hp/planted/muon"], "expected hp/STUDY/OPTIMIZER/KNOB"),
+    (["why", "sensitivity/planted/muon/bench-micro/lr"], "or sensitivity/STUDY/OPTIMIZER/KNOB"),
+    (["why", "edges/planted/muon/bench-micro/0.08/lr?sigma=0.1"], 'option "sigma"'),
+    (["why", "stable/planted/muon/lr?threshold=-1"], "not a positive number of nats"),
+    (["why", "ttest/planted/muon/bench-micro/0.08"], "?target_loss=LOSS"),
+    (["why", "ttest/planted/muon/bench-micro/0.08?target_loss=x"], '"x" is no number'),
+    (["why", "predict/planted/muon/bench-micro/x"], "x"),
+    (["why", "profile/planted/muon?tau_max=0.5"], "has to exceed 1"),
+    (["why", "stop-audit/planted/muon/bench-micro/0.08/zz"], "optsweep stop-audit --json lists"),
     (["fairness", "--where", "loss > 99"], "the selection is empty"),
     (["flips", "--baseline", "lion"], "has no runs here"),
 ]

@@ -101,11 +101,17 @@ def settings(item: Any) -> dict[str, Any] | None:
     }
 
 
-def along(part: pd.DataFrame, knob: str) -> set[str]:
+def along(part: pd.DataFrame, knob: str) -> frozenset[str]:
     """The runs of one cell on the knob's line, and those that tried values which it lacks; empty where it was not swept."""
+    return line(part.optimizer.iloc[0], part.model.iloc[0], part.chinchilla.iloc[0], knob)
+
+
+@cache
+def line(optimizer: str, model: str, ratio: float, knob: str) -> frozenset[str]:
+    part = cell(optimizer, model, ratio)
     known = [(item, own) for item in part.itertuples() if (own := settings(item)) is not None and knob in own]
     if len({own[knob] for _, own in known}) < 2:
-        return set()
+        return frozenset()
     lists: dict[str, list[tuple[Any, Any]]] = {}
     for item, own in known:
         rest = {name: value for name, value in own.items() if name != knob}
@@ -117,10 +123,12 @@ def along(part: pd.DataFrame, knob: str) -> set[str]:
         if len({value for _, value in members}) > 1 and losses:
             ranks.append((min(losses.values()), -len(losses), name))
     if not ranks:
-        return {item.run_id for item, _ in known}
+        return frozenset(item.run_id for item, _ in known)
     members = lists[min(ranks)[2]]
     values = {value for _, value in members}
-    return {item.run_id for item, _ in members} | {item.run_id for item, own in known if own[knob] not in values}
+    return frozenset(
+        {item.run_id for item, _ in members} | {item.run_id for item, own in known if own[knob] not in values}
+    )
 
 
 def near(part: pd.DataFrame, knobs: Iterable[str]) -> set[str]:
@@ -142,7 +150,7 @@ def one(row: Mapping[str, Any]) -> pd.DataFrame:
 
 def strip(row: Mapping[str, Any]) -> set[str]:
     if row["level"] == "cell":
-        return along(one(row), row["knob"])
+        return set(along(one(row), row["knob"]))
     return set().union(*(along(part, row["knob"]) for part in cells_of(row["optimizer"])))
 
 
@@ -183,7 +191,7 @@ PICKED: Mapping[str, Callable[[Mapping[str, Any]], set[str]]] = {
     "power": lambda row: best(one(row)) | curve(row["model"]),
     "stable": rules,
     "hp": rules,
-    "edges": lambda row: along(one(row), row["knob"]) | best(one(row), "run_id"),
+    "edges": lambda row: set(along(one(row), row["knob"])) | best(one(row), "run_id"),
     "sensitivity": strip,
     "predict": prediction,
     "fairness": tuning,
@@ -202,7 +210,7 @@ def test_the_runs_behind_a_number_are_those_of_an_independent_selection(kind: st
     options = {name: DEFAULTS[name] for name in KINDS[kind].options} | {"baseline": "adamw"}
     data = study()[study().optimizer == "sophia_h"] if kind == "predict" else study()
     ground = Ground.of(data, rows, options, INFO)
-    for row in rows[:: max(1, len(rows) // 6)]:
+    for row in rows[:: max(1, len(rows) // 3)]:
         parts = behind(ground, kind, row)
         assert {part.run_id for part in parts} == PICKED[kind](row), row["number_id"]
         assert {part.role for part in parts} <= set(ROLES)
