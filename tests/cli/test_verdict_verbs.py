@@ -184,3 +184,33 @@ def test_an_awkward_table_has_a_reason_or_a_flag_in_every_row(capsys: Any, awkwa
     for verb in (["table"], ["fit"], ["speedup"], ["speedup", "--unit", "flops"], ["speedup", "--target-loss", "3.1"]):
         asked = Asked(capsys, awkward, *verb)
         assert asked.code in (0, 1) and asked.out and "nan" not in asked.out
+
+
+UNSIZED = [
+    "table", "fit", "speedup", "fairness", "stable", "edges", "hp", "flips", "noise", "power", "profile",
+    "ttest --target-loss 3.2", "stop-audit", "plot ratio", "plot lr", "plot rank", "plot deff", "plot best-after-k",
+    "plot overhead",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", UNSIZED)
+def test_a_model_of_unknown_size_is_answered_by_tokens_or_left_out_with_the_reason(
+    capsys: Any, awkward: Path, verb: str
+) -> None:
+    asked = Asked(capsys, awkward, *verb.split(), "-m", "unsized")
+    assert asked.code in (0, 1) and "Traceback" not in asked.err
+    if verb in ("table", "fairness"):
+        assert all(f"{budget} tok" in asked.out for budget in ("1M", "2M", "4M"))
+    if verb.startswith("plot") and not verb.endswith("lr"):
+        assert "unsized: 5 runs without a ratio" in " ".join(asked.out.split())
+
+
+def test_a_cell_of_one_configuration_is_unswept_and_a_pass_of_fairness_says_so(capsys: Any, work: Path) -> None:
+    rows = Asked(capsys, work, "speedup", "--study", "reference", "--json").rows
+    unswept = {(r["optimizer"], r["model"], r["chinchilla"]) for r in rows if "UNSWEPT" in r["flags"]}
+    # Cells without edges of their own and of the baseline, and of one run each: nothing that UNTUNED could find.
+    assert {("muon", "1.2b", 8.0), ("soap", "1.2b", 2.0), ("nadamw", "300m", 16.0)} <= unswept
+    assert ("muon", "130m", 1.0) not in unswept
+    fair = Asked(capsys, work, "fairness", "--study", "reference", "-m", "1.2b", "-c", "8", "--json").rows
+    assert {row["verdict"] for row in fair} == {None, "PASS"}
+    assert all("nothing was tuned in either" in row["reason"] for row in fair if row["verdict"] == "PASS")

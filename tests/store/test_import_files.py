@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
@@ -84,6 +85,32 @@ def test_bad_rows_are_listed_and_the_others_kept(tmp_path: Path, place: Workspac
     report = flow.import_results(place, "csv", path=table)
     assert report.states == {"done": 1, "missing": 1}
     assert [entry.where.rpartition("row ")[2] for entry in report.skipped] == ["2", "3", "4", "5", "6", "7"]
+
+
+def test_columns_called_like_knobs_are_hyperparameters_and_others_are_listed(tmp_path: Path, place: Workspace) -> None:
+    table = written(
+        tmp_path, "t.csv",
+        "optimizer,model,chinchilla,loss,seed,learning_rate,lr,momentum,note\n"
+        "adamw,130m,1,3.5,0,9,0.001,0.9,x\nadamw,130m,1,3.6,0,9,0.002,,x\nmuon,130m,1,3.4,0,9,0.02,0.95,x\n",
+    )  # fmt: skip
+    report = flow.import_results(place, "csv", path=table, study="t")
+    knobs = sql_rows(place.store, "SELECT optimizer, loss, hyperparameters FROM v_run ORDER BY loss")
+    assert [(row[0], json.loads(row[2])) for row in knobs] == [
+        ("muon", {"lr": 0.02, "momentum": 0.95}), ("adamw", {"lr": 0.001}), ("adamw", {"lr": 0.002}),
+    ]  # fmt: skip
+    # Momentum means nothing to adamw but something to muon, so it is not listed; lr's other name is.
+    assert [skip.why for skip in report.skipped] == [
+        "2 columns mean nothing here (name what matters in a --mapping): learning_rate, note"
+    ]
+
+
+@pytest.mark.parametrize(("column", "value"), [("chinchilla", "0"), ("chinchilla", "-1"), ("tokens", "0")])
+def test_a_budget_that_is_not_positive_is_left_out_with_the_reason(
+    column: str, value: str, tmp_path: Path, place: Workspace
+) -> None:
+    table = written(tmp_path, "t.csv", f"optimizer,model,{column},loss\nadamw,130m,{value},3.5\nadamw,130m,2e9,3.4\n")
+    report = flow.import_results(place, "csv", path=table, study="t")
+    assert report.runs == 1 and [skip.why for skip in report.skipped] == [f"{column} {value} is not positive"]
 
 
 @pytest.mark.parametrize(
