@@ -7,11 +7,11 @@ import re
 import time
 
 from optsweep_tui.app.app import OptsweepApp
-from optsweep_tui.errors import UnknownName
+from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.settings import Workspace
 
-SETTLE_SECONDS = 30.0
-"""How long a screen may take to show everything."""
+SETTLE_SECONDS = 120.0
+"""How long a screen may take to show everything: a busy machine needs a while for the fits of a large study."""
 
 _TEXT = re.compile(
     r'(?P<head><text[^>]*?) x="(?P<x>[\d.]+)" y="(?P<y>[\d.]+)" textLength="(?P<length>[\d.]+)"(?P<tail>[^>]*)>'
@@ -26,7 +26,7 @@ async def take(workspace: Workspace, screen: str, width: int, height: int, study
     """The SVG text of a screen, by its mode (sweep, runs, compare, ...); SQL shows the answer of its first example.
 
     Raises:
-        OptsweepError: no such screen, no such study.
+        OptsweepError: no such screen, no such study, or it was not complete in time.
     """
     if screen not in OptsweepApp.MODES:
         raise UnknownName("screen", screen, OptsweepApp.MODES)
@@ -54,6 +54,8 @@ async def take(workspace: Workspace, screen: str, width: int, height: int, study
             if shown is not None:
                 shown.refresh_all()
             await settle()
+        if not app.settled():
+            raise OptsweepError(f"screen {screen} was not complete after {SETTLE_SECONDS:g} s", "try again later")
         return portable(app.export_screenshot(title=f"optsweep tui: {screen}"))
 
 
