@@ -67,7 +67,7 @@ def tick_labels(values: list[float]) -> list[str]:
     if largest < 1e-3:
         return [f"{value:.0e}".replace("e-0", "e-") if value else "0" for value in values]
     labels = []
-    spacing = min((b - a for a, b in itertools.pairwise(values)), default=largest)
+    spacing = min((b - a for a, b in itertools.pairwise(values) if b > a), default=largest)
     for value in values:
         scale, prefix = next(((s, p) for s, p in _PREFIXES if abs(value) >= s * (1 - 1e-9)), (1.0, ""))
         digits = _decimals(value / scale) if prefix else max(0, min(6, -math.floor(math.log10(spacing) + 1e-9)))
@@ -77,6 +77,10 @@ def tick_labels(values: list[float]) -> list[str]:
 
 def _decimals(value: float) -> int:
     return next((digits for digits in range(3) if math.isclose(round(value, digits), value, rel_tol=1e-6)), 3)
+
+
+FLAT = 1e-6
+"""Relative: a smaller span is a constant with the rounding of float32 in it (a constant lr, smoothed)."""
 
 
 @dataclass
@@ -106,7 +110,7 @@ def _span(low: float, high: float, log: bool) -> float:
 
 
 def _rounded(low: float, high: float, log: bool) -> tuple[float, float]:
-    if high <= low:
+    if high - low <= FLAT * max(abs(low), abs(high)):
         pad = abs(low) * 0.05 or 1.0
         low, high = low - pad, high + pad
     if log:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,3 +82,13 @@ def test_curves_of_one_optimizer_are_shades_and_a_lone_one_keeps_its_colour() ->
     found = style.shades(["adamw", "muon", "adamw"])
     assert found[1] == style.colour_of("muon")
     assert len(set(found)) == 3
+
+
+def test_a_constant_with_rounding_in_it_has_an_axis_and_labels() -> None:
+    low = float(np.float32(0.003))
+    high = float(np.nextafter(low, 1))
+    for log in (False, True):
+        scale = SteadyScale().fit(low, high, log)
+        assert scale[0] < low < scale[1]
+        assert scale[1] - scale[0] > 1e-5
+    assert tick_labels([low, high, high]) == ["0.003000"] * 3
