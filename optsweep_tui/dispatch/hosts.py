@@ -116,22 +116,29 @@ class Looker:
         self._workspace = workspace
         self._ticks: tuple[int, int] | None = None
         self._gpus: bool | None = None
+        self._hosts: dict[str, Host] = {}
+        """Found once: reading the entry points of every package takes longer than all the rest of a look."""
+        self._engines: tuple[str, ...] | None = None
 
     def look(self) -> list[HostLook]:
         """Every host, one that cannot be looked at with the reason."""
         found = []
-        for name in names():
+        for name in self._hosts or names():
             try:
-                host = load_dispatcher(name, self._workspace).host
+                host = self._hosts.get(name) or load_dispatcher(name, self._workspace).host
             except OptsweepError as error:
                 found.append(
                     HostLook(host=Host(name=name, backend=name, slots=0, device="unknown"), problem=str(error))
                 )
                 continue
             found.append(self._local(host) if host.backend == "local" else HostLook(host=host))
+        if not any(look.problem for look in found):
+            self._hosts = {look.host.name: look.host for look in found}
         return found
 
     def _local(self, host: Host) -> HostLook:
+        if self._engines is None:
+            self._engines = tuple(engine_names())
         queue = self._workspace.queue / host.name
         running, queued = _queue(queue, self._workspace.runs)
         try:
@@ -141,7 +148,7 @@ class Looker:
             free = None
         return HostLook(
             host=host,
-            engines=tuple(engine_names()),
+            engines=self._engines,
             slots=tuple(_slots(queue, host.slots, running)),
             devices=(self._cores(), *self._graphics(host)),
             queued=queued,
