@@ -12,7 +12,7 @@ help:
 	@echo "make quickstart  install into $(VENV) and train the quickstart sweep in ./workspace"
 	@echo "make test        install, system tools, every test        make check   format, lint, types, contracts, fast tests"
 	@echo "make bench       throughput and speed figures              make faults  the whole kill campaign"
-	@echo "make deps        system tools of the end-to-end tests (tmux, openssh-server)"
+	@echo "make deps        system tools of the end-to-end tests (tmux, openssh-server, chromium)"
 
 install: $(STAMP)
 
