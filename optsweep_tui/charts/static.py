@@ -48,6 +48,7 @@ def text(figure: Figure, *, width: int, height: int, colour: bool = True) -> str
 
 def _wrapped(words: str, width: int, *, indent: int = 0, bold: bool = False, colour: str | None = None) -> list[Row]:
     blank = " " * indent
+    width = max(width, indent + 8)  # a window that is just being made smaller may have no column left
     lines = textwrap.wrap(words, width, initial_indent=blank, subsequent_indent=blank)
     return [(Span(line, colour, bold=bold),) for line in lines]
 

@@ -351,3 +351,15 @@ async def test_every_click_has_a_key(sweep_workspace: Workspace) -> None:
         assert driver.app.current_mode == "hosts"
         await driver.press("2")
         assert driver.app.current_mode == "runs"
+
+
+@pytest.mark.parametrize("width", [0, 1, 3, 9])
+def test_the_words_of_a_figure_fit_a_window_of_no_columns(width: int) -> None:
+    from optsweep_tui.charts import static
+    from optsweep_tui.charts.figure import Figure
+
+    assert static._wrapped("words of a caption that are wrapped", width, indent=2)
+    assert (
+        static.words_rows(Figure(kind="lr", title="t", panels=(), caption=("a long sentence of words",)), width)
+        is not None
+    )
