@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pandas as pd
 
-from optsweep_tui import ask, flow
+from optsweep_tui import ask, imports
 from optsweep_tui.cli import output
 from optsweep_tui.core import Filter
 from optsweep_tui.settings import Workspace, workspace
@@ -33,7 +33,7 @@ Row: TypeAlias = dict[str, Any]
 
 def computed(place: Workspace) -> dict[str, str]:
     """Every table by name, as Markdown."""
-    flow.import_results(place, "reference")
+    imports.import_results(place, "reference")
     frame = ask.results(place, Filter(study="reference"))
     speedups = {
         "own": rows(ask.speedup(frame)),

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +31,9 @@ from optsweep_tui.settings import Workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-    from optsweep_tui.charts.figure import Figure
     from optsweep_tui.dispatch.hosts import HostLook
     from optsweep_tui.dispatch.protocol import Dispatcher
     from optsweep_tui.dispatch.tidy import Removed
-    from optsweep_tui.importers.protocol import Skip
     from optsweep_tui.store.answers import Answer
     from optsweep_tui.store.ingest import CollectReport
 
@@ -376,99 +374,6 @@ def log_lines(workspace: Workspace, run_id: str, *, last: int, follow: bool) -> 
     return detail.log_lines(workspace, run_id, last=last, follow=follow)
 
 
-# ---------------------------------------------------------------- import
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportReport:
-    """What one import did."""
-
-    importer: str
-    runs: int
-    """Runs that were read."""
-    studies: dict[str, int]
-    """Study -> runs that were read for it."""
-    states: dict[str, int]
-    new: int
-    changed: int
-    """Runs that were here already, with another outcome."""
-    unchanged: int
-    points: int
-    """Metric values collected."""
-    skipped: list[Skip]
-    """What could not be read, and why."""
-    seconds: float
-    grids: dict[str, str] = field(default_factory=dict)
-    """Study -> the grid file that its plan was written to."""
-    planned: int = 0
-    """Runs that those grids plan."""
-
-
-def import_formats() -> list[dict[str, str]]:
-    """Every importer: its name and what it reads."""
-    from optsweep_tui.importers import protocol
-
-    return [{"name": name, "doc": protocol.load_importer(name).doc} for name in protocol.importer_names()]
-
-
-def import_results(
-    workspace: Workspace,
-    name: str,
-    *,
-    path: Path | None = None,
-    study: str | None = None,
-    mapping: Path | None = None,
-    out: Path | None = None,
-) -> ImportReport:
-    """Results of others into run folders of their own, then into the store; plans of others into grid files. Twice is once.
-
-    Args:
-        out: the grid file to write; None for <study>.toml in the workspace's grids.
-
-    Raises:
-        OptsweepError: no such importer, nothing that it could read, or the workspace cannot be written.
-    """
-    import time
-
-    from optsweep_tui import gridfile
-    from optsweep_tui.importers import plant, protocol
-
-    started = time.monotonic()
-    importer = protocol.load_importer(name)
-    if study is not None:
-        gridfile.check_name(study, "--study")
-    found = importer.read(protocol.Request(path=path, study=study, mapping=mapping))
-    for study_name in {run.study for run in found.runs} | found.grids.keys():
-        gridfile.check_name(study_name, "--study is not given, and")
-    if out is not None and len(found.grids) != 1:
-        raise OptsweepError(f"import {importer.name} brings results, no grid", "leave --out out")
-    drafts = {study_name: draft for study_name, draft in found.grids.items() if draft.runs}
-    if found.runs or not found.grids or out is None:
-        workspace.ensure()
-    grids = {
-        study_name: gridfile.keep(out or workspace.grids / f"{study_name}.toml", draft.text)
-        for study_name, draft in drafts.items()
-    }
-    planted = plant.plant(workspace.runs, found.runs)
-    for study_name, baseline in found.baselines.items():
-        study_files.remember(workspace.studies, study_files.rules_of(Study(name=study_name, baseline=baseline)), [])
-    points = collect(workspace).points if found.runs else 0
-    return ImportReport(
-        importer=importer.name,
-        runs=len(found.runs),
-        studies=dict(Counter(run.study for run in found.runs)),
-        states=dict(Counter(run.outcome.state for run in found.runs).most_common()),
-        new=planted.new,
-        changed=planted.changed,
-        unchanged=planted.unchanged,
-        points=points,
-        skipped=found.skipped,
-        seconds=time.monotonic() - started,
-        grids={study_name: str(path) for study_name, path in grids.items()},
-        planned=sum(draft.runs for draft in drafts.values()),
-    )
-
-
 # ---------------------------------------------------------------- collect
 
 
@@ -561,63 +466,6 @@ def sql_descriptions() -> dict[str, str]:
     from optsweep_tui.store import dictionary
 
     return dictionary.descriptions()
-
-
-# ---------------------------------------------------------------- draw
-
-
-def loss_figure(
-    workspace: Workspace,
-    run_ids: Iterable[str],
-    *,
-    x: str | None = None,
-    log_x: bool = False,
-    smooth: float | None = None,
-) -> Figure:
-    """Losses inside runs, straight from the run folders: works while the runs go on, and for imported ones with a curve.
-
-    Args:
-        run_ids: the first is drawn on top.
-        x: "step", "tokens" or "minutes"; None = tokens.
-        log_x: logarithmic x axis.
-        smooth: time constant in steps; 0 = raw; None = 2 % of a run with a noisy training loss.
-    """
-    import pandas as pd
-
-    from optsweep_tui import drawings
-
-    lines = [run_line(workspace, run_id) for run_id in run_ids]
-    runs = pd.DataFrame([dataclasses.asdict(line) for line in lines])
-    runs["study"] = [", ".join(sorted(rundir.studies_of(workspace.runs / line.run_id))) or "none" for line in lines]
-    points = [
-        {
-            "run_id": line.run_id,
-            "metric": metric,
-            "step": row["step"],
-            "tokens": row.get("tokens"),
-            "seconds": row.get("train_seconds"),
-            "value": row.get(metric),
-        }
-        for line in lines
-        for metric, rows in [_curve(rundir.metric_rows(workspace.runs / line.run_id))]
-        for row in rows
-    ]
-    columns = ["run_id", "metric", "step", "tokens", "seconds", "value"]
-    return drawings.loss_drawing(runs, pd.DataFrame(points, columns=columns), x=x, log_x=log_x, smooth=smooth)
-
-
-def has_curve(workspace: Workspace, run_id: str) -> bool:
-    """The run logged a loss at two points or more."""
-    return len(_curve(rundir.metric_rows(workspace.runs / run_id))[1]) > 1
-
-
-def _curve(rows: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
-    """The loss that a run logged all along, and the lines that hold it: in training, else in validation."""
-    for metric in ("train_loss", "val_loss"):
-        found = [row for row in rows if metric in row]
-        if len(found) > 1:
-            return metric, found
-    return "train_loss", [row for row in rows if "train_loss" in row]
 
 
 # ---------------------------------------------------------------- this machine

@@ -82,17 +82,17 @@ def loss_figure(
     smooth: float | None,
 ) -> Figure:
     """Losses inside the runs named, else inside the best run of each optimizer and model at its largest budget."""
-    from optsweep_tui import flow
+    from optsweep_tui import loss_curves
 
     ids = options.chosen_runs(workspace, runs) if runs else _best_runs(workspace, chosen)
     if len(ids) > MOST_CURVES:
         output.say(f"note: the first {MOST_CURVES} of {len(ids)} runs; name others, or narrow with -m, -o, -c")
-    return flow.loss_figure(workspace, ids[:MOST_CURVES], x=x, log_x=log_x, smooth=smooth)
+    return loss_curves.loss_figure(workspace, ids[:MOST_CURVES], x=x, log_x=log_x, smooth=smooth)
 
 
 def _best_runs(workspace: Workspace, chosen: Filter) -> list[str]:
     """The best run with a curve of each optimizer and model, straight from the run folders."""
-    from optsweep_tui import flow
+    from optsweep_tui import flow, loss_curves
 
     lines = flow.run_lines(workspace)
     if chosen.study is not None:
@@ -104,7 +104,7 @@ def _best_runs(workspace: Workspace, chosen: Filter) -> list[str]:
             rank = (-line.chinchilla, line.state != "done", line.loss, line.run_id)
             groups.setdefault((line.model, line.optimizer), []).append((rank, line.run_id))
     ranked = [[run_id for _, run_id in sorted(members)] for members in groups.values()]
-    found = [next((run_id for run_id in ids if flow.has_curve(workspace, run_id)), None) for ids in ranked]
+    found = [next((run_id for run_id in ids if loss_curves.has_curve(workspace, run_id)), None) for ids in ranked]
     if not any(found):
         what = "run has a loss yet" if not lines else "run of this selection has a loss curve"
         raise OptsweepError(f"no {what}", "optsweep run or optsweep quickstart makes some; optsweep ls lists the runs")

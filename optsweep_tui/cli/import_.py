@@ -40,17 +40,17 @@ def command(
     Examples: optsweep import reference | optsweep import marin ~/marin/experiments --study marin
     | optsweep import wandb ./wandb --mapping m.toml | optsweep import olmo-sweep base.yaml+300m.yaml+lr.yaml
     """
-    from optsweep_tui import flow
+    from optsweep_tui import imports
 
     if format_ is None:
-        formats = flow.import_formats()
+        formats = imports.import_formats()
         if json_:
             output.emit_json(formats)
         else:
             output.print_table(["format", "reads"], [list(entry.values()) for entry in formats], left=(0, 1))
         return
     place = options.open_workspace(context, workspace)
-    report = flow.import_results(place, format_, path=path, study=study, mapping=mapping, out=out)
+    report = imports.import_results(place, format_, path=path, study=study, mapping=mapping, out=out)
     if json_:
         output.emit_json(report)
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from optsweep_tui import flow
+from optsweep_tui import imports
 from optsweep_tui.settings import Workspace
 from tests.app import made
 
@@ -33,5 +33,5 @@ def empty_workspace(tmp_path: Path) -> Workspace:
 def reference_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The published studies, which tests only read."""
     workspace = made.workspace(tmp_path_factory.mktemp("reference"))
-    flow.import_results(workspace, "reference")
+    imports.import_results(workspace, "reference")
     return workspace

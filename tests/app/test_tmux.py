@@ -18,7 +18,7 @@ import pytest
 
 from optsweep_engines import folder
 from optsweep_engines.run import AttemptLog
-from optsweep_tui import flow
+from optsweep_tui import imports
 from optsweep_tui.settings import Workspace
 from tests.app import made
 
@@ -250,7 +250,7 @@ def test_a_night_at_the_bench(terminal: Open, tmp_path: Path, width: int, height
 def study_walk(app: Terminal, workspace: Workspace) -> dict[str, str]:
     """Empty workspace, published studies come in, mark two runs, compare under the crosshair, ask SQL, quit."""
     seen = {"empty": app.until("No runs yet in")}
-    flow.import_results(workspace, "reference")
+    imports.import_results(workspace, "reference")
     app.until(lambda text: re.search(r" (1597|4) done", text) is not None and "reading" not in text, 90)
     for name, sign in (("reference", "1597 done"), ("speedrun", "speedrun-2024-10")):
         if sign not in app.screen():

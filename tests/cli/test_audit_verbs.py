@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from optsweep_tui import flow, rundir, settings
+from optsweep_tui import flow, imports, rundir, settings
 from optsweep_tui import plan as planning
 from optsweep_tui.analysis.audits.ground import ROLES
 from optsweep_tui.cli import present_why
@@ -46,7 +46,7 @@ sweep = { lr = [0.01, 0.02, 0.04, 0.08] }
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with the shipped figures."""
     root = tmp_path_factory.mktemp("reference")
-    flow.import_results(settings.workspace(root), "reference")
+    imports.import_results(settings.workspace(root), "reference")
     return root
 
 

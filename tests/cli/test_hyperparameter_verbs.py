@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from optsweep_tui import flow, gridfile, settings
+from optsweep_tui import flow, gridfile, imports, settings
 from optsweep_tui import plan as planning
 from optsweep_tui.cli.root import run_command
 from tests.store.run_folders import finish
@@ -40,7 +40,7 @@ sweep = { lr = [0.002, 0.008], beta2 = [0.9, 0.98] }
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with the shipped figures."""
     root = tmp_path_factory.mktemp("reference")
-    flow.import_results(settings.workspace(root), "reference")
+    imports.import_results(settings.workspace(root), "reference")
     return root
 
 

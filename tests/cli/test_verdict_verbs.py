@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from optsweep_tui import flow
+from optsweep_tui import imports
 from optsweep_tui.cli.root import run_command
 from optsweep_tui.settings import workspace
 
@@ -18,7 +18,7 @@ from optsweep_tui.settings import workspace
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with both published studies."""
     folder = tmp_path_factory.mktemp("published")
-    flow.import_results(workspace(folder), "reference")
+    imports.import_results(workspace(folder), "reference")
     return folder
 
 
@@ -152,7 +152,7 @@ muon,unsized,,,4000000,3.1,done,0,c4,cosine
 def awkward(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("awkward")
     (folder / "table.csv").write_text(AWKWARD)
-    flow.import_results(workspace(folder), "csv", path=folder / "table.csv", study="awkward")
+    imports.import_results(workspace(folder), "csv", path=folder / "table.csv", study="awkward")
     return folder
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from optsweep_engines import sources
-from optsweep_tui import exchange, flow, rundir, settings
+from optsweep_tui import exchange, imports, rundir, settings
 from optsweep_tui.analysis import reproduction
 from optsweep_tui.bundle import layout, read, rerun, write
 from optsweep_tui.errors import OptsweepError
@@ -134,7 +134,7 @@ def test_only_a_run_of_ours_that_is_over_is_bundled(state: str, said: str, place
         (attempt / rundir.EXIT).write_text(json.dumps({"reason": "failed", "returncode": 1}))
     if state == "imported":
         (tmp_path / "x.csv").write_text("optimizer,model,loss\nadamw,130m,3.5\n")
-        flow.import_results(place, "csv", path=tmp_path / "x.csv")
+        imports.import_results(place, "csv", path=tmp_path / "x.csv")
         run_id = next(each for each in rundir.run_ids(place.runs) if each != folder.name)
     with pytest.raises(OptsweepError, match=said):
         exchange.export_bundle(place, run_id, tmp_path / "x.zip")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from optsweep_tui import exchange, flow, rundir, settings
+from optsweep_tui import exchange, flow, imports, rundir, settings
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.exporters.protocol import IN_TREE, load_exporter
@@ -23,7 +23,7 @@ ROW = "* EXCLUDE (run_id, run, study, origin, source)"
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     place = settings.workspace(tmp_path_factory.mktemp("published"))
-    flow.import_results(place, "reference")
+    imports.import_results(place, "reference")
     return place
 
 
@@ -38,7 +38,7 @@ def test_every_published_cell_comes_back_from_the_tree_as_it_was(published: Work
     report = exchange.export_results(published, "marin", tmp_path / "tree", Filter(study="reference"))
     assert (report.rows, report.files, report.skipped) == (1883, 150, [])
     assert (tmp_path / "tree" / "soape" / "130m" / "1" / "result.json").is_file(), "the study's own names"
-    back = flow.import_results(published, "marin", path=tmp_path / "tree", study="back")
+    back = imports.import_results(published, "marin", path=tmp_path / "tree", study="back")
     assert back.skipped == [] and back.runs == 1883
     assert rows(published, "back") == rows(published, "reference")
     names = "source->>'entry', source->>'run', source->>'recorded'"
@@ -52,7 +52,7 @@ def test_every_published_cell_comes_back_from_the_tree_as_it_was(published: Work
 def test_a_tree_that_was_imported_is_written_as_it_was(tmp_path: Path) -> None:
     place = settings.workspace(tmp_path / "work")
     tree = write_tree(tmp_path / "tree", chosen())
-    flow.import_results(place, "marin", path=tree)
+    imports.import_results(place, "marin", path=tree)
     exchange.export_results(place, "marin", tmp_path / "back", Filter())
     for file in tree.rglob("result.json"):
         first, second = (json.loads(path.read_text()) for path in (file, tmp_path / "back" / Path(*file.parts[-4:])))
@@ -110,7 +110,7 @@ def test_a_study_of_our_own_is_a_cell_around_the_baseline_that_most_are_near_to(
     ):
         assert words in said
     assert report.rows == 6
-    back = flow.import_results(place, "marin", path=tmp_path / "tree")
+    back = imports.import_results(place, "marin", path=tmp_path / "tree")
     assert back.states == {"done": 4, "nan": 1, "missing": 1} and back.skipped == []
 
 
@@ -121,7 +121,7 @@ def test_offline_runs_come_back_with_their_curves_and_states(published: Workspac
     speedrun = exchange.export_results(published, "wandb", tmp_path / "wandb", Filter(study="speedrun-2024-10"))
     assert (speedrun.rows, speedrun.skipped) == (4, [])
     place = settings.workspace(tmp_path / "work")
-    report = flow.import_results(place, "wandb", path=tmp_path / "wandb", study="speedrun-2024-10")
+    report = imports.import_results(place, "wandb", path=tmp_path / "wandb", study="speedrun-2024-10")
     assert report.states == {"done": 4} and report.skipped == []
     columns = f"{ROW[:-1]}, tokens_done, steps_done, seconds_per_token)"
     assert rows(place, "speedrun-2024-10", columns) == rows(published, "speedrun-2024-10", columns)
@@ -137,7 +137,7 @@ def test_every_state_comes_back_from_offline_runs(published: Workspace, tmp_path
         Filter(study="reference", models=("130m",), optimizers=("cautious", "muon")),
     )
     place = settings.workspace(tmp_path / "work")
-    flow.import_results(place, "wandb", path=tmp_path / "wandb", study="reference")
+    imports.import_results(place, "wandb", path=tmp_path / "wandb", study="reference")
     columns = "optimizer, chinchilla, state, loss, hyperparameters, batch_size, tokens, schedule, dataset, dtype"
     everything = rows(published, "reference", f"model, {columns}")
     here = [row for row in everything if row[0] == "130m" and row[1] in ("cautious", "muon")]
@@ -150,7 +150,7 @@ def test_our_own_runs_come_back_from_offline_runs(tmp_path: Path) -> None:
     native(place)
     report = exchange.export_results(place, "wandb", tmp_path / "wandb", Filter())
     assert report.rows == 9
-    back = flow.import_results(place, "wandb", path=tmp_path / "wandb", study="back")
+    back = imports.import_results(place, "wandb", path=tmp_path / "wandb", study="back")
     assert back.states == {"done": 6, "failed": 2, "diverged": 1}
     planned = "its log has no end"
     assert any(planned in str(row[0]) for row in rows(place, "back", "error"))

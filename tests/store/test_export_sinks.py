@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from optsweep_tui import flow, rundir, settings
+from optsweep_tui import imports, rundir, settings
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.exporters import follow, sinks
 from optsweep_tui.importers import protocol
@@ -200,7 +200,7 @@ def test_the_thread_makes_a_last_look_when_it_is_stopped(place: Workspace, tmp_p
 def test_a_run_without_a_beginning_and_an_imported_run_are_not_copied(place: Workspace, tmp_path: Path) -> None:
     run_folders.plant(place.runs, make_spec(seed=5))
     (tmp_path / "x.csv").write_text("optimizer,model,loss\nadamw,130m,3.5\n")
-    flow.import_results(place, "csv", path=tmp_path / "x.csv")
+    imports.import_results(place, "csv", path=tmp_path / "x.csv")
     followed(place, tmp_path / "wandb", "wandb")
     assert [path.name for path in (tmp_path / "wandb").iterdir()] == [follow.LOCK]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from optsweep_tui import exchange, flow, rundir, settings
+from optsweep_tui import exchange, flow, imports, rundir, settings
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.importers import plant, protocol
@@ -37,10 +37,10 @@ def written(folder: Path, name: str, text: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_what_is_exported_is_read_back_as_it_was(kind: str, tmp_path: Path, place: Workspace) -> None:
-    flow.import_results(place, "reference")
+    imports.import_results(place, "reference")
     target = tmp_path / f"runs.{kind}"
     assert exchange.export_results(place, kind, target, Filter(study="reference", models=("300m",))).rows == 389
-    report = flow.import_results(place, kind, path=target, study="again")
+    report = imports.import_results(place, kind, path=target, study="again")
     assert report.skipped == []
     there = "study = 'reference' AND model = '300m'"
     rows = [sql_rows(place.store, f"SELECT {ROW} FROM v_run WHERE {what}") for what in (there, "study = 'again'")]
@@ -63,7 +63,7 @@ def test_a_mapping_says_which_column_means_what(tmp_path: Path, place: Workspace
         'entry = "name"\n[hyperparameters]\nlearning_rate = "lr"\nweight_decay = "wd"\n'
         '[constants]\nseq_len = 4096\ndataset = "c4"\n',
     )  # fmt: skip
-    report = flow.import_results(place, "csv", path=table, mapping=mapping)
+    report = imports.import_results(place, "csv", path=table, mapping=mapping)
     assert report.studies == {"mine": 3} and report.states == {"done": 2, "nan": 1} and report.skipped == []
     rows = sql_rows(
         place.store,
@@ -73,7 +73,7 @@ def test_a_mapping_says_which_column_means_what(tmp_path: Path, place: Workspace
     assert rows[0] == ("adamw", "130m", 1.0, 3.5, 0.008, 128, 5120, "c4", '{"lr":0.008,"weight_decay":0.1}')
     assert rows[1] == ("muon", "130m", 1.0, None, 0.016, 128, 5120, "c4", '{"lr":0.016}')
     assert rows[2][:5] == ("nosuch", "tiny-own", None, 4.25, None)
-    assert flow.import_results(place, "csv", path=table, mapping=mapping).unchanged == 3
+    assert imports.import_results(place, "csv", path=table, mapping=mapping).unchanged == 3
 
 
 def test_bad_rows_are_listed_and_the_others_kept(tmp_path: Path, place: Workspace) -> None:
@@ -82,7 +82,7 @@ def test_bad_rows_are_listed_and_the_others_kept(tmp_path: Path, place: Workspac
         "optimizer,model,loss,tokens,entry,hyperparameters\nadamw,130m,3.5,1000,a,\n,130m,3.5,1000,b,\nadamw,130m,low,1000,c,\n"
         'adamw,130m,3.5,1e99,d,\nadamw,130m,3.5,1000,a,\nadamw,130m,-3,1000,e,\nadamw,130m,3,1000,f,"{"\nadamw,130m,,1000,g,\n',
     )  # fmt: skip
-    report = flow.import_results(place, "csv", path=table)
+    report = imports.import_results(place, "csv", path=table)
     assert report.states == {"done": 1, "missing": 1}
     assert [entry.where.rpartition("row ")[2] for entry in report.skipped] == ["2", "3", "4", "5", "6", "7"]
 
@@ -93,7 +93,7 @@ def test_columns_called_like_knobs_are_hyperparameters_and_others_are_listed(tmp
         "optimizer,model,chinchilla,loss,seed,learning_rate,lr,momentum,note\n"
         "adamw,130m,1,3.5,0,9,0.001,0.9,x\nadamw,130m,1,3.6,0,9,0.002,,x\nmuon,130m,1,3.4,0,9,0.02,0.95,x\n",
     )  # fmt: skip
-    report = flow.import_results(place, "csv", path=table, study="t")
+    report = imports.import_results(place, "csv", path=table, study="t")
     knobs = sql_rows(place.store, "SELECT optimizer, loss, hyperparameters FROM v_run ORDER BY loss")
     assert [(row[0], json.loads(row[2])) for row in knobs] == [
         ("muon", {"lr": 0.02, "momentum": 0.95}), ("adamw", {"lr": 0.001}), ("adamw", {"lr": 0.002}),
@@ -109,7 +109,7 @@ def test_a_budget_that_is_not_positive_is_left_out_with_the_reason(
     column: str, value: str, tmp_path: Path, place: Workspace
 ) -> None:
     table = written(tmp_path, "t.csv", f"optimizer,model,{column},loss\nadamw,130m,{value},3.5\nadamw,130m,2e9,3.4\n")
-    report = flow.import_results(place, "csv", path=table, study="t")
+    report = imports.import_results(place, "csv", path=table, study="t")
     assert report.runs == 1 and [skip.why for skip in report.skipped] == [f"{column} {value} is not positive"]
 
 
@@ -127,7 +127,7 @@ def test_a_budget_that_is_not_positive_is_left_out_with_the_reason(
 def test_a_wrong_mapping_is_one_line(mapping: str, said: str, tmp_path: Path, place: Workspace) -> None:
     table = written(tmp_path, "x.csv", "optimizer,model,loss\nadamw,130m,3\n")
     with pytest.raises(OptsweepError) as caught:
-        flow.import_results(place, "csv", path=table, mapping=written(tmp_path, "m.toml", mapping))
+        imports.import_results(place, "csv", path=table, mapping=written(tmp_path, "m.toml", mapping))
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -166,7 +166,7 @@ def test_a_speedrun_log_is_a_run_with_its_curve_and_its_code_is_never_executed(
         '[constants]\nmodel = "speedrun-124m"\nparams = 84934656\nbatch_size = 512\nseq_len = 1024\n'
         '[[runs]]\nmatch = "muon/*"\noptimizer = "muon"\nhyperparameters = { lr = 0.02 }\n',
     )  # fmt: skip
-    report = flow.import_results(place, "nanogpt", path=logs, mapping=mapping)
+    report = imports.import_results(place, "nanogpt", path=logs, mapping=mapping)
     assert not marker.exists()
     assert report.states == {"done": 1, "failed": 1, "nan": 1}
     assert (
@@ -184,15 +184,15 @@ def test_a_speedrun_log_is_a_run_with_its_curve_and_its_code_is_never_executed(
         " ORDER BY step",
     )
     assert curve == [(0, 16.0, 0), (125, 5.4789, 125 * 524288), (250, 4.5, 250 * 524288)]
-    assert flow.import_results(place, "nanogpt", path=logs, mapping=mapping).new == 0
+    assert imports.import_results(place, "nanogpt", path=logs, mapping=mapping).new == 0
 
 
 def test_logs_without_any_mapping_say_what_is_missing(tmp_path: Path, place: Workspace) -> None:
     written(tmp_path, "a.txt", log_of({250: "4.0"}, 250, tmp_path / "x"))
-    report = flow.import_results(place, "nanogpt", path=tmp_path / "a.txt")
+    report = imports.import_results(place, "nanogpt", path=tmp_path / "a.txt")
     assert report.runs == 0 and "name it in [constants]" in report.skipped[0].why
     with pytest.raises(OptsweepError, match=r"no \.txt or \.log"):
-        flow.import_results(place, "nanogpt", path=place.runs)
+        imports.import_results(place, "nanogpt", path=place.runs)
 
 
 # ---------------------------------------------------------------- mutated inputs

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from optsweep_tui import ask, flow, rundir, settings
+from optsweep_tui import ask, flow, imports, rundir, settings
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.formats import tfevents, tfrecord, wandblog
@@ -49,7 +49,7 @@ def reasons(found: Found) -> str:
 
 
 def test_only_a_run_that_ended_well_at_its_last_step_is_done(place: Workspace) -> None:
-    report = flow.import_results(place, "wandb", path=FIXTURES / "wandb")
+    report = imports.import_results(place, "wandb", path=FIXTURES / "wandb")
     assert report.states == {"failed": 2, "done": 1, "nan": 1} and report.studies == {"wandb": 4}
     rows = sql_rows(
         place.store,
@@ -69,7 +69,7 @@ def test_only_a_run_that_ended_well_at_its_last_step_is_done(place: Workspace) -
     ]
     assert [(step, value) for key, step, value in curve if key == "val_loss"][:3] == [(4, 5.0), (9, 4.375), (14, 3.75)]
     assert {key for key, _, _ in curve} == {"train_loss", "val_loss", "big", "inner.norm", "wall_seconds", "tokens"}
-    again = flow.import_results(place, "wandb", path=FIXTURES / "wandb")
+    again = imports.import_results(place, "wandb", path=FIXTURES / "wandb")
     assert (again.new, again.changed, again.points) == (0, 0, 0)
     table = ask.table(ask.results(place, Filter(study="wandb")))
     assert table["loss"].tolist() == [3.25]
@@ -296,7 +296,7 @@ def test_an_exported_history_is_one_run(tmp_path: Path) -> None:
 
 
 def test_scalars_and_hyperparameters_of_event_files_are_a_run(place: Workspace) -> None:
-    report = flow.import_results(place, "tensorboard", path=FIXTURES / "tensorboard")
+    report = imports.import_results(place, "tensorboard", path=FIXTURES / "tensorboard")
     assert report.states == {"done": 1}
     (row,) = sql_rows(place.store, "SELECT optimizer, model, lr, loss, steps_done, source->>'entry' FROM v_run")
     assert row == ("muon", "130m", 0.02, 4.25, 10, "torch")
@@ -304,7 +304,7 @@ def test_scalars_and_hyperparameters_of_event_files_are_a_run(place: Workspace) 
     assert curve == [(5, 4.875), (10, 4.25)]
     said = "\n".join(f"{entry.where}: {entry.why}" for entry in report.skipped)
     assert "1 x a tensor of text, 1 x a histogram" in said and "tensor: it has no optimizer" in said
-    assert flow.import_results(place, "tensorboard", path=FIXTURES / "tensorboard").unchanged == 1
+    assert imports.import_results(place, "tensorboard", path=FIXTURES / "tensorboard").unchanged == 1
 
 
 def events(folder: Path, *records: bytes, name: str = "events.out.tfevents.1") -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from optsweep_tui import ask, flow, settings
+from optsweep_tui import ask, flow, imports, settings
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.importers.marin import MarinImporter
@@ -37,8 +37,8 @@ def read(path: Path) -> Found:
 
 def test_the_tree_gives_the_rows_of_the_shipped_figures(tree: Path, tmp_path: Path) -> None:
     place = settings.workspace(tmp_path)
-    report = flow.import_results(place, "marin", path=tree)
-    flow.import_results(place, "reference")
+    report = imports.import_results(place, "marin", path=tree)
+    imports.import_results(place, "reference")
     assert report.skipped == []
     assert set(report.states) == {"done", "diverged", "nan", "missing"}
     here = "study = 'marin'"
@@ -61,8 +61,8 @@ def test_the_tree_gives_the_rows_of_the_shipped_figures(tree: Path, tmp_path: Pa
 def test_twice_is_once_and_a_changed_loss_is_a_change(tree: Path, tmp_path: Path) -> None:
     place, copy = settings.workspace(tmp_path / "work"), tmp_path / "clone"
     shutil.copytree(tree, copy)
-    first = flow.import_results(place, "marin", path=copy)
-    again = flow.import_results(place, "marin", path=tree)
+    first = imports.import_results(place, "marin", path=copy)
+    again = imports.import_results(place, "marin", path=tree)
     assert (again.new, again.changed, again.unchanged) == (0, 0, first.runs)
     file = next(copy.rglob("adamw/130m/1/result.json"))
     data = json.loads(file.read_text())
@@ -71,7 +71,7 @@ def test_twice_is_once_and_a_changed_loss_is_a_change(tree: Path, tmp_path: Path
     ] = 3.25
     data["min_loss"] = 3.25
     file.write_text(json.dumps(data))
-    changed = flow.import_results(place, "marin", path=copy)
+    changed = imports.import_results(place, "marin", path=copy)
     assert (changed.new, changed.changed) == (0, 1)
     assert sql_rows(place.store, "SELECT min(loss) FROM v_run WHERE optimizer = 'adamw' AND model = '130m'") == [
         (3.25,)
@@ -179,11 +179,11 @@ def test_files_from_windows_and_nan_in_five_spellings_are_read(tmp_path: Path) -
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     place = settings.workspace(tmp_path)
     with pytest.raises(OptsweepError, match="needs a path"):
-        flow.import_results(place, "marin")
+        imports.import_results(place, "marin")
     with pytest.raises(OptsweepError, match="no such file"):
-        flow.import_results(place, "marin", path=tmp_path / "nowhere")
+        imports.import_results(place, "marin", path=tmp_path / "nowhere")
     with pytest.raises(OptsweepError, match=r"no result\.json"):
-        flow.import_results(place, "marin", path=tmp_path)
+        imports.import_results(place, "marin", path=tmp_path)
 
 
 # ---------------------------------------------------------------- mutated inputs

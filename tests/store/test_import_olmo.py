@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from optsweep_engines import models
-from optsweep_tui import flow, gridfile, settings
+from optsweep_tui import flow, gridfile, imports, settings
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.importers import protocol
 from optsweep_tui.importers.olmo_sweep import ranges
@@ -95,7 +95,7 @@ def test_a_sweep_becomes_a_grid_whose_plan_has_the_order_of_the_array_tasks(tmp_
           - optimizer: {name: adamw, learning_rate: 3.16e-3}
         """
     path = composed(tmp_path, sweep)
-    report = flow.import_results(place, "olmo-sweep", path=path)
+    report = imports.import_results(place, "olmo-sweep", path=path)
     assert (report.runs, report.planned) == (0, 7) and report.grids == {"lr": str(place.grids / "lr.toml")}
     chosen = flow.plan(place, flow.Request(grid="lr"))
     expected = [("adamw", lr, beta) for lr, beta in itertools.product([1e-4, 1e-3], [0.9, 0.99])]
@@ -108,10 +108,10 @@ def test_a_sweep_becomes_a_grid_whose_plan_has_the_order_of_the_array_tasks(tmp_
         assert (spec.hyperparameters["warmup"], spec.hyperparameters["min_lr_ratio"]) == (1000, 0.1)
         assert spec.hyperparameters["max_grad_norm"] == 1 and spec.hyperparameters["weight_decay"] == 0
     assert chosen.specs[0].hyperparameters["eps"] == 1e-15
-    again = flow.import_results(place, "olmo-sweep", path=path)
+    again = imports.import_results(place, "olmo-sweep", path=path)
     assert again.grids == report.grids and again.planned == 7
     with pytest.raises(OptsweepError, match="holds another grid"):
-        flow.import_results(place, "olmo-sweep", path=composed(tmp_path, "sweep: [{seed: 1}]"))
+        imports.import_results(place, "olmo-sweep", path=composed(tmp_path, "sweep: [{seed: 1}]"))
 
 
 def test_axes_blocks_and_merging_are_those_of_the_study(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_mapping_names_the_model_and_the_dataset(tmp_path: Path, place: Worksp
     sweep = "global_train_batch_size: 4\nmodel: {max_sequence_length: 64}\nmax_duration: 50\n"
     sweep += "sweep: [{optimizer.learning_rate: [1.0e-3, 2.0e-3]}]\n"
     out = tmp_path / "here.toml"
-    report = flow.import_results(place, "olmo-sweep", path=composed(tmp_path / "a", sweep), mapping=mapping, out=out)
+    report = imports.import_results(place, "olmo-sweep", path=composed(tmp_path / "a", sweep), mapping=mapping, out=out)
     assert report.grids == {"mine": str(out)} and report.planned == 2 and not place.root.exists()
     study = gridfile.load(str(out))
     assert study.dataset == "embedded"
@@ -251,7 +251,7 @@ def test_a_wrong_composition_is_one_line(parts: dict[str, str], said: str, tmp_p
 
 def test_the_name_of_a_shipped_grid_is_not_taken(tmp_path: Path, place: Workspace) -> None:
     with pytest.raises(OptsweepError, match="shipped grid"):
-        flow.import_results(place, "olmo-sweep", path=composed(tmp_path, "sweep: [{}]"), study="quickstart")
+        imports.import_results(place, "olmo-sweep", path=composed(tmp_path, "sweep: [{}]"), study="quickstart")
 
 
 ODD = ["[1, 2]", "{a: 1}", "null", "true", ".nan", "2024-01-01", "!!binary aGk=", "'x'", "-1", "1e999"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from optsweep_engines.spec import canonical_scalar
-from optsweep_tui import ask, flow, rundir, settings
+from optsweep_tui import ask, flow, imports, rundir, settings
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.importers.cells import catalogue_name, knob_name
@@ -28,7 +28,7 @@ SIGMA_UNITS = 0.0005
 def place(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace that holds nothing but the shipped figures."""
     workspace = settings.workspace(tmp_path_factory.mktemp("published"))
-    report = flow.import_results(workspace, "reference")
+    report = imports.import_results(workspace, "reference")
     assert report.new == report.runs == 1887 and report.skipped == []
     return workspace
 
@@ -167,7 +167,7 @@ def test_the_speedrun_curves_are_metrics_and_its_baseline_is_adam(place: Workspa
 
 def test_twice_is_once_and_a_rebuild_says_the_same(place: Workspace) -> None:
     before = contents(place.store)
-    report = flow.import_results(place, "reference")
+    report = imports.import_results(place, "reference")
     assert (report.new, report.changed, report.unchanged, report.points) == (0, 0, 1887, 0)
     assert contents(place.store) == before
     assert flow.collect(place, rebuild=True).kept is None
@@ -176,7 +176,7 @@ def test_twice_is_once_and_a_rebuild_says_the_same(place: Workspace) -> None:
 
 def test_a_torn_import_is_listed_by_collect_and_mended_by_the_next(tmp_path: Path) -> None:
     workspace = settings.workspace(tmp_path)
-    flow.import_results(workspace, "reference")
+    imports.import_results(workspace, "reference")
     victims = rundir.run_ids(workspace.runs)[:3]
     torn, changed, gone = (workspace.runs / run_id / rundir.ORIGIN for run_id in victims)
     torn.write_bytes(torn.read_bytes()[:40])
@@ -186,7 +186,7 @@ def test_a_torn_import_is_listed_by_collect_and_mended_by_the_next(tmp_path: Pat
     assert any(str(torn.parent) in entry.where for entry in skipped)
     assert flow.run_lines(workspace, victims) == []
     assert flow.broken(workspace).keys() >= {victims[0], victims[1]}
-    report = flow.import_results(workspace, "reference")
+    report = imports.import_results(workspace, "reference")
     assert (report.new, report.changed) == (0, 3)
     assert sql_rows(workspace.store, "SELECT count(*) FROM run") == [(1887,)]
 
@@ -224,8 +224,8 @@ def test_lines_say_null_for_what_was_not_published(place: Workspace) -> None:
 
 def test_it_takes_no_path(tmp_path: Path) -> None:
     with pytest.raises(OptsweepError, match="takes no path"):
-        flow.import_results(settings.workspace(tmp_path), "reference", path=tmp_path)
+        imports.import_results(settings.workspace(tmp_path), "reference", path=tmp_path)
     with pytest.raises(OptsweepError, match='did you mean "reference"'):
-        flow.import_results(settings.workspace(tmp_path), "refrence")
+        imports.import_results(settings.workspace(tmp_path), "refrence")
     with pytest.raises(OptsweepError, match="cannot name a study"):
-        flow.import_results(settings.workspace(tmp_path), "reference", study="a/b")
+        imports.import_results(settings.workspace(tmp_path), "reference", study="a/b")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from optsweep_tui import flow, published, settings
+from optsweep_tui import imports, published, settings
 from optsweep_tui.app.feed import Feed
 from optsweep_tui.app.model import Snapshot, counts, matrix
 from optsweep_tui.app.runfilter import compiled
@@ -13,7 +13,7 @@ from optsweep_tui.app.views import runs as views
 
 def test_the_app_shows_the_published_study(tmp_path: Path) -> None:
     place = settings.workspace(tmp_path)
-    flow.import_results(place, "reference")
+    imports.import_results(place, "reference")
     snapshots: list[Snapshot] = []
     troubles: list[str] = []
     Feed(place, snapshots.append, troubles.append).look()
