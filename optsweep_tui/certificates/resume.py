@@ -22,7 +22,7 @@ from optsweep_tui.settings import Workspace
 
 CHECKPOINT_SECONDS = 0.2
 """Between two checkpoints: so often that a kill falls into the writing of one now and then."""
-DELAY_SECONDS = 0.3
+DELAY_SECONDS = 0.6
 """A kill comes at most so long after a checkpoint was seen."""
 START_SECONDS = 600.0
 """An attempt that shows no checkpoint in this time is not waited for any longer."""
