@@ -76,6 +76,7 @@ async def prod(pilot: Pilot[None], app: OptsweepApp, chance: random.Random, keys
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(max(600, EVENTS))
 @pytest.mark.parametrize("mode", OptsweepApp.MODES)
 async def test_random_input_never_crashes(
     sweep_workspace: Workspace, tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
@@ -99,6 +100,7 @@ async def test_random_input_never_crashes(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(max(600, EVENTS))
 @pytest.mark.parametrize("seed", range(1 if EVENTS < 1000 else 5))
 async def test_random_input_while_the_disk_changes_under_it_never_crashes(
     sweep_workspace: Workspace, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
