@@ -41,7 +41,9 @@ def command(
     ] = None,
     pack: Annotated[
         int | None,
-        typer.Option("--pack", help="K runs of one shape in one program (jax) [default: where bench --pack found a gain]."),
+        typer.Option(
+            "--pack", help="K runs of one shape in one program (jax) [default: where bench --pack found a gain]."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Keep the first N runs.")] = None,
     dry_run: Annotated[
@@ -135,7 +137,7 @@ def title(workspace: Workspace, chosen: Plan) -> str:
 
 
 def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
-    from optsweep_tui import flow, packs, preview
+    from optsweep_tui import flow, preview
 
     data = preview.of(workspace, chosen)
     if json_:
