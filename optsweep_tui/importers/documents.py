@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from optsweep_tui.importers.protocol import opened
+
 MAX_BYTES = 64 << 20
 """A larger file of this kind is a mistake, and would take gigabytes of memory as Python objects."""
 
@@ -47,7 +49,8 @@ def _text(file: Path, limit: int) -> str:
         size = file.stat().st_size
         if size > limit:
             raise ValueError(f"{size / 2**20:.0f} MiB is more than such a file can have")
-        return file.read_bytes().decode("utf-8-sig")
+        with opened(file) as handle:
+            return handle.read().decode("utf-8-sig")
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -21,8 +21,21 @@ NUMBERS = ("loss", "train_loss", "train_seconds", "tokens_per_second", "seconds_
 FIELDS = (*TEXTS, *INTEGERS, *NUMBERS, "state", "entry", "hyperparameters")
 """Everything that a file can say of a run."""
 
+MOST_TOKENS = 1e18
+"""More are no budget, and no number of parameters."""
+SLACK = 1.2
+"""By what factor tokens and a ratio may differ: steps are whole."""
 MAX_TEXT = 200
 """Characters of a name or a metric's key."""
+_MICROSOFT = {
+    "1.#qnan": "nan",
+    "-1.#ind": "nan",
+    "1.#ind": "nan",
+    "-1.#qnan": "nan",
+    "1.#inf": "inf",
+    "-1.#inf": "-inf",
+}
+"""How the C library of Windows has written them."""
 _NOTHING = ("", "null", "none", "na", "n/a", "<na>")
 _OF_SPEC = (
     *("engine", "dataset", "dataset_hash", "validation_set", "batch_size", "seq_len", "schedule", "dtype", "seed"),
@@ -54,15 +67,21 @@ def run_of(
         params, total = known["params"], known["total_params"]
     if known["params"] is not None and known["params"] != params:
         params, total = known["params"], known["total_params"]
-    for name in ("tokens", "chinchilla"):
-        found = known[name] if name in known else number(name, values.get(name))
-        if found is not None and found <= 0:
-            raise ValueError(f"{name} {found:g} is not positive")
+    for name in ("tokens", "steps", "batch_size", "seq_len", "params", "chinchilla"):
+        found = as_float(name, values.get(name)) if not _empty(values.get(name)) else None
+        if found is not None and not 0 < found <= MOST_TOKENS:
+            raise ValueError(
+                f"{name} {found:g} is not positive" if found <= 0 else f"{name} {found:g} is no such number"
+            )
+    ratio = number("chinchilla", values.get("chinchilla"))
+    if ratio and known["tokens"] and params and not 1 / SLACK < known["tokens"] / (20 * params * ratio) < SLACK:
+        implied = known["tokens"] / (20 * params)
+        raise ValueError(f"its {known['tokens']} tokens are a ratio of {implied:.3g}, not {ratio:g}: leave one out")
     spec = ImportedSpec(
         optimizer=optimizer,
         model=known["model"],
         hyperparameters=_knobs(optimizer, values.get("hyperparameters")),
-        tokens=_tokens(known, number("chinchilla", values.get("chinchilla")), params),
+        tokens=_tokens(known, ratio, params),
         params=params,
         total_params=total,
         **{name: known[name] for name in _OF_SPEC},
@@ -221,6 +240,10 @@ def as_float(name: str, value: Any) -> float:
     try:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError
+        if isinstance(value, str):
+            if "_" in value or not value.isascii():  # what Python reads beyond any file's convention
+                raise ValueError
+            value = _MICROSOFT.get(value.strip().lower().rstrip("0"), value)
         return float(value)
     except (ValueError, OverflowError):
         raise ValueError(f"{name} = {str(value)[:40]!r} is not a number that fits") from None

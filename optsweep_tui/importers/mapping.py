@@ -26,6 +26,7 @@ from typing import Any
 
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.importers.fields import FIELDS
+from optsweep_tui.importers.protocol import opened
 
 _TABLES = ("study", "columns", "hyperparameters", "constants", "metrics", "runs")
 
@@ -51,7 +52,8 @@ def load(path: Path | None) -> ColumnMapping:
     if path is None:
         return ColumnMapping()
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        with opened(path) as handle:
+            data = tomllib.loads(handle.read().decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OptsweepError(f"{path} is not TOML: {error}", "mend that line") from None
     except OSError as error:

@@ -16,7 +16,7 @@ from typing import Any
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.importers import mapping as mappings
 from optsweep_tui.importers.fields import integer, run_of
-from optsweep_tui.importers.protocol import Found, Request, required_path
+from optsweep_tui.importers.protocol import Found, Request, opened, required_path
 
 SUFFIXES = (".txt", ".log")
 MAX_LINE = 1 << 16
@@ -104,7 +104,7 @@ def _points(file: Path, per_step: int | None) -> tuple[dict[int, dict[str, Any]]
 
 def _lines(file: Path) -> Iterator[str]:
     """Lines as text; what is longer than MAX_LINE is no `step:` line and never in memory as a whole."""
-    with open(file, "rb") as handle:
+    with opened(file) as handle:
         whole = True
         while piece := handle.readline(MAX_LINE):
             ended = piece.endswith(b"\n")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.imported import ImportedRun
@@ -76,6 +79,22 @@ class Found:
 def printable(text: str) -> str:
     """The text with a question mark for every control character."""
     return text if text.isprintable() else "".join(sign if sign.isprintable() else "?" for sign in text)
+
+
+def opened(file: Path) -> BinaryIO:
+    """A file of the user's, to be read: regular files only, since a pipe or a device may never end.
+
+    Raises:
+        OSError: it cannot be opened, or is something else.
+    """
+    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
 
 
 class Complaints:

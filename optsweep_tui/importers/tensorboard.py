@@ -16,7 +16,7 @@ from optsweep_tui.formats import tfevents, tfrecord
 from optsweep_tui.importers import mapping as mappings
 from optsweep_tui.importers.curves import Curves
 from optsweep_tui.importers.logged import NO_END, LoggedRun, add_all
-from optsweep_tui.importers.protocol import Complaints, Found, Request, required_path
+from optsweep_tui.importers.protocol import Complaints, Found, Request, opened, required_path
 
 CHECKED_BYTES = 1 << 20
 """Larger records are pictures or graphs: their checksum is only computed when scalars come out of them."""
@@ -86,7 +86,7 @@ def _logged(folder: Path, files: list[Path], root: Path, said: mappings.ColumnMa
 
 def _read_file(file: Path, log: LoggedRun, others: Counter[str], found: Found) -> None:
     complaints = Complaints(found, str(file))
-    with open(file, "rb") as handle:
+    with opened(file) as handle:
         for record in tfrecord.records(handle):
             if record.problem is not None:
                 complaints.add(record.problem)

@@ -21,7 +21,7 @@ from optsweep_tui.importers import wandb_exports
 from optsweep_tui.importers.curves import MAX_KEYS, Curves
 from optsweep_tui.importers.documents import read_document, read_yaml
 from optsweep_tui.importers.logged import STEPS, LoggedRun, add_all, flat
-from optsweep_tui.importers.protocol import Complaints, Found, Request, required_path
+from optsweep_tui.importers.protocol import Complaints, Found, Request, opened, required_path
 
 LOG = re.compile(r"run-(.+)\.wandb")
 SUMMARY, CONFIG = "wandb-summary.json", "config.yaml"
@@ -128,7 +128,7 @@ def _read_log(file: Path, log: LoggedRun, said: mappings.ColumnMapping, found: F
     config: dict[str, str] = {}
     summary: dict[str, str] = {}
     complaints = Complaints(found, str(file))
-    with open(file, "rb") as handle:
+    with opened(file) as handle:
         if handle.read(len(wandblog.HEADER)) != wandblog.HEADER:
             raise ValueError("it does not begin like a log of Weights & Biases")
         for record in wandblog.records(handle):

@@ -12,7 +12,7 @@ from optsweep_tui.errors import OptsweepError
 from optsweep_tui.importers.curves import Curves
 from optsweep_tui.importers.logged import NO_END, STEPS, LoggedRun, flat
 from optsweep_tui.importers.mapping import ColumnMapping
-from optsweep_tui.importers.protocol import Complaints, Found
+from optsweep_tui.importers.protocol import Complaints, Found, opened
 from optsweep_tui.importers.rows import MAX_ROWS, CsvImporter, ParquetImporter
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
@@ -54,7 +54,7 @@ def _rows(path: Path, found: Found) -> Iterator[Mapping[str, Any]]:
 def _lines(path: Path, found: Found) -> Iterator[Mapping[str, Any]]:
     """Tables, one a line; a line longer than MAX_LINE is never in memory as a whole."""
     try:
-        with open(path, "rb") as handle:
+        with opened(path) as handle:
             number, whole = 0, True
             while piece := handle.readline(MAX_LINE):
                 ended = piece.endswith(b"\n") or len(piece) < MAX_LINE

@@ -113,6 +113,69 @@ def test_a_budget_that_is_not_positive_is_left_out_with_the_reason(
     assert report.runs == 1 and [skip.why for skip in report.skipped] == [f"{column} {value} is not positive"]
 
 
+HEAD = "optimizer,model,chinchilla,loss,lr\n"
+
+
+def test_a_table_that_grows_at_any_place_brings_its_new_rows_only(tmp_path: Path, place: Workspace) -> None:
+    old = ["adamw,130m,1,3.5,0.001\n", "adamw,130m,1,3.6,0.002\n", "adamw,130m,1,3.61,0.002\n"]
+    for rows, new, changed in (
+        (old, 3, 0), (["adamw,130m,1,3.7,0.004\n", *old], 1, 0), (old[1:], 0, 0), ([old[0].replace("3.5", "3.4")], 0, 1),
+    ):  # fmt: skip
+        table = written(tmp_path, "t.csv", HEAD + "".join(rows))
+        report = flow_import(place, table)
+        assert (report.new, report.changed) == (new, changed)
+    assert sql_rows(place.store, "SELECT lr, count(*) FROM v_run GROUP BY lr ORDER BY lr") == [
+        (0.001, 1), (0.002, 2), (0.004, 1),
+    ]  # fmt: skip
+
+
+def flow_import(place: Workspace, table: Path, mapping: Path | None = None) -> imports.ImportReport:
+    return imports.import_results(place, "csv", path=table, study="t", mapping=mapping)
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "said"),
+    [
+        (HEAD, "adamw,130m,nan,3.5,0.1", "chinchilla nan is no such number"),
+        (HEAD, "adamw,130m,inf,3.5,0.1", "chinchilla inf is no such number"),
+        (HEAD, "adamw,130m,1e300,3.5,0.1", "chinchilla 1e+300 is no such number"),
+        (HEAD, "adamw,130m,1,1_000,0.1", "loss = '1_000' is not a number that fits"),
+        (HEAD, "adamw,130m,1", "it has not as many fields as the line of column names"),
+        (HEAD, "adamw,130m,1,3.5,0.1,x", "it has not as many fields as the line of column names"),
+        ("optimizer,model,steps,batch_size,seq_len,loss\n", "adamw,130m,-5,128,4096,3.5", "steps -5 is not positive"),
+        (
+            "optimizer,model,tokens,chinchilla,loss\n", "adamw,130m,2684354560,7,3.5",
+            "its 2684354560 tokens are a ratio of 1, not 7: leave one out",
+        ),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_is_left_out_with_the_reason(
+    head: str, row: str, said: str, tmp_path: Path, place: Workspace
+) -> None:
+    report = flow_import(place, written(tmp_path, "t.csv", f"{head}{row}\n"))
+    assert report.runs == 0 and [skip.why for skip in report.skipped if "row 1" in skip.where] == [said]
+
+
+def test_two_columns_of_one_name_a_pipe_and_a_constant(tmp_path: Path, place: Workspace) -> None:
+    with pytest.raises(OptsweepError, match="several columns called loss"):
+        flow_import(place, written(tmp_path, "t.csv", "optimizer,model,chinchilla,loss,loss\nadamw,130m,1,3.5,3.4\n"))
+    for kind, name in (("csv", "pipe.csv"), ("parquet", "pipe.parquet"), ("nanogpt", "pipe.txt")):
+        os.mkfifo(tmp_path / name)
+        if kind == "nanogpt":
+            os.mkdir(tmp_path / "logs")
+            os.rename(tmp_path / name, tmp_path / "logs" / name)
+            mapping = written(tmp_path, "logs.toml", '[constants]\noptimizer = "adam"\nmodel = "130m"\n')
+            report = imports.import_results(place, kind, path=tmp_path / "logs", mapping=mapping)
+            assert [skip.why for skip in report.skipped] == ["cannot be read: it is a pipe or a device, not a file"]
+        else:
+            with pytest.raises(OptsweepError, match="a pipe or a device"):
+                imports.import_results(place, kind, path=tmp_path / name)
+    mapping = written(tmp_path, "m.toml", '[constants]\nmodel = "300m"\n')
+    report = flow_import(place, written(tmp_path, "t.csv", f"{HEAD}adamw,130m,1,3.5,0.1\n"), mapping)
+    assert [skip.why for skip in report.skipped] == ["[constants] hold instead of: model"]
+    assert sql_rows(place.store, "SELECT model FROM v_run") == [("300m",)]
+
+
 @pytest.mark.parametrize(
     ("mapping", "said"),
     [
