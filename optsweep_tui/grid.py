@@ -246,7 +246,8 @@ def only(study: Study, cells: Iterable[tuple[str, str, float]]) -> Study:
     if not kept and not runs:
         optimizer, model, value = wanted[0] if wanted else ("", "", 0.0)
         raise OptsweepError(
-            f"grid {study.name} has no cell {optimizer} {model} {value:g}", f"optsweep grids {study.name} lists its cells"
+            f"grid {study.name} has no cell {optimizer} {model} {value:g}",
+            f"optsweep grids {study.name} lists its cells",
         )
     return dataclasses.replace(study, cells=kept, runs=runs)
 
