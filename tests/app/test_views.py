@@ -163,7 +163,7 @@ def test_the_speedup_panel_shows_intervals_states_marks_and_what_they_mean() -> 
         " ? not resolved: the interval contains 1\n"
         " no sigma: no interval, no winner\n"
         " EXTRAP: beyond the baseline's budgets\n"
-        " 1: one seed, smallest of several runs: biased low\n"
+        " 1: one seed: its loss, smallest of several, is low\n"
         " u: an edge of the sweep is unresolved, or numbers\n"
         " of runs differ by more than 1.25x\n"
         " = tied with those named; =2: with two others"

@@ -238,7 +238,7 @@ def _footnotes(speedups: Speedups, given: Sequence[SpeedupRow], width: int) -> l
         "? not resolved: the interval contains 1": any(row.has_interval and not row.resolved for row in given),
         "no sigma: no interval, no winner": any(not row.has_interval for row in given),
         "EXTRAP: beyond the baseline's budgets": any(row.state == "EXTRAP" for row in given),
-        "1: one seed, smallest of several runs: biased low": any(row.selected for row in given),
+        "1: one seed: its loss, smallest of several, is low": any(row.selected for row in given),
         "u: an edge of the sweep is unresolved, or numbers of runs differ by more than 1.25x": any(
             row.untuned for row in given
         ),
