@@ -7,6 +7,7 @@ import platform
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
 from typing import Any
 
 import optsweep_tui
@@ -14,7 +15,19 @@ from optsweep_engines.engine import ENTRY_POINT_GROUP
 from optsweep_tui import rundir, settings
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
-from optsweep_tui.store import queries
+from optsweep_tui.store import whole
+from optsweep_tui.store.connect import interruptible, open_store
+
+
+def store_problem(path: Path) -> str | None:
+    """What is wrong with a store, read to its end, and what to do; None when it is fine."""
+    try:
+        with open_store(path) as connection:
+            whole.require_whole(path, connection)
+            interruptible(connection, lambda: whole.read_through(connection))
+    except OptsweepError as error:
+        return str(error)
+    return None
 
 
 def examine(workspace: Workspace, libraries: Mapping[str, str]) -> dict[str, Any]:
@@ -42,11 +55,9 @@ def examine(workspace: Workspace, libraries: Mapping[str, str]) -> dict[str, Any
         todo.append(f"only {usage.free / 2**20:.0f} MiB free on the disk of the workspace")
     store: dict[str, Any] = {"path": str(workspace.store), "exists": workspace.store.exists(), "problem": None}
     if workspace.store.exists():
-        try:
-            queries.sql(workspace.store, "select count(*) from run")
-        except OptsweepError as error:
-            store["problem"] = str(error)
-            todo.append(str(error))
+        store["problem"] = store_problem(workspace.store)
+        if store["problem"]:
+            todo.append(store["problem"])
     counts: dict[str, int] = {}
     for run_id in rundir.run_ids(workspace.runs):
         state = rundir.state_of(workspace.runs / run_id).state

@@ -25,6 +25,7 @@ from optsweep_tui.store import archive
 from optsweep_tui.store.explain import REBUILD, translated
 from optsweep_tui.store.gate import WRITER_SECONDS, passing
 from optsweep_tui.store.migrate import migrate, newest_version, version_of
+from optsweep_tui.store.whole import require_whole
 
 T = TypeVar("T")
 
@@ -73,6 +74,7 @@ def open_store(
         try:
             version = _checked_version(path, connection)
             if version < newest_version():
+                require_whole(path, connection)
                 if read_only:
                     connection.close()
                     with open_store(path, read_only=False, wait_seconds=wait_seconds, archive_folder=folder):

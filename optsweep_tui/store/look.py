@@ -15,6 +15,7 @@ from optsweep_tui.store.connect import create, open_store
 from optsweep_tui.store.ledger import Ledger
 from optsweep_tui.store.report import CollectReport
 from optsweep_tui.store.scan import RunFiles, scan
+from optsweep_tui.store.whole import require_whole
 
 
 @dataclass(kw_only=True)
@@ -52,12 +53,13 @@ def look(store: Path, runs_root: Path, archive_folder: str, wait_seconds: float)
 
     Raises:
         StoreLocked: another program held the store for too long.
-        OptsweepError: the store cannot be read or made.
+        OptsweepError: the store cannot be read or made, or is not whole.
     """
     started = time.monotonic()
     if not store.exists():
         create(store)
     with open_store(store, wait_seconds=wait_seconds, archive_folder=archive_folder) as connection:
+        require_whole(store, connection)
         ledger = Ledger(connection)
         moved = not views.is_right(connection, archive_folder)
     if moved:

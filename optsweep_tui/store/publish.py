@@ -16,6 +16,7 @@ from optsweep_tui.errors import OptsweepError, StoreLocked
 from optsweep_tui.store import archive, views
 from optsweep_tui.store.connect import open_store
 from optsweep_tui.store.explain import translated
+from optsweep_tui.store.whole import require_whole
 
 
 def publish(fresh: Path, store: Path, run_ids: set[str], wait_seconds: float) -> str | None:
@@ -37,6 +38,7 @@ def publish(fresh: Path, store: Path, run_ids: set[str], wait_seconds: float) ->
         return None
     try:
         with open_store(store, read_only=False, wait_seconds=wait_seconds) as connection:
+            require_whole(store, connection)
             known = {run_id for (run_id,) in connection.execute("SELECT run_id FROM run").fetchall()}
         keep = bool(known - run_ids)
     except StoreLocked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from optsweep_tui.doctor import store_problem
 from optsweep_tui.errors import OptsweepError, StoreLocked
 from optsweep_tui.resources import shipped
-from optsweep_tui.store import migrate, queries
+from optsweep_tui.store import migrate, queries, whole
 from optsweep_tui.store.connect import READABLE_FROM, create, lock_holder, open_store
 from optsweep_tui.store.ingest import collector_lock, ingest, rebuild
 from tests.store.run_folders import append, attempt_folder, finish, lines, make_spec, plant, points, sql_rows
@@ -210,6 +212,69 @@ def test_a_damaged_block_is_one_line(store: Path, runs: Path, tmp_path: Path) ->
     store.write_bytes(data[:third])
     with pytest.raises(OptsweepError, match="--rebuild"):
         ingest(store, runs)
+
+
+@pytest.mark.parametrize("cut_bytes", [1, 100_000])
+def test_a_store_that_lost_its_end_is_one_line_even_when_there_is_nothing_new(
+    store: Path, runs: Path, cut_bytes: int
+) -> None:
+    append(runs / make_spec().run_id / "a1", lines(range(21, 20_000)))
+    plant(runs, *(make_spec(seed=seed) for seed in range(1, 40)))
+    ingest(store, runs)
+    assert store_problem(store) is None
+    os.truncate(store, store.stat().st_size - cut_bytes)
+    left = store.read_bytes()
+    with pytest.raises(OptsweepError, match=r"damaged.*optsweep collect --rebuild") as caught:
+        ingest(store, runs)
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+    assert store_problem(store) == str(caught.value)
+    assert store.read_bytes() == left
+    report = rebuild(store, runs)
+    assert report.kept is not None and Path(report.kept).read_bytes() == left
+    assert ingest(store, runs).runs == 40
+    assert store_problem(store) is None
+
+
+def test_a_store_of_an_older_schema_that_lost_its_end_is_not_brought_forward(tmp_path: Path, runs: Path) -> None:
+    store = tmp_path / "old.duckdb"
+    store.write_bytes(lzma.decompress((Path(__file__).parent / "frozen" / "schema-001.duckdb.xz").read_bytes())[:-100])
+    left = store.read_bytes()
+    for call in (lambda: ingest(store, runs), lambda: queries.sql(store, "SELECT 1")):
+        with pytest.raises(OptsweepError, match=r"damaged.*--rebuild"):
+            call()
+    assert store.read_bytes() == left
+
+
+def test_a_block_that_cannot_be_read_is_found_by_the_doctor(store: Path, runs: Path) -> None:
+    append(runs / make_spec().run_id / "a1", lines(range(21, 60_000)))
+    ingest(store, runs)
+    assert store_problem(store) is None
+    data = bytearray(store.read_bytes())
+    third = len(data) // 3
+    data[third : 2 * third] = bytes(third)
+    store.write_bytes(data)
+    assert "--rebuild" in str(store_problem(store))
+
+
+def test_a_store_that_duckdb_made_shorter_itself_is_whole(tmp_path: Path, runs: Path) -> None:
+    """Its header then counts blocks that the file has no more."""
+    store = tmp_path / "results.duckdb"
+    create(store)
+    with open_store(store, read_only=False) as connection:
+        connection.execute("INSERT INTO metric SELECT 1, 1, 1, range, random() FROM range(1000000)")
+        connection.execute("CHECKPOINT")
+        for _ in range(2):
+            connection.execute("DELETE FROM metric")
+            connection.execute("CHECKPOINT")
+    with open_store(store) as connection:
+        sizes = "SELECT 12288 + block_size * total_blocks FROM pragma_database_size()"
+        ((promised,),) = connection.execute(sizes).fetchall()
+    assert store.stat().st_size < promised
+    assert store_problem(store) is None
+    with open_store(store) as connection:
+        whole.require_whole(store, connection)
+    os.truncate(store, store.stat().st_size - 1)
+    assert "damaged" in str(store_problem(store))
 
 
 def test_a_store_of_a_newer_optsweep_is_left_alone(store: Path, runs: Path) -> None:
