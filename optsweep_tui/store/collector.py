@@ -22,7 +22,8 @@ from optsweep_tui.store.look import Look
 from optsweep_tui.store.scan import MAX_DOCUMENT_BYTES, RunFiles, Source, age_seconds
 
 YOUNG_SECONDS = 60.0
-"""A run folder without a spec this young is still being written."""
+"""A run folder without a spec and without an attempt this young is still being planned."""
+NO_SPEC = "it is not there: the folder is half copied, or still being written; the next collect looks again"
 MAX_KEYS = 20_000
 """Different metric names in one store; those beyond are left out and listed."""
 
@@ -99,27 +100,28 @@ class Collector:
         """Take in spec, markers, attempts and ending; False when the run cannot be described."""
         where, ledger = self._root / files.run_id, self._ledger
         if not files.has_spec:
-            if age_seconds(where, time.time()) > YOUNG_SECONDS:
-                self._report.skip(str(where), f"it has no {rundir.SPEC}")
+            if files.attempts or age_seconds(where, time.time()) > YOUNG_SECONDS:
+                self._report.skip(str(where / rundir.SPEC), NO_SPEC)
             return False
         if files.oversized is not None:
             self._report.skip(str(where / files.oversized), f"larger than {MAX_DOCUMENT_BYTES >> 20} MiB")
             return False
         run = ledger.runs.get(files.run_id, ledger.next_run)
+        document = rundir.ORIGIN if rundir.is_imported(where) else rundir.SPEC
         try:
             state = self._state(where)
             if unchanged and state.state == ledger.states.get(run):
                 return True
             attempts, repeats = len(files.attempts), ledger.overlapping(run)
-            if state.imported is not None:
-                row = rows.imported_run_row(run, state.imported, attempts, repeats)
+            if document == rundir.ORIGIN:
+                row = rows.imported_run_row(run, state.imported or rundir.read_import(where), attempts, repeats)
             else:
                 row = rows.run_row(run, rundir.read_spec(where), state, attempts, repeats)
         except OptsweepError as error:
-            self._report.skip(str(where / rundir.SPEC), error.message.removeprefix(f"{where / rundir.SPEC} "))
+            self._report.skip(str(where / document), error.message.removeprefix(f"{where / document} "))
             return False
         except (ValueError, TypeError, ArithmeticError, AttributeError, OSError, RecursionError) as error:
-            self._report.skip(str(where / rundir.SPEC), f"cannot be used: {error}")
+            self._report.skip(str(where / document), f"cannot be used: {error}")
             return False
         if run == ledger.next_run:
             ledger.runs[files.run_id] = run

@@ -17,6 +17,7 @@ import duckdb
 import pytest
 
 from optsweep_tui import rundir
+from optsweep_tui.imported import ImportedRun, ImportedSpec, Outcome
 from optsweep_tui.store import collector, streams
 from optsweep_tui.store.batch import Batch
 from optsweep_tui.store.ingest import ingest
@@ -505,13 +506,38 @@ def test_a_half_copied_run_folder_is_completed_later(store: Path, runs: Path) ->
     spec = make_spec()
     folder = runs / spec.run_id
     folder.mkdir(parents=True)
-    finish(folder)
-    assert (ingest(store, runs).runs, len(ingest(store, runs).skipped)) == (0, 0)
+    assert (ingest(store, runs).runs, len(ingest(store, runs).skipped)) == (0, 0), "it may be being planned"
     os.utime(folder, (1, 1))
-    assert "no spec.json" in str(ingest(store, runs).skipped[0])
+    assert "half copied" in str(ingest(store, runs).skipped[0])
+    finish(folder)
+    for _ in range(2):
+        report = ingest(store, runs)
+        assert [skip.where for skip in report.skipped] == [str(folder / rundir.SPEC)]
+        assert report.runs == 0 and "half copied" in report.skipped[0].why
     (folder / rundir.SPEC).write_text(json.dumps(spec.to_dict()))
     append(folder / "a1", lines([1, 2]))
     assert (ingest(store, runs).runs, len(points(store))) == (1, 2)
+
+
+def test_an_imported_run_that_is_torn_is_listed_by_its_own_file_and_completed_later(store: Path, runs: Path) -> None:
+    spec = ImportedSpec(optimizer="adamw", model="130m", hyperparameters={"lr": 0.01}, tokens=1000, params=10)
+    run = ImportedRun(
+        importer="csv", study="s", entry="line 1", source={}, spec=spec, outcome=Outcome(state="done", loss=3.0)
+    )
+    text = json.dumps(run.to_dict())
+    folder = runs / run.run_id
+    folder.mkdir(parents=True)
+    append(attempt_folder(folder), lines([1, 2]))
+    for part in ("", '{"entry": "li', text[:-1], "[]"):
+        (folder / rundir.ORIGIN).write_text(part)
+        for _ in range(2):
+            report = ingest(store, runs)
+            assert [skip.where for skip in report.skipped] == [str(folder / rundir.ORIGIN)], part
+            assert report.runs == 0 and report.skipped[0].why.startswith("cannot be used: "), part
+            assert rundir.SPEC not in str(report.skipped[0]) and "trained here" not in str(report.skipped[0])
+    (folder / rundir.ORIGIN).write_text(text)
+    report = ingest(store, runs)
+    assert (report.runs, report.finished, report.skipped, len(points(store))) == (1, 1, [], 2)
 
 
 def test_no_transaction_is_larger_than_the_limit(
