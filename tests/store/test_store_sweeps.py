@@ -135,6 +135,24 @@ def test_a_cell_of_one_configuration_has_an_incumbent_without_changes() -> None:
     assert store.execute("SELECT count(*) FROM v_ablation").fetchall() == [(0,)]
 
 
+def test_a_configuration_is_hyperparameters_batch_size_schedule_and_dtype_in_every_view() -> None:
+    store = store_of(
+        [
+            Trained(BASE, 3.0),
+            Trained(BASE, 3.1, seed=1),
+            Trained(BASE, 3.2, batch_size=16),
+            Trained(changed(lr=0.1), 3.3),
+            *[Trained(BASE, 3.4)] * 4,
+        ]
+    )
+    store.execute("UPDATE run SET schedule = 'wsd' WHERE run_id = 'r5'")
+    store.execute("UPDATE run SET dtype = 'bf16' WHERE run_id = 'r6'")
+    store.execute("UPDATE run SET batch_size = NULL WHERE run_id = 'r7'")
+    store.execute("UPDATE run SET hyperparameters = NULL WHERE run_id = 'r8'")
+    assert store.execute("SELECT n_runs, n_seeds, n_configurations FROM v_cell").fetchall() == [(8, 2, 6)]
+    assert store.execute("SELECT count(DISTINCT configuration) FROM v_setting").fetchall() == [(6,)]
+
+
 values = st.sampled_from([0.1, 0.2, 0.3, True, "a"])
 tables = st.lists(
     st.tuples(
@@ -162,6 +180,7 @@ def test_incumbents_and_changes_equal_a_search_through_all_pairs(
         return [key for key in one if json.dumps(one[key]) != json.dumps(other[key])]
 
     kinds = list({json.dumps(own, sort_keys=True): own for own in full}.values())
+    assert store.execute("SELECT n_configurations FROM v_cell").fetchall() == [(len(kinds),)]
     rank: list[tuple[int, float]] = []
     for own in kinds:
         losses = [run.loss for run, other in zip(runs, full, strict=True) if other == own and run.loss]
@@ -209,6 +228,26 @@ def test_the_incumbents_of_the_published_study_are_the_published_ones(reference:
            WHERE study = 'reference' AND run.source ->> 'entry' LIKE '%/Baseline'""",
     )
     assert len(found) == len({entry for (entry,) in found}) == len(_rows("cells.csv")) == 150
+
+
+def test_the_published_cells_have_as_many_configurations_as_their_runs_differ(reference: Path) -> None:
+    settings_of: dict[tuple[str, str, float], set[str]] = {}
+    for optimizer, model, ratio, *setting in sql_rows(
+        reference,
+        """SELECT optimizer, model, chinchilla, hyperparameters::VARCHAR, batch_size, schedule, dtype
+           FROM v_run WHERE study = 'reference' AND hyperparameters IS NOT NULL""",
+    ):
+        settings_of.setdefault((optimizer, model, ratio), set()).add(repr(setting))
+    found = sql_rows(
+        reference, "SELECT optimizer, model, chinchilla, n_configurations FROM v_cell WHERE study = 'reference'"
+    )
+    assert {tuple(cell): count for *cell, count in found} == {cell: len(own) for cell, own in settings_of.items()}
+    assert len(found) == 150 and ("mars", "520m", 1.0, 24) in found
+    doubled = sql_rows(
+        reference,
+        "SELECT count(*) - count(DISTINCT cell), count(*) FROM v_incumbent WHERE study = 'reference'",
+    )
+    assert doubled == [(6, 156)], "six listed changes repeat the incumbent's own value"
 
 
 def test_the_published_changes_are_the_rows_of_v_ablation(reference: Path) -> None:
