@@ -16,7 +16,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from optsweep_tui.errors import Interrupted, OptsweepError
 
-INTERRUPTED = "interrupted. optsweep resume takes up whatever was launched"
+LAUNCHING = ("quickstart", "run", "tune", "watch", "retry", "resume", "reproduce", "parity", "certify", "bench", "tui")
+"""Verbs that may have launched something, or watched it, when Ctrl-C comes."""
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's own, or the copy of it that newer Typer carries
 ClickError: type[Exception] = UsageError.__bases__[0]
@@ -92,13 +93,23 @@ def _root(
         raise typer.Exit
 
 
+def interrupted(arguments: list[str]) -> str:
+    """What Ctrl-C leaves behind and the next step, by the verb."""
+    verb = next((argument for argument in arguments if argument in VERBS), None)
+    if verb == "collect":
+        return "interrupted. Nothing is lost; run optsweep collect again"
+    if verb is None or verb in LAUNCHING:
+        return "interrupted. optsweep resume takes up whatever was launched"
+    return "interrupted. Run the command again"
+
+
 def run_command(arguments: list[str]) -> int:
     """Run one verb."""
     try:
         code = app(args=arguments, prog_name="optsweep", standalone_mode=False)
         sys.stdout.flush()
         if code == 130:  # Typer swallows a Ctrl-C that came before a verb could say anything
-            return _complain(INTERRUPTED, 130)
+            return _complain(interrupted(arguments), 130)
         return code if isinstance(code, int) else 0
     except Interrupted:
         return 130
@@ -107,7 +118,7 @@ def run_command(arguments: list[str]) -> int:
     except ClickError as error:
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain(INTERRUPTED, 130)
+        return _complain(interrupted(arguments), 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: no complaint at interpreter exit
         return 0

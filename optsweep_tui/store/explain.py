@@ -47,6 +47,8 @@ def _explained(path: Path, message: str) -> OptsweepError:
         return OptsweepError(f"{path} is a folder, not a store", "move it away and run: optsweep collect")
     if ".parquet" in line and ("No files found" in line or "No such file" in line or "Cannot open file" in line):
         return OptsweepError(f"{path}: a file of its archive ({path.name}.archive) is missing: {line[:200]}", REBUILD)
+    if "No such file" in line and path.parent.is_dir():
+        return OptsweepError(f"no file can be made in {path.parent}", "take another folder")
     if "No such file" in line:
         return OptsweepError(f"{path.parent} is not there", "check --workspace DIR")
     if "Out of Memory" in line:

@@ -106,6 +106,8 @@ def snapshot(store: Path, target: Path, *, overwrite: bool = False, wait_seconds
     target = target.resolve()
     if target == store.resolve():
         raise OptsweepError(f"{target} is the store itself", "name another file")
+    if not target.parent.is_dir():
+        raise OptsweepError(f"the folder {target.parent} is not there", "make it, or name another file")
     if target.exists() and not overwrite:
         raise OptsweepError(f"{target} exists", "name another file, or remove that one first")
     log = target.with_name(f"{target.name}.wal")

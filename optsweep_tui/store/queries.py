@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,9 @@ _READING = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 _READING_PIVOT = re.compile(
     r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:pivot|unpivot|select|with|from|describe|summarize)\b", re.I | re.S
 )
+_READING_WORDS = ("SELECT", "WITH", "DESCRIBE", "SHOW", "SUMMARIZE", "EXPLAIN")
+# DuckDB lets the file that it has open be read as bytes too; and a query in a string would not be seen here.
+_FILE_FUNCTION = re.compile(r"read_\w+|parquet_\w+|sniff_csv|query|json_execute_serialized_sql", re.IGNORECASE)
 # The last point of each of so many equal spans of a run. arg_max passes nulls over, so they are NaN in between.
 _THINNED = """
     WITH point AS MATERIALIZED ({source}),
@@ -249,6 +253,7 @@ def _predicate(text: str) -> str:
         raise OptsweepError(f'--where "{text}": {first_line(error)}', SCHEMA_HINT) from None
     if len(statements) != 1:
         raise OptsweepError(f'--where "{text}" is more than one condition', "join conditions with AND")
+    _refuse_files(f'--where "{text}"', text)
     return f"(\n{text}\n)"
 
 
@@ -296,11 +301,37 @@ def checked_statement(text: str) -> duckdb.Statement:
         raise OptsweepError(f"sql: {problem}", SCHEMA_HINT)
     pivots = statements[0].type == duckdb.StatementType.MULTI and _READING_PIVOT.match(text)
     if statements[0].type not in _READING and not pivots:
-        kind = str(statements[0].type).rpartition(".")[2]
+        kind = str(statements[0].type).rpartition(".")[2]  # CALL for CHECKPOINT, LOAD for INSTALL
+        typed = next(iter(_words(text)), kind).upper()
         raise OptsweepError(
-            f"sql: {kind} is not allowed, only statements that read", "SELECT, WITH, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
+            f"sql: {kind if typed in _READING_WORDS else typed} is not allowed, only statements that read",
+            ", ".join(_READING_WORDS),
         )
+    _refuse_files("sql", text)
     return statements[0]
+
+
+def _refuse_files(where: str, text: str) -> None:
+    """Raise one line where a text calls a function that reads a file, were it the store itself."""
+    for word, following in itertools.pairwise(_words(text)):
+        if following == "(" and _FILE_FUNCTION.fullmatch(word):
+            raise OptsweepError(f"{where}: {word} is not allowed, only tables and views of the store", SCHEMA_HINT)
+
+
+def _words(text: str) -> list[str]:
+    """The tokens of a text without comments, quoted names without their quotes; operators one sign each."""
+    # DuckDB counts bytes.
+    data = text.encode(errors="surrogatepass")
+    tokens = duckdb.tokenize(text)
+    ends = [start for start, _ in tokens[1:]] + [len(data)]
+    words = []
+    for (start, kind), end in zip(tokens, ends, strict=True):
+        word = data[start:end].decode(errors="replace").strip()
+        if kind == duckdb.token_type.operator:
+            words += list(word)
+        elif kind != duckdb.token_type.comment:
+            words.append(word.removeprefix('"').removesuffix('"'))
+    return words
 
 
 def _fetched(answer: duckdb.DuckDBPyConnection, limit: int | None) -> pd.DataFrame:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from optsweep_tui import flow
+from optsweep_tui.cli.root import run_command
 from tests.e2e.workbench import OPTSWEEP, optsweep
 
 CATALOGUES = [
@@ -218,3 +220,32 @@ def test_version_is_the_packages_own() -> None:
     import optsweep_tui
 
     assert _plain("--version").stdout == f"optsweep {optsweep_tui.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "step"),
+    [
+        (["collect"], "run optsweep collect again"),
+        (["collect", "--rebuild"], "run optsweep collect again"),
+        (["sql", "select 1"], "Run the command again"),
+        (["doctor"], "Run the command again"),
+        (["resume"], "optsweep resume takes up whatever was launched"),
+    ],
+    ids=["collect", "rebuild", "sql", "doctor", "resume"],
+)
+def test_ctrl_c_names_the_next_step_of_the_verb_that_it_ended(
+    arguments: list[str],
+    step: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("collect", "sql", "doctor", "unfinished"):
+        monkeypatch.setattr(flow, name, stopped)
+    assert run_command([*arguments, "--workspace", str(tmp_path)]) == 130
+    told = capsys.readouterr().err
+    assert step in told and told.startswith("error: interrupted. ") and told.count("\n") == 1
+    assert ("resume" in told) == (arguments == ["resume"])

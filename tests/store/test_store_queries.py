@@ -234,6 +234,53 @@ def test_everything_else_is_refused_in_one_line(store: Path, query: str) -> None
     assert store.read_bytes() == before
 
 
+READ_AS_FILES = [
+    "SELECT * FROM read_blob('{store}')",
+    "FROM READ_TEXT('{store}')",
+    """SELECT * FROM "read_blob" /* a remark */ ('{store}')""",
+    "SELECT 'é', * FROM system.main.read_csv ('{store}')",
+    "WITH a AS (FROM read_text('{store}')) SELECT 1 FROM a",
+    "EXPLAIN ANALYZE FROM read_blob('{store}')",
+    "SELECT * FROM (VALUES ('{store}')) t(p), LATERAL (FROM read_blob(p))",
+    "FROM query('FROM read_blob(''{store}'')')",
+    "FROM '{store}'",
+]
+
+
+@pytest.mark.parametrize("query", READ_AS_FILES)
+def test_the_stores_own_file_is_refused_like_every_other_file(store: Path, query: str) -> None:
+    with pytest.raises(OptsweepError, match=r"^sql: ") as caught:
+        queries.sql(store, query.format(store=store))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(OptsweepError, match=r"^--where "):
+        queries.results(store, Filter(where=f"'x' IN (SELECT content FROM read_text('{store}'))"))
+
+
+@pytest.mark.parametrize(
+    "query", ["SELECT 'read_blob(x)' AS x", "SELECT 1 AS read_text -- read_blob(", "SELECT 1 AS query ORDER BY query"]
+)
+def test_the_name_of_such_a_function_alone_is_no_call(store: Path, query: str) -> None:
+    assert len(queries.sql(store, query)) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("checkpoint", "CHECKPOINT"),
+        ("install httpfs", "INSTALL"),
+        ("-- a remark\n load httpfs", "LOAD"),
+        ("call pragma_version()", "CALL"),
+        ("pragma database_list", "PRAGMA"),
+        ("create table x as pivot v_run on state using count(*)", "CREATE"),
+        ("with x as (select 1) delete from metric", "DELETE"),
+        ("vacuum", "VACUUM"),
+    ],
+)
+def test_a_refusal_names_what_was_typed(store: Path, query: str, named: str) -> None:
+    with pytest.raises(OptsweepError, match=f"^sql: {named} is not allowed"):
+        queries.sql(store, query)
+
+
 def test_a_limit_cuts_the_rows(store: Path) -> None:
     assert len(queries.sql(store, "SELECT * FROM range(100000) t(x)", limit=5000)) == 5000
     assert len(queries.sql(store, "SELECT * FROM range(10) t(x)", limit=5000)) == 10

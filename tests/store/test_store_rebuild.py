@@ -115,8 +115,10 @@ def test_a_snapshot_overwrites_nothing_unasked(workspace: Path) -> None:
         snapshot(store, target)
     with pytest.raises(OptsweepError, match="store itself"):
         snapshot(store, store, overwrite=True)
-    with pytest.raises(OptsweepError, match="is not there"):
+    with pytest.raises(OptsweepError, match=r"nowhere is not there\. make it, or name another file"):
         snapshot(store, workspace / "nowhere" / "copy.duckdb")
+    with pytest.raises(OptsweepError, match=r"^no file can be made in /proc\. take another folder$"):
+        snapshot(store, Path("/proc/copy.duckdb"))
     with pytest.raises(OptsweepError, match="nothing has been collected"):
         snapshot(workspace / "none.duckdb", workspace / "copy.duckdb")
     assert not (workspace / "none.duckdb").exists()
