@@ -14,7 +14,7 @@ import pyarrow as pa
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.store.connect import open_store
 from optsweep_tui.store.explain import about_the_file
-from optsweep_tui.store.queries import SCHEMA_HINT, checked_statement, first_line
+from optsweep_tui.store.statement import SCHEMA_HINT, checked_statement, first_line
 
 BATCH_ROWS = 50_000
 
