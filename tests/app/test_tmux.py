@@ -214,6 +214,7 @@ def test_a_night_at_the_bench(terminal: Open, tmp_path: Path, width: int, height
     time.sleep(1.0)  # keys of the same read go where the first one went
     app.press("-l", "c>0.1 state:running,queued")
     app.press("Enter")
+    time.sleep(1.0)
     app.until(lambda text: "sgd" in text and "0.01 " not in text.split("─")[0])
     app.press("*")
     app.until(lambda text: re.search(r"[12] marked", text) is not None)
@@ -256,7 +257,7 @@ def study_walk(app: Terminal, workspace: Workspace) -> dict[str, str]:
     for name, sign in (("reference", "1597 done"), ("speedrun", "speedrun-2024-10")):
         if sign not in app.screen():
             app.press("]")
-        seen[name] = app.until(lambda text, sign=sign: sign in text and "●" in text)  # type: ignore[misc]
+        seen[name] = app.until(lambda text, sign=sign: sign in text and re.search(r"muon .*●", text) is not None)  # type: ignore[misc]
     app.press("2")
     app.until(lambda text: "shampoo" in text and "2 Runs" in text)
     app.press("Space")
