@@ -19,6 +19,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from optsweep_engines.spec import RunSpec
+
 ENTRY_POINT_GROUP = "optsweep.datasets"
 
 Tokens: TypeAlias = npt.NDArray[np.uint16]
@@ -236,6 +238,21 @@ def open_dataset(root: Path, name: str, sha256: str) -> PreparedDataset:
     found = _read(folder)
     if found.sha256 != sha256:
         raise ValueError(f"{folder}: the manifest has hash {found.sha256}, the spec asks for {sha256}")
+    return found
+
+
+def dataset_of(spec: RunSpec, root: Path) -> PreparedDataset:
+    """The data of a run, which its model can read.
+
+    Raises:
+        ValueError: as `open_dataset`, or the data have tokens that the model does not know.
+    """
+    assert spec.dataset_hash is not None
+    found = open_dataset(root, spec.dataset, spec.dataset_hash)
+    if found.vocab_size > spec.shape.vocab_size:
+        raise ValueError(
+            f"dataset {spec.dataset} has {found.vocab_size} tokens, model {spec.model} knows {spec.shape.vocab_size}"
+        )
     return found
 
 

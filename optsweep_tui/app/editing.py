@@ -17,6 +17,32 @@ if TYPE_CHECKING:
     from optsweep_tui.app.app import OptsweepApp
 
 
+class EditingActions:
+    """The keys that change a draft, the same on every screen that shows one."""
+
+    _editing: Editing
+
+    def action_engine(self) -> None:
+        """Another engine."""
+        self._editing.engine()
+
+    def action_host(self) -> None:
+        """Another host."""
+        self._editing.host()
+
+    def action_seeds(self) -> None:
+        """Other seeds."""
+        self._editing.seeds()
+
+    def action_knobs(self) -> None:
+        """Other values of knobs."""
+        self._editing.knobs()
+
+    def action_save(self) -> None:
+        """Keep these runs as a grid file."""
+        self._editing.save()
+
+
 class Editing:
     """The editing of one draft; the screen says what the draft is and takes the changed one."""
 

@@ -46,12 +46,7 @@ class Trainer:
         require_trainable(spec)
         self.spec = spec
         self.layout = place
-        assert spec.dataset_hash is not None
-        self.dataset = data.open_dataset(data_root, spec.dataset, spec.dataset_hash)
-        if self.dataset.vocab_size > spec.shape.vocab_size:
-            raise ValueError(
-                f"dataset {spec.dataset} has {self.dataset.vocab_size} tokens, model {spec.model} knows {spec.shape.vocab_size}"
-            )
+        self.dataset = data.dataset_of(spec, data_root)
         entry, self.versions = entry_of(spec, optimizer_file)
         self.update, self.optimizer = update_of(entry, spec, place, code=spec.optimizer_file_hash)
         self.given = self.update.given(self.optimizer)

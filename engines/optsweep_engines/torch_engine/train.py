@@ -41,12 +41,7 @@ class Trainer:
         require_trainable(spec)
         self.spec = spec
         self.device = device
-        assert spec.dataset_hash is not None
-        self.dataset = data.open_dataset(data_root, spec.dataset, spec.dataset_hash)
-        if self.dataset.vocab_size > spec.shape.vocab_size:
-            raise ValueError(
-                f"dataset {spec.dataset} has {self.dataset.vocab_size} tokens, model {spec.model} knows {spec.shape.vocab_size}"
-            )
+        self.dataset = data.dataset_of(spec, data_root)
         self.params: dict[str, Tensor] = {
             name: torch.from_numpy(value).to(device).requires_grad_()
             for name, value in initial_parameters(spec.shape, spec.seed).items()

@@ -14,7 +14,7 @@ from textual.screen import ModalScreen
 from optsweep_tui import preview
 from optsweep_tui.app import format as fmt
 from optsweep_tui.app.actions import outcome
-from optsweep_tui.app.editing import Editing
+from optsweep_tui.app.editing import Editing, EditingActions
 from optsweep_tui.app.views import sweep
 from optsweep_tui.app.widgets.column import Column
 from optsweep_tui.app.widgets.spans import SpanView
@@ -30,7 +30,7 @@ MOST_KNOBS = 6
 """Columns for knobs in which the runs differ; more would leave no room for the rest."""
 
 
-class PreviewScreen(ModalScreen[Draft | None]):
+class PreviewScreen(EditingActions, ModalScreen[Draft | None]):
     """The runs that a launch would make; gives the draft to launch, None for none."""
 
     AUTO_FOCUS = "#planned"
@@ -175,26 +175,6 @@ class PreviewScreen(ModalScreen[Draft | None]):
     def action_leave(self) -> None:
         """Close with nothing."""
         self.dismiss(None)
-
-    def action_engine(self) -> None:
-        """Another engine."""
-        self._editing.engine()
-
-    def action_host(self) -> None:
-        """Another host."""
-        self._editing.host()
-
-    def action_seeds(self) -> None:
-        """Other seeds."""
-        self._editing.seeds()
-
-    def action_knobs(self) -> None:
-        """Other values."""
-        self._editing.knobs()
-
-    def action_save(self) -> None:
-        """Keep these runs as a grid file."""
-        self._editing.save()
 
 
 def table_of(runs: Sequence[Mapping[str, Any]], width: int) -> tuple[list[Column], Any]:

@@ -20,7 +20,7 @@ from optsweep_tui.app import format as fmt
 from optsweep_tui.app import runfilter, verdicts
 from optsweep_tui.app.actions import outcome
 from optsweep_tui.app.answers import Answers, Arrived
-from optsweep_tui.app.editing import Editing
+from optsweep_tui.app.editing import Editing, EditingActions
 from optsweep_tui.app.model import Block, RunRow, matrix, new_row
 from optsweep_tui.app.palette import Entry as Command
 from optsweep_tui.app.runfilter import FilterError
@@ -58,7 +58,7 @@ class Opened:
     """Every run that it plans, in plan order."""
 
 
-class SweepScreen(BaseScreen):
+class SweepScreen(EditingActions, BaseScreen):
     """Optimizer rows x ratio columns, one block per model."""
 
     TAB = "Sweep"
@@ -531,26 +531,6 @@ class SweepScreen(BaseScreen):
         if opened.name in {study.name for study in self.bench.snapshot.studies}:
             self.opened, self.edits, self._launching = None, Draft(), False
             self.bench.study = opened.name
-
-    def action_engine(self) -> None:
-        """Another engine for the next launch."""
-        self._editing.engine()
-
-    def action_host(self) -> None:
-        """Another host for the next launch."""
-        self._editing.host()
-
-    def action_seeds(self) -> None:
-        """Other seeds for the next launch."""
-        self._editing.seeds()
-
-    def action_knobs(self) -> None:
-        """Other knobs for the next launch."""
-        self._editing.knobs()
-
-    def action_save(self) -> None:
-        """Keep the selection as a grid file."""
-        self._editing.save()
 
     # ------------------------------------------------------------ grids
 
