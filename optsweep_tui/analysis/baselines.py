@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
 
+from optsweep_tui.analysis import tails
 from optsweep_tui.analysis.cells import CellLoss, Group
 from optsweep_tui.analysis.columns import GROUP
 from optsweep_tui.analysis.families import Families
@@ -225,7 +225,9 @@ def _probability(chi2: float, dof: float, sigma_dof: float) -> float:
     """Chance of a larger chi-square; F(dof, sigma_dof) where sigma itself was measured; NaN without freedom."""
     if dof < LEAST_FREEDOM:
         return math.nan
-    return float(stats.chi2.sf(chi2, dof) if math.isinf(sigma_dof) else stats.f.sf(chi2 / dof, dof, sigma_dof))
+    return float(
+        tails.chi_square_tail(chi2, dof) if math.isinf(sigma_dof) else tails.f_tail(chi2 / dof, dof, sigma_dof)
+    )
 
 
 def budget_text(cell: CellLoss) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import pandas as pd
-from scipy import stats
 
+from optsweep_tui.analysis import tails
 from optsweep_tui.analysis.baselines import Baseline, baselines
 from optsweep_tui.analysis.cells import CellLoss, Group, groups
 from optsweep_tui.analysis.columns import GROUP, NOISE
@@ -131,5 +131,5 @@ def sigma_interval(sigma: float, dof: float) -> tuple[float, float]:
     """95 % interval of a measured sigma: sigma sqrt(dof / chi2 quantile). From 2 degrees of freedom .52-6.3x."""
     if not (sigma > 0 and dof > 0):
         return math.nan, math.nan
-    low, high = (sigma * math.sqrt(dof / stats.chi2.ppf(p, dof)) for p in (0.5 + LEVEL / 2, 0.5 - LEVEL / 2))
+    low, high = (sigma * math.sqrt(dof / tails.chi_square_quantile(p, dof)) for p in (0.5 + LEVEL / 2, 0.5 - LEVEL / 2))
     return float(low), float(high)

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from optsweep_engines.spec import RunRecord
+from optsweep_tui.analysis import tails
 from optsweep_tui.analysis.cells import groups
 from optsweep_tui.analysis.noise import noise_of
 from optsweep_tui.analysis.ties import TIE_WIDTH
@@ -108,7 +108,7 @@ def tie_width(noise: RunNoise) -> float | None:
     if noise.sigma is None:
         return None
     level = NormalDist().cdf(TIE_WIDTH)
-    quantile = TIE_WIDTH if noise.dof is None else float(stats.t.ppf(level, noise.dof))
+    quantile = TIE_WIDTH if noise.dof is None else float(tails.student_quantile(level, noise.dof))
     return quantile * noise.sigma * math.sqrt(2.0)
 
 

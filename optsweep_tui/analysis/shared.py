@@ -7,8 +7,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
+from optsweep_tui.analysis import tails
 from optsweep_tui.analysis.baselines import Baseline, Baselines, family_of
 from optsweep_tui.analysis.families import Families
 from optsweep_tui.analysis.gradient import exponent_gradient
@@ -63,8 +63,8 @@ def _probability(excess: float, members: list[tuple[float, Baseline]]) -> float:
     spread = sum(part**2 / item.noise.dof for part, item in members)
     count = len(members) - 1
     if spread <= 0:
-        return float(stats.chi2.sf(excess, count))
-    return float(stats.f.sf(excess / count, count, sum(part for part, _ in members) ** 2 / spread))
+        return float(tails.chi_square_tail(excess, count))
+    return float(tails.f_tail(excess / count, count, sum(part for part, _ in members) ** 2 / spread))
 
 
 def uneven_supports(found: Baselines) -> set[Hashable]:

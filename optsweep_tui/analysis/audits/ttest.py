@@ -11,8 +11,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
+from optsweep_tui.analysis import tails
 from optsweep_tui.analysis.cells import CellLoss, groups
 from optsweep_tui.analysis.columns import TTEST
 from optsweep_tui.analysis.number_ids import addressed
@@ -69,7 +69,7 @@ def _row(cell: CellLoss, target: float, level: float) -> dict[str, Any]:
         return row | {"state": "REFUSE", "reason": reason}
     dof = len(losses) - 1
     t = (row["mean"] - target) / (row["sd"] / math.sqrt(len(losses)))
-    p = float(stats.t.cdf(t, dof))
+    p = tails.student_probability(t, dof)
     verdict = "BELOW" if p < level else "NOT-SHOWN"
     return row | {"state": "TEST", "reason": "", "t": t, "dof": float(dof), "p": p, "verdict": verdict}
 

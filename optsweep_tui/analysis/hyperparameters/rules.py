@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
+from optsweep_tui.analysis import tails
 from optsweep_tui.analysis.hyperparameters.censored import Floats, fit, identified
 from optsweep_tui.analysis.hyperparameters.observations import Evidence, Observation
 from optsweep_tui.analysis.hyperparameters.scale import LOG_REST
@@ -59,7 +59,7 @@ class Rule:
         variance = float(x @ self.covariance @ x) + self.sigma**2
         dof = max(1, self.n - 1 - len(self.columns))
         factor = 1.0 if self.at_floor else self.n / dof
-        return float(x @ self.theta), float(stats.t.ppf(0.5 + LEVEL / 2, dof)) * math.sqrt(variance * factor)
+        return float(x @ self.theta), float(tails.student_quantile(0.5 + LEVEL / 2, dof)) * math.sqrt(variance * factor)
 
 
 @dataclass(frozen=True, kw_only=True)
