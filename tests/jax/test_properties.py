@@ -6,13 +6,12 @@ import functools
 import os
 
 import pytest
-import torch
 
 from optsweep_engines.optimizers.catalogue import optimizers
 from optsweep_engines.properties.listing import PROPERTIES, Property
 from optsweep_engines.properties.subject import Subject
 from optsweep_engines.properties.subject_jax import of_rule
-from tests.numerics.test_rule_properties import SITUATIONS, VALUES
+from tests.numerics.test_rule_properties import showing
 
 NAMES = sorted(optimizers()) if os.environ.get("OPTSWEEP_JAX_RULES") else ["lion"]
 
@@ -20,12 +19,7 @@ NAMES = sorted(optimizers()) if os.environ.get("OPTSWEEP_JAX_RULES") else ["lion
 @functools.cache
 def subject(name: str) -> Subject:
     """An optimizer of the catalogue on JAX."""
-    return of_rule(
-        name,
-        dtypes=(torch.float32, torch.float64, torch.bfloat16),
-        situations={knob: given for (each, knob), given in SITUATIONS.items() if each == name},
-        values={knob: value for (each, knob), value in VALUES.items() if each == name},
-    )
+    return showing(name, of_rule)
 
 
 @pytest.mark.parametrize("item", PROPERTIES, ids=lambda item: item.name)

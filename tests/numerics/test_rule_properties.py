@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -89,15 +90,20 @@ def numbers(training: Training) -> dict[str, Floats]:
 # ---------------------------------------------------------------- the one list
 
 
-@functools.cache
-def subject(name: str) -> Subject:
+def showing(name: str, of: Callable[..., Subject] = of_rule) -> Subject:
     """An optimizer of the catalogue under test, with what shows its rarer knobs."""
-    return of_rule(
+    return of(
         name,
         dtypes=(torch.float32, torch.float64, torch.bfloat16),
         situations={knob: given for (each, knob), given in SITUATIONS.items() if each == name},
         values={knob: value for (each, knob), value in VALUES.items() if each == name},
     )
+
+
+@functools.cache
+def subject(name: str) -> Subject:
+    """In torch."""
+    return showing(name)
 
 
 @pytest.mark.parametrize("item", PROPERTIES, ids=lambda item: item.name)

@@ -114,9 +114,25 @@ def to_torch(dtype: torch.dtype) -> Callable[[npt.NDArray[Any]], Tensor]:
     return lambda array: torch.from_numpy(np.array(array)).to(dtype)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arrays:
+    """The array library that a rule runs in under test."""
+
+    training: Callable[..., Trained]
+    """A `Training` with the library's `values`, `arrays`, `saved` and `load`."""
+    xp: Any
+    """The array namespace of the rules."""
+    to: Callable[[torch.dtype], Callable[[npt.NDArray[Any]], Any]]
+    """A type -> numpy to the library's arrays at that type."""
+
+
+TORCH = Arrays(training=RuleTraining, xp=torch_namespace, to=to_torch)
+
+
 def of_rule(
     name: str,
     *,
+    on: Arrays = TORCH,
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64),
     own: bool = False,
     situations: Mapping[str, Mapping[str, Scalar]] | None = None,
@@ -125,6 +141,7 @@ def of_rule(
     """A rule of the catalogue, or a registered one.
 
     Args:
+        on: where its arrays are.
         own: a user's, whose costs are not declared.
     """
     entry = optimizer(name)
@@ -138,18 +155,18 @@ def of_rule(
         services: Mapping[str, Service] | None = None,
         starts: Callable[[Parameter], Floats] = start,
     ) -> Trained:
-        convert = to_torch(dtype or torch.float64)
+        convert = on.to(dtype or torch.float64)
         asked = services or toy_services()
 
         def converted(service: Service) -> Service:
             return lambda item, step: convert(service(item, step))
 
-        return RuleTraining(
+        return on.training(
             name,
             items,
             given,
             steps=steps,
-            xp=torch_namespace,
+            xp=on.xp,
             to_xp=convert,
             services={key: converted(service) for key, service in asked.items()},
             starts=starts,

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from optsweep_engines.jax_engine.programs import exact_scalars
 from optsweep_engines.models import Parameter
-from optsweep_engines.optimizers.base import Service
-from optsweep_engines.optimizers.catalogue import optimizer
-from optsweep_engines.properties.services import services as toy_services
-from optsweep_engines.properties.subject import Subject, Trained
-from optsweep_engines.properties.tensors import Floats, start
-from optsweep_engines.properties.training import STEPS, Training
+from optsweep_engines.properties import subject
+from optsweep_engines.properties.subject import Arrays
+from optsweep_engines.properties.tensors import Floats
+from optsweep_engines.properties.training import Training
 from optsweep_engines.spec import Scalar
 
 DTYPES: dict[torch.dtype, Any] = {
@@ -80,54 +80,15 @@ def to_torch(value: Any) -> Tensor:
     return torch.from_numpy(array)
 
 
-def of_rule(
-    name: str,
-    *,
-    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float64),
-    own: bool = False,
-    situations: Mapping[str, Mapping[str, Scalar]] | None = None,
-    values: Mapping[str, Scalar] | None = None,
-) -> Subject:
-    """As `subject.of_rule`, on JAX."""
-    entry = optimizer(name)
+def from_numpy(dtype: torch.dtype) -> Callable[[npt.NDArray[Any]], Any]:
+    """numpy -> JAX at a type."""
 
-    def begin(
-        items: Sequence[Parameter],
-        given: Mapping[str, Scalar] | None = None,
-        *,
-        dtype: torch.dtype | None = None,
-        steps: int = STEPS,
-        services: Mapping[str, Service] | None = None,
-        starts: Callable[[Parameter], Floats] = start,
-    ) -> Trained:
-        kind = DTYPES[dtype or torch.float64]
+    def convert(array: npt.NDArray[Any]) -> Any:
+        with exact_scalars():
+            return jnp.asarray(np.asarray(array), DTYPES[dtype])
 
-        def convert(array: Any) -> Any:
-            with exact_scalars():
-                return jnp.asarray(np.asarray(array), kind)
+    return convert
 
-        def converted(service: Service) -> Service:
-            return lambda item, step: convert(service(item, step))
 
-        asked = services or toy_services()
-        return JaxTraining(
-            name,
-            items,
-            given,
-            steps=steps,
-            xp=jnp,
-            to_xp=convert,
-            services={key: converted(service) for key, service in asked.items()},
-            starts=starts,
-        )
-
-    return Subject(
-        name=name,
-        knobs=entry.knobs,
-        start=begin,
-        is_rule=True,
-        dtypes=dtypes,
-        state_floats=None if own else entry.state_floats,
-        situations=situations or {},
-        values=values or {},
-    )
+of_rule = partial(subject.of_rule, on=Arrays(training=JaxTraining, xp=jnp, to=from_numpy))
+"""As `subject.of_rule`, on JAX."""
