@@ -84,6 +84,29 @@ def write_atomic(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_new(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a whole file under a name that is free, or nothing; of two writers one succeeds.
+
+    Args:
+        durable: False: the caller syncs the folder after a batch.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        with open(temporary, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            if durable:
+                os.fsync(handle.fileno())
+        os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if durable:
+        sync_folder(path.parent)
+
+
 def write_json(path: Path, data: Any) -> None:
     """`write_atomic` of one JSON document."""
     write_atomic(path, (json.dumps(data, sort_keys=True, allow_nan=False) + "\n").encode())
@@ -176,17 +199,22 @@ class Claim:
     token: str
     claimed_at: float
     """Unix seconds, for display only."""
+    job: str | None = None
+    """The scheduler's name of what claimed it ("4711_3"); None outside a scheduler."""
 
     @property
     def holder_alive(self) -> bool:
         return self.boot_id == boot_id() and process_start(self.pid) == self.start
 
 
-def take_claim(attempt_folder: Path) -> int | None:
+def take_claim(attempt_folder: Path, job: str | None = None) -> int | None:
     """Claim an attempt: returns the descriptor whose lock is held until every process that has it is gone.
 
     The lock is taken on a temporary file which is then linked to its name, so a claim is never seen unlocked while its
     holder lives. Returns None when somebody else has claimed it.
+
+    Args:
+        job: the scheduler's name of the caller, where one has started it.
     """
     temporary = attempt_folder / f".claim.{os.getpid()}.{time.monotonic_ns()}"
     handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -199,6 +227,7 @@ def take_claim(attempt_folder: Path) -> int | None:
             host=os.uname().nodename,
             token=os.urandom(8).hex(),
             claimed_at=time.time(),
+            job=job,
         )
         os.write(handle, json.dumps(asdict(claim)).encode())
         os.fsync(handle)

@@ -74,8 +74,15 @@ class EngineProcess:
 class Shim:
     """Runs attempts one after the other on one slot."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], job: str | None = None) -> None:
+        """Nothing starts yet.
+
+        Args:
+            environment: of the engine.
+            job: the scheduler's name of this process, for claims and endings.
+        """
         self._environment = environment
+        self._job = job
         self._engine: EngineProcess | None = None
         self._stopping = False
 
@@ -110,14 +117,14 @@ class Shim:
             endings = [dict(ending) for _ in locks]
         for (path, lock), body in zip(locks.items(), endings, strict=True):
             body |= {"ended_at": time.time(), "seconds": round(time.monotonic() - started, 3)}
+            body |= {"job": self._job} if self._job else {}
             try:
                 folder.write_reserved(path / folder.EXIT, body)
             finally:
                 os.close(lock)
         return True
 
-    @staticmethod
-    def _claimed(attempt_folder: Path) -> dict[Path, int]:
+    def _claimed(self, attempt_folder: Path) -> dict[Path, int]:
         """The attempt and what of its pack can be had, each with its lock; empty when it was not ours to run.
 
         A pack is claimed in its own order: where another shim holds an earlier member, it is about to take this one too.
@@ -130,7 +137,7 @@ class Shim:
             newest = folder.attempts(run_folder)
             if not newest or newest[-1][1].name != path.name:
                 continue
-            lock = folder.take_claim(path)
+            lock = folder.take_claim(path, self._job)
             if lock is not None:
                 locks[path] = lock
             elif not locks:
