@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,21 +190,35 @@ def rates(workspace: Workspace) -> dict[Any, float]:
 # ---------------------------------------------------------------- launch
 
 
-def launch(workspace: Workspace, chosen: Plan, *, force: bool = False, pack: int | None = None) -> list[str]:
+def launch(
+    workspace: Workspace,
+    chosen: Plan,
+    *,
+    force: bool = False,
+    pack: int | None = None,
+    hosts: Sequence[str] = ("local",),
+    say: Callable[[str], None] = lambda _: None,
+) -> list[str]:
     """Plant the run folders, remember the study, open and queue the attempts that are needed; returns the ids queued.
 
     Args:
         pack: so many runs of one shape share an engine process and its program; None: where a benchmark found a gain.
+        hosts: where the runs may go, by `chosen_hosts`.
+        say: called with a line about each host that cannot be used while others can.
     """
     from optsweep_engines.optimizers import user_plan
     from optsweep_tui import packs
     from optsweep_tui import plan as planning
+    from optsweep_tui.dispatch import placing
 
-    require_engines(chosen.specs)
+    if "local" in hosts:
+        require_engines(chosen.specs)
     workspace.ensure()
     _require_store(workspace)
+    _require_hosts(workspace, chosen, hosts, say)
     rundir.keep_optimizers(workspace.runs, user_plan.sources(chosen.specs))
     planning.plant(workspace, chosen.study, chosen.specs)
+    placing.remember(workspace, chosen.study.name, chosen.run_ids, hosts)
     dispatcher = _dispatcher(workspace)
     device = dispatcher.host.device
     together = packs.automatic(workspace, chosen.specs, device) if pack is None else packs.grouped(chosen.specs, pack)
@@ -223,17 +237,59 @@ def _require_store(workspace: Workspace) -> None:
             queries.finished(workspace.store, wait_seconds=0.0)
 
 
+def chosen_hosts(workspace: Workspace, hosts: str | None, accelerator: str | None) -> tuple[str, ...]:
+    """`--host a,b:partition` and `--accelerator X` as names of hosts; this machine without either."""
+    from optsweep_tui.dispatch import placing
+
+    return placing.chosen(workspace, hosts, accelerator)
+
+
+def _require_hosts(workspace: Workspace, chosen: Plan, hosts: Sequence[str], say: Callable[[str], None]) -> None:
+    """Raise where none of the hosts can take a run; say which cannot where others can. Before anything is written."""
+    if tuple(hosts) == ("local",):
+        return
+    from optsweep_tui.dispatch import fleet
+
+    found = fleet.of(workspace)
+    problems = found.connect(hosts)
+    for name, why in found.lacking(
+        {spec.engine for spec in chosen.specs}, [h for h in hosts if h not in problems]
+    ).items():
+        problems.setdefault(name, why)
+    usable = [name for name in hosts if name not in problems]
+    if not usable:
+        first = next(iter(problems.values()))
+        raise OptsweepError(first, "" if len(problems) == 1 else f"none of the {len(problems)} hosts can be used")
+    for why in [*problems.values(), *found.cautions(usable)]:
+        say(f"note: {why}")
+
+
 def _dispatcher(workspace: Workspace) -> Dispatcher:
-    from optsweep_tui.dispatch.protocol import load_dispatcher
+    from optsweep_tui.dispatch import fleet
 
-    return load_dispatcher("local", workspace)
+    return fleet.dispatcher(workspace)
 
 
-def host_names() -> list[str]:
+def attend(workspace: Workspace) -> None:
+    """Have what runs on other machines stream into the workspace while this process lives."""
+    from optsweep_tui.dispatch import fleet
+
+    if fleet.needed(workspace):
+        fleet.of(workspace)
+
+
+def ask_hosts(workspace: Workspace, seconds: float = 20.0) -> dict[str, str]:
+    """Bring what other machines have of the runs into the workspace; host -> why it could not be asked."""
+    from optsweep_tui.dispatch import fleet
+
+    return fleet.of(workspace).flush(seconds) if fleet.needed(workspace) else {}
+
+
+def host_names(workspace: Workspace) -> list[str]:
     """Names of the hosts that runs can go to."""
     from optsweep_tui.dispatch import hosts
 
-    return hosts.names()
+    return hosts.names(workspace)
 
 
 def host_looks(workspace: Workspace) -> Callable[[], list[HostLook]]:
@@ -254,6 +310,7 @@ def cancel(workspace: Workspace, run_ids: Iterable[str]) -> list[str]:
     """Cancel every run named that is not over; returns those that were marked."""
     marked = [run_id for run_id in run_ids if not rundir.state_of(workspace.runs / run_id).finished]
     _dispatcher(workspace).cancel(marked)
+    ask_hosts(workspace)
     return marked
 
 
@@ -264,12 +321,28 @@ def retry(workspace: Workspace, run_ids: Iterable[str]) -> list[str]:
     wanted = [run_id for run_id in run_ids if not rundir.is_imported(workspace.runs / run_id)]
     for run_id, state in dispatcher.poll(wanted).items():
         if state.finished or state.state == "lost":
-            require_engines([spec_of(workspace, run_id)])
+            if _here_only(workspace, run_id):
+                require_engines([spec_of(workspace, run_id)])
             chosen.append(run_id)
     _require_data(workspace, chosen)
     for run_id in chosen:
         rundir.uncancel(workspace.runs / run_id)
     return dispatcher.submit(chosen, asked=True)
+
+
+def _here_only(workspace: Workspace, run_id: str) -> bool:
+    """Whether a run may go to no other machine than this one."""
+    from optsweep_tui.dispatch import placing
+
+    return placing.Choices(workspace).of(run_id) == placing.LOCAL
+
+
+def require_engines_here(workspace: Workspace, run_ids: Iterable[str]) -> None:
+    """`require_engines` for the runs that can only be trained here."""
+    from optsweep_tui.dispatch import placing
+
+    choices = placing.Choices(workspace)
+    require_engines(spec_of(workspace, run_id) for run_id in run_ids if choices.of(run_id) == placing.LOCAL)
 
 
 def detach(workspace: Workspace, *verb: str) -> int:
@@ -305,6 +378,9 @@ def look(
     workspace: Workspace, run_ids: Iterable[str], *, once: bool = False, say: Callable[[str], None] | None = None
 ) -> Iterator[Progress]:
     """The same looks as `drive`, without touching the runs; into the sinks of the workspace go their copies all the same."""
+    if once:
+        ask_hosts(workspace)
+    attend(workspace)
     looks = run_looks.look(workspace, run_ids, once=once)
     return looks if once else _copied(workspace, looks, say)
 
@@ -371,6 +447,8 @@ def log_lines(workspace: Workspace, run_id: str, *, last: int, follow: bool) -> 
     """Log, events and metric lines of a run's newest attempt as {"attempt", "source", "text"}, oldest first."""
     from optsweep_tui.dispatch import detail
 
+    if follow:
+        attend(workspace)
     return detail.log_lines(workspace, run_id, last=last, follow=follow)
 
 
@@ -378,12 +456,22 @@ def log_lines(workspace: Workspace, run_id: str, *, last: int, follow: bool) -> 
 
 
 def collect(
-    workspace: Workspace, *, rebuild: bool = False, progress: Callable[[int, int], None] | None = None
+    workspace: Workspace,
+    *,
+    rebuild: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> CollectReport:
-    """Bring results.duckdb up to date with the run folders; twice = once."""
+    """Bring results.duckdb up to date with the run folders, and those with the hosts; twice = once.
+
+    Args:
+        say: called with a line about each host that does not answer.
+    """
     from optsweep_tui.store import ingest
 
     workspace.ensure()
+    for why in ask_hosts(workspace).values():
+        say(f"note: {why}; what it has comes later")
     work = ingest.rebuild if rebuild else ingest.ingest
     return work(workspace.store, workspace.runs, progress=progress)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from optsweep_tui import flow, rundir
 from optsweep_tui.core import validation_key
-from optsweep_tui.errors import OptsweepError, UnknownName
+from optsweep_tui.errors import OptsweepError
 from optsweep_tui.resources import shipped
 from optsweep_tui.settings import Workspace
 
@@ -122,8 +122,7 @@ def plan(workspace: Workspace, draft: Draft, *, prepare: bool = False) -> flow.P
     Raises:
         OptsweepError: no such cell, knob, engine or host, or a value that cannot be.
     """
-    if draft.host not in flow.host_names():
-        raise UnknownName("host", draft.host, flow.host_names(), hint="(optsweep doctor lists the hosts)")
+    flow.chosen_hosts(workspace, draft.host, None)
     request = flow.Request(
         grid=draft.grid,
         cells=draft.cells,
@@ -146,7 +145,9 @@ def launch(workspace: Workspace, draft: Draft) -> tuple[list[str], int]:
         OptsweepError: as `plan`, an engine whose library is missing, or a workspace that cannot be written.
     """
     flow.require_engines(plan(workspace, draft).specs)
-    queued = flow.launch(workspace, plan(workspace, draft, prepare=True))
+    queued = flow.launch(
+        workspace, plan(workspace, draft, prepare=True), hosts=flow.chosen_hosts(workspace, draft.host, None)
+    )
     return queued, flow.detach(workspace)
 
 

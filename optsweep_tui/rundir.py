@@ -37,17 +37,22 @@ from optsweep_tui.imported import ImportedRun
 
 __all__ = [
     "CANCEL", "CHECKPOINTS", "CLAIM", "EVENTS", "EXIT", "FINISHED", "INTENT", "LEASE", "LOG", "METRICS", "ORIGIN", "RECORD",
-    "SPEC",
-    "STATES", "STUDIES", "RunState", "attempts", "cancel", "events", "find_run", "is_imported", "is_run_id",
-    "keep_optimizers", "last_metric", "metric_rows", "native_ids", "read_import", "read_spec", "remember_import",
+    "REMOTE", "SPEC",
+    "STATES", "STUDIES", "RunState", "attempts", "cancel", "events", "find_run", "host_of", "is_imported", "is_run_id",
+    "keep_optimizers", "last_metric", "metric_rows", "native_ids", "read_import", "read_spec", "remember_import", "remote",
     "run_ids",
     "state_of", "still_queued", "studies_of", "uncancel", "unwritable", "whole_lines", "write",
 ]  # fmt: skip
 
 STATES = (
-    "planned", "queued", "running", "orphan", "lost", "done", "diverged", "failed", "oom", "cancelled", "nan", "missing",
+    "planned", "submitting", "queued", "running", "unreachable", "orphan", "lost", "done", "diverged", "failed", "oom",
+    "cancelled", "nan", "missing",
 )  # fmt: skip
-"""Every state that a run can be shown in."""
+"""Every state that a run can be shown in; "unreachable" is display only: no decision rests on it."""
+
+REMOTE = "remote.json"
+"""In an attempt that is elsewhere: what its machine last said of it ({"host", "state": submitting, queued or running,
+"claim", "lease_age_seconds"}), for this machine cannot look at its lock."""
 
 OPTIMIZERS = "optimizers"
 """Folder beside the runs: files of users' own optimizers, named by their hash."""
@@ -65,7 +70,7 @@ class RunState:
 
     run_id: str
     state: str
-    """planned, queued, running, orphan, lost, or one of FINISHED."""
+    """planned, submitting, queued, running, orphan, lost, or one of FINISHED."""
     attempt: int
     """Number of the newest attempt; 0 before the first."""
     attempt_folder: Path | None
@@ -264,7 +269,10 @@ def state_of(run_folder: Path) -> RunState:
         ending = {"reason": "unreadable"}
     record, error = _read_record(newest)
     if ending is None:
-        if folder.lock_held(newest):
+        away = _away(newest)
+        if away:
+            state = away
+        elif folder.lock_held(newest):
             state = "running"
         elif (newest / CLAIM).exists():
             state = "orphan" if not (newest / EXIT).exists() else "running"  # it ended between two looks: next poll
@@ -280,6 +288,38 @@ def state_of(run_folder: Path) -> RunState:
     else:
         state = "lost"
     return _state(run_id, state, number, newest, None, ending, error or ending.get("error") or _ending_text(ending))
+
+
+def _away(attempt_folder: Path) -> str | None:
+    """What the machine of an attempt said of it last; None where it is an attempt of this machine."""
+    try:
+        with open(f"{attempt_folder}/{REMOTE}", "rb") as file:
+            state = json.loads(file.read()).get("state")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError):
+        return "submitting"
+    return state if state in ("submitting", "queued", "running") else "submitting"
+
+
+def remote(attempt_folder: Path) -> dict[str, Any] | None:
+    """The whole of what its machine said of an attempt; None where it is one of this machine."""
+    try:
+        data = folder.read_json(attempt_folder / REMOTE)
+    except (ValueError, OSError):
+        return {}
+    return data if data is None or isinstance(data, dict) else {}
+
+
+def host_of(attempt_folder: Path | None) -> str | None:
+    """Name of the host that an attempt was meant for; None where no intent says so."""
+    if attempt_folder is None:
+        return None
+    try:
+        intent = folder.read_json(attempt_folder / INTENT)
+    except (ValueError, OSError):
+        return None
+    return str(intent.get("host", "local")) if isinstance(intent, dict) else None
 
 
 def _imported_state(run_folder: Path) -> RunState:

@@ -175,6 +175,21 @@ def visible_gpus() -> list[str]:
     return answer.stdout.split() if answer.returncode == 0 else []
 
 
+def ssh_config() -> Path | None:
+    """The ssh config that OPTSWEEP_SSH_CONFIG names, in the place of the user's own.
+
+    Raises:
+        OptsweepError: there is no such file.
+    """
+    named = os.environ.get("OPTSWEEP_SSH_CONFIG", "")
+    if not named:
+        return None
+    path = Path(named).expanduser()
+    if not path.is_file():
+        raise OptsweepError(f"OPTSWEEP_SSH_CONFIG names {path}, which is no file", "mend or unset it")
+    return path
+
+
 def colour_off() -> bool:
     """NO_COLOR as no-color.org defines it."""
     return bool(os.environ.get("NO_COLOR"))

@@ -37,7 +37,7 @@ def seen(run_folder: Path, number: int) -> dict[str, Any]:
         return answer | {"phase": "ended"}
     if not (attempt_folder / folder.CLAIM).exists():
         return answer | {"phase": "waiting"}
-    answer["lease_age_seconds"] = lease_age(attempt_folder)
+    answer["lease_age_seconds"] = lease_age(attempt_folder, any_boot=True)
     if folder.lock_held(attempt_folder):
         return answer | {"phase": "alive"}
     if claim is not None and claim.host != os.uname().nodename and claim.boot_id != folder.boot_id():
@@ -46,15 +46,21 @@ def seen(run_folder: Path, number: int) -> dict[str, Any]:
     return answer | {"phase": "ended" if ended else "silent"}
 
 
-def lease_age(attempt_folder: Path) -> float | None:
-    """Seconds since the lease was renewed: by the clock of this boot where it is of this boot, else by the file's time."""
+def lease_age(attempt_folder: Path, *, any_boot: bool = False) -> float | None:
+    """Seconds since the lease was renewed, by the clock of the boot that renewed it; None where that is not this boot.
+
+    Args:
+        any_boot: then by the time of the file: of a machine that shares this folder, for one.
+    """
     try:
         lease = folder.read_json(attempt_folder / folder.LEASE)
         if isinstance(lease, dict) and lease.get("boot_id") == folder.boot_id():
             return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - float(lease["uptime_seconds"]))
-        return max(0.0, time.time() - (attempt_folder / folder.LEASE).stat().st_mtime)
+        if any_boot:
+            return max(0.0, time.time() - (attempt_folder / folder.LEASE).stat().st_mtime)
     except (ValueError, TypeError, KeyError, OSError):
         return None
+    return None
 
 
 def settle(

@@ -75,7 +75,9 @@ class Editing:
         if draft is None:
             return
         notes = {"local": "this machine"}
-        entries = [Entry(value=name, label=name, note=notes.get(name, "")) for name in flow.host_names()]
+        entries = [
+            Entry(value=name, label=name, note=notes.get(name, "")) for name in flow.host_names(self._app.workspace)
+        ]
 
         def taken(name: str | None) -> None:
             if name:

@@ -15,13 +15,13 @@ def command(
     workspace: options.WorkspaceDir = None,
     json_: options.Json = False,
 ) -> None:
-    """Ingest what is new. The run folders are the truth: the store can always be rebuilt from them.
+    """Fetch from the hosts, ingest what is new. The run folders are the truth: the store can always be rebuilt from them.
 
     Examples: optsweep collect | optsweep collect --rebuild
     """
     from optsweep_tui import flow
 
-    report = flow.collect(options.open_workspace(context, workspace), rebuild=rebuild)
+    report = flow.collect(options.open_workspace(context, workspace), rebuild=rebuild, say=output.say)
     if json_:
         output.emit_json(report)
         return

@@ -95,8 +95,11 @@ def summary(look: Progress) -> str:
     failed = counts.get("failed", 0) + counts.get("oom", 0)
     running = counts.get("running", 0)
     cancelled = counts.get("cancelled", 0)
-    waiting = len(look.lines) - done - failed - running - cancelled
+    unreachable = counts.get("unreachable", 0)
+    waiting = len(look.lines) - done - failed - running - cancelled - unreachable
     text = f"total  {done} done, {running} running, {waiting} waiting, {failed} failed"
+    if unreachable:
+        text += f", {unreachable} on hosts that do not answer now"
     if cancelled:
         text += f", {cancelled} cancelled"
     to_go = "" if look.complete else f", {output.duration_text(look.eta_seconds)} to go"

@@ -35,7 +35,7 @@ def command(
         if json_:
             output.emit_json([])
         return
-    flow.require_engines([flow.spec_of(place, run_id) for run_id in wanted])
+    flow.require_engines_here(place, wanted)
     look = progress.drive(place, wanted, f"{output.runs_text(len(wanted))} taken up in {place.root}")
     flow.collect(place)
     if json_:

@@ -34,7 +34,13 @@ def command(
     ] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="torch or jax [default: the grid's].")] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Another dataset than the model's.")] = None,
-    host: Annotated[str, typer.Option("--host", help="Where the runs go.")] = "local",
+    host: Annotated[
+        str | None,
+        typer.Option("--host", help="Where the runs go: names of hosts.toml, a,b,cluster:gpu [default: local]."),
+    ] = None,
+    accelerator: Annotated[
+        str | None, typer.Option("--accelerator", help="Only hosts with this accelerator: h100.")
+    ] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds of every configuration: 0,1,2.")] = None,
     around: Annotated[
         str | None, typer.Option("--around", help="incumbent or start: which published values to begin from.")
@@ -61,14 +67,13 @@ def command(
     Finished runs are not repeated. Ctrl-C detaches: the runs go on.
 
     Examples: optsweep run --grid quickstart | optsweep run -o adamw,muon -m 130m -c 1,8 --dry-run
+    | optsweep run --grid quickstart --host box1,box2 --detach
     """
     from optsweep_tui import flow, packs, preview
     from optsweep_tui.cli import progress
-    from optsweep_tui.errors import UnknownName
 
-    if host != "local":
-        raise UnknownName("host", host, ["local"], hint="(optsweep doctor lists the hosts)")
     place = options.with_sinks(options.open_workspace(context, workspace), sinks)
+    hosts = flow.chosen_hosts(place, host, accelerator)
     request = flow.Request(
         grid=grid,
         optimizers=options.split(optimizers),
@@ -88,19 +93,20 @@ def command(
     if dry_run:
         _show_plan(place, chosen, json_)
         return
-    flow.require_engines(chosen.specs)
+    if "local" in hosts:
+        flow.require_engines(chosen.specs)
     for note in flow.cautions(chosen.specs):
         output.say(f"note: {note}")
     chosen = flow.plan(place, request, prepare=True)
-    queued = flow.launch(place, chosen, force=force, pack=pack)
+    queued = flow.launch(place, chosen, force=force, pack=pack, hosts=hosts, say=output.say)
     if detach:
         pid = flow.detach(place)
         output.say(f"{output.runs_text(len(queued))} launched, controller {pid} left behind; optsweep watch shows them")
         if json_:
             output.emit_json(preview.of(place, chosen))
         return
-    look = progress.drive(place, chosen.run_ids, title(place, chosen))
-    flow.collect(place)
+    look = progress.drive(place, chosen.run_ids, title(place, chosen, hosts))
+    flow.collect(place, say=output.say)
     failed = progress.report_failures(look.lines)
     if json_:
         output.emit_json(preview.of(place, chosen))
@@ -124,7 +130,7 @@ def _seeds(text: str | None) -> tuple[int, ...]:
     return seeds
 
 
-def title(workspace: Workspace, chosen: Plan) -> str:
+def title(workspace: Workspace, chosen: Plan, hosts: tuple[str, ...] = ("local",)) -> str:
     """The head line of a sweep's progress."""
     cells = sorted({spec.chinchilla for spec in chosen.specs})
     names = " ".join(dict.fromkeys(spec.optimizer for spec in chosen.specs))
@@ -133,7 +139,8 @@ def title(workspace: Workspace, chosen: Plan) -> str:
     total = len(chosen.specs) + chosen.fresh_seed_runs
     ratios = " ".join(f"{value:g}" for value in cells)
     head = f"study {chosen.study.name}   {output.runs_text(total)}   {names} x {models} x {ratios}"
-    return f"{head}   {engines}, {workspace.slots} slots"
+    where = f"{workspace.slots} slots" if hosts == ("local",) else f"on {', '.join(hosts)}"
+    return f"{head}   {engines}, {where}"
 
 
 def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from optsweep_engines.spec import canonical_json
 from optsweep_tui import rundir
 from optsweep_tui.core import Cell, RunSpec
+from optsweep_tui.dispatch import links
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.imported import ImportedRun
 from optsweep_tui.rundir import RunState
@@ -101,15 +102,17 @@ def run_line(workspace: Workspace, run_id: str, state: RunState | None = None) -
         if state.state == "running" and speed:
             eta = (spec.steps - step) * spec.tokens_per_step / speed
     lr = spec.hyperparameters.get("lr")
+    host = rundir.host_of(state.attempt_folder) or "local"
+    away = host != "local" and state.state in ("submitting", "queued", "running")
     return RunLine(
         run_id=run_id,
-        state=state.state,
+        state="unreachable" if away and _unreachable(workspace, host.partition(":")[0]) else state.state,
         optimizer=spec.optimizer,
         model=spec.model,
         chinchilla=spec.chinchilla,
         seed=spec.seed,
         engine=spec.engine,
-        host="local",
+        host=host,
         attempt=state.attempt,
         step=step,
         steps=spec.steps,
@@ -120,6 +123,18 @@ def run_line(workspace: Workspace, run_id: str, state: RunState | None = None) -
         error=state.error,
         configuration=_configuration_of(spec),
     )
+
+
+_links: dict[tuple[str, str], tuple[float, bool]] = {}
+
+
+def _unreachable(workspace: Workspace, host: str) -> bool:
+    """Whether a host is known not to answer; asked for every run of a listing, read once a second."""
+    key = (str(workspace.root), host)
+    known = _links.get(key)
+    if known is None or time.monotonic() - known[0] > 1.0:
+        known = _links[key] = (time.monotonic(), links.unreachable(workspace, host))
+    return known[1]
 
 
 def _imported_line(run_id: str, run: ImportedRun) -> RunLine:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Any, Protocol
 
 from optsweep_tui.core import Host
+from optsweep_tui.dispatch import hostsfile
 from optsweep_tui.errors import UnknownName
 from optsweep_tui.rundir import RunState
 from optsweep_tui.settings import Workspace
@@ -17,7 +18,9 @@ ENTRY_POINT_GROUP = "optsweep.dispatchers"
 class Dispatcher(Protocol):
     """One way to run attempts on one host."""
 
-    host: Host
+    @property
+    def host(self) -> Host:
+        """Where they run."""
 
     def submit(self, run_ids: Iterable[str], *, asked: bool = False, packs: Sequence[Sequence[str]] = ()) -> list[str]:
         """Open the next attempt of each run that needs one, intent first, and queue it; returns the ids queued.
@@ -40,9 +43,26 @@ class Dispatcher(Protocol):
 
 
 def load_dispatcher(name: str, workspace: Workspace) -> Dispatcher:
-    """Build one back-end by its registered name."""
+    """The dispatcher of one host: "local", or a name of hosts.toml, with ":PARTITION" behind it where there are some.
+
+    Raises:
+        OptsweepError: no such host, or its back-end is not installed.
+    """
+    if name == "local":
+        dispatcher: Dispatcher = _back_end("local")(workspace)
+        return dispatcher
+    base, _, partition = name.partition(":")
+    return build(workspace, hostsfile.entry_of(workspace, base), partition or None)
+
+
+def build(workspace: Workspace, entry: hostsfile.HostEntry, partition: str | None = None) -> Dispatcher:
+    """The dispatcher of an entry of hosts.toml."""
+    dispatcher: Dispatcher = _back_end(entry.backend)(workspace, entry, partition)
+    return dispatcher
+
+
+def _back_end(name: str) -> Any:
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in found:
-        raise UnknownName("host", name, found, hint="(optsweep doctor lists the hosts)")
-    dispatcher: Dispatcher = found[name].load()(workspace)
-    return dispatcher
+        raise UnknownName("back-end", name, found, hint="(optsweep doctor lists the hosts)")
+    return found[name].load()

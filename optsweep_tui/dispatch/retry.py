@@ -14,6 +14,8 @@ FAILED_ATTEMPTS = 2
 """An engine that says "failed" is tried this often in all: the second time shows that it was no accident."""
 BARREN_ATTEMPTS = 5
 """Deaths in a row without a step gained after which a run is given up (a kernel that kills for memory, mostly)."""
+BLAMELESS = ("preempted", "withdrawn", "superseded", "stale", "cancelled", "given up")
+"""Ends of attempts that say nothing against the run: it was moved, or its machine was taken away."""
 BACKOFF_SECONDS = 0.5
 BACKOFF_LIMIT_SECONDS = 60.0
 
@@ -72,8 +74,8 @@ def _barren(run_folder: Path) -> int:
     count, reached = 0, 0
     for path in _since_retry(run_folder):
         steps = _steps_reached(path)
-        preempted = _json(path / rundir.EXIT).get("reason") == "preempted"
-        count = 0 if steps > reached or preempted else count + 1
+        moved = _json(path / rundir.EXIT).get("reason") in BLAMELESS
+        count = 0 if steps > reached or moved else count + 1
         reached = max(reached, steps)
     return count
 

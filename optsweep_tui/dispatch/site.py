@@ -72,6 +72,8 @@ class Seen:
     claim: Mapping[str, Any] = field(default_factory=dict)
     lease_age_seconds: float | None = None
     """Since the last renewal, by the machine's own clock; None without a lease."""
+    cancelled: bool = False
+    """The run carries a cancel marker there."""
     newest: int = 0
     """Number of the newest attempt of that run there."""
 

@@ -33,7 +33,10 @@ def test_an_unknown_engine_is_a_lookup_error_that_names_the_known() -> None:
 
 @pytest.mark.parametrize("name", sorted(entry.name for entry in entry_points(group=DISPATCHERS)))
 def test_a_dispatcher_offers_the_verbs_and_does_nothing_without_runs(name: str, tmp_path: Path) -> None:
-    dispatcher: Dispatcher = load_dispatcher(name, settings.workspace(tmp_path))
+    if name != "local":
+        target = 'ssh = "nowhere.invalid"\n' if name == "ssh" else ""
+        (tmp_path / "hosts.toml").write_text(f'[hosts.box]\nbackend = "{name}"\n{target}')
+    dispatcher: Dispatcher = load_dispatcher("local" if name == "local" else "box", settings.workspace(tmp_path))
     assert dispatcher.host.slots >= 1
     assert dispatcher.poll([]) == {}
     assert dispatcher.submit([]) == []

@@ -1,0 +1,60 @@
+"""Where each attempt is, written down on the hosts themselves, so that two controllers never start one run on two of them.
+
+Hosts are asked in the order of their ids, which is the same for everybody. The first that answers decides: whoever wrote a
+run's place there first. The place is then copied to all others that answer, for a controller that reaches only those.
+A host that does not answer is passed over; docs/hosts.md says what that leaves open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from optsweep_tui.dispatch.mirror import Attempt
+from optsweep_tui.errors import OptsweepError
+from optsweep_tui.settings import Workspace
+
+BATCH = 2000
+
+
+class Placements:
+    """The agreement of all controllers of a set of hosts."""
+
+    def __init__(self, workspace: Workspace, members: Callable[[], list[Any]]) -> None:
+        """`members`: the dispatchers behind ssh, reachable or not."""
+        self._workspace, self._members = workspace, members
+
+    def agreed(self, choice: Mapping[Attempt, str]) -> dict[Attempt, str]:
+        """The choice as it stands: where another controller was first, its host. "" where that host is not known here."""
+        members = [member for member in self._members() if member.link.host_id and member.link.state == "connected"]
+        if len(self._members()) < 2 or not members:
+            return dict(choice)
+        members.sort(key=lambda member: str(member.link.host_id))
+        ids = {member.entry.name: str(member.link.host_id) for member in members}
+        remote = {attempt: name for attempt, name in choice.items() if name in ids}
+        found = {attempt: name for attempt, name in choice.items() if name not in ids}
+        places = {_name(attempt): ids[name] for attempt, name in remote.items()}
+        for member in members:
+            places = self._written(member, places)
+        names = {host_id: name for name, host_id in ids.items()}
+        for attempt in remote:
+            found[attempt] = names.get(places[_name(attempt)], "")
+        return found
+
+    @staticmethod
+    def _written(member: Any, places: dict[str, str]) -> dict[str, str]:
+        """Ask one host; what it had written before counts, and goes on to the next host."""
+        answer = dict(places)
+        names = list(places)
+        try:
+            for start in range(0, len(names), BATCH):
+                batch = {name: places[name] for name in names[start : start + BATCH]}
+                said, _ = member.pump.site.call("place", {"places": batch})
+                answer |= {name: str(said["places"][name])[:16] for name in batch}
+        except (OptsweepError, KeyError, TypeError):
+            return places
+        return answer
+
+
+def _name(attempt: Attempt) -> str:
+    return f"{attempt[0]}.a{attempt[1]}"
