@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from optsweep_tui.settings import Workspace
 
+SWITCH_SECONDS = 0.001
+"""After so long a thread that reads runs hands the interpreter over to the one that has a key to answer; Python's usual 5 ms
+are paid at every turn that a key takes through the threads."""
+
 
 def run_app(workspace: Workspace, screen: str = "", slow_link: bool = False) -> int:
     """Run the app until the user quits; returns the exit status.
@@ -19,7 +23,7 @@ def run_app(workspace: Workspace, screen: str = "", slow_link: bool = False) -> 
     import os
     import sys
 
-    from optsweep_tui.app import memory, preferences, terminal
+    from optsweep_tui.app import hangup, memory, preferences, terminal
 
     chosen = preferences.load(workspace)
     chosen = dataclasses.replace(chosen, slow_link=chosen.slow_link or slow_link)
@@ -30,7 +34,8 @@ def run_app(workspace: Workspace, screen: str = "", slow_link: bool = False) -> 
 
     kept = memory.Memory(workspace.root if chosen.remember else None)
     app = OptsweepApp(workspace, screen, chosen, kept, in_terminal=True)
-    with terminal.guarded(sys.stdin.fileno()):
+    sys.setswitchinterval(SWITCH_SECONDS)
+    with terminal.guarded(sys.stdin.fileno()), hangup.watched(sys.stdin.fileno(), app.leave):
         app.run()
     return app.return_code or 0
 

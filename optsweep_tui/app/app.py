@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
+from rich.console import RenderableType
+from textual._compositor import CompositorUpdate
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
+from textual.events import Event, Key
 from textual.message import Message
 from textual.notifications import Notify, SeverityLevel
 from textual.screen import Screen
@@ -38,6 +38,7 @@ from optsweep_tui.app.widgets.filterline import FilterLine
 from optsweep_tui.app.widgets.spans import use_colours
 from optsweep_tui.app.widgets.table import VirtualTable
 from optsweep_tui.app.widgets.tree import SchemaTree
+from optsweep_tui.app.wire import Wire, Written, erases_in_colour
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.live.poller import INTERVAL_SECONDS as POLL_SECONDS
 from optsweep_tui.live.poller import Poller
@@ -46,6 +47,8 @@ from optsweep_tui.settings import Workspace
 
 SLOW = 3.0
 """With a slow link the threads report this many times more rarely."""
+HOLD_SECONDS = 0.4
+"""The first frame is sent when the first runs are known, or after so long without any."""
 
 
 class OptsweepApp(App[None], inherit_bindings=False):
@@ -75,6 +78,7 @@ class OptsweepApp(App[None], inherit_bindings=False):
         Binding("4", "mode('run')", "screen 4, Run", show=False, id="app.run"),
         Binding("5", "mode('sql')", "screen 5, SQL", show=False, id="app.sql"),
         Binding("6", "mode('hosts')", "screen 6, Hosts", show=False, id="app.hosts"),
+        Binding("ctrl+l", "redraw", "draw the screen anew", show=False, id="app.redraw"),
         Binding("U", "undo", "take the last action back", show=False, id="app.undo"),
         Binding("ctrl+p", "command_palette", "palette", show=False, id="app.palette"),
         Binding("question_mark", "help", "help", id="app.help", key_display="?"),
@@ -135,6 +139,12 @@ class OptsweepApp(App[None], inherit_bindings=False):
         self.store = RunStore()
         self.first_mode = mode or self.memory.get("mode", "sweep")
         self.actions = Actions(self)
+        self.wire = Wire(erases=in_terminal and erases_in_colour())
+        self._held = in_terminal
+        """Nothing is sent before the first frame."""
+        self._running_loop: asyncio.AbstractEventLoop | None = None
+        self._leaving: int | None = None
+        """Status with which somebody wants the process to end."""
         self._looked_up: tuple[Snapshot, str | None] | None = None
         self._study_rows: list[RunRow] = []
         self._blocks: list[Block] | None = None
@@ -207,13 +217,13 @@ class OptsweepApp(App[None], inherit_bindings=False):
 
     def on_mount(self) -> None:
         """Start looking."""
+        self.app_resume_signal.subscribe(self, lambda _: self.action_redraw())
         self.feed.start()
         self.poller.start()
-        if not self.is_headless and threading.current_thread() is threading.main_thread():
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGHUP, signal.SIGTERM):
-                with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
-                    loop.add_signal_handler(number, partial(self.exit, return_code=128 + number))
+        self.set_timer(HOLD_SECONDS, self._show)
+        self._running_loop = asyncio.get_running_loop()
+        if self._leaving is not None:
+            self.exit(return_code=self._leaving)
         if self.first_mode in self.MODES and self.first_mode != "sweep":
             self.switch_mode(self.first_mode)
 
@@ -221,6 +231,61 @@ class OptsweepApp(App[None], inherit_bindings=False):
         """Stop the threads."""
         self.feed.stop()
         self.poller.stop()
+
+    def leave(self, status: int) -> None:
+        """End the app, from another thread: the terminal has gone, or somebody wants the process to end."""
+        self._leaving = status
+        if self._running_loop is not None:
+            self._running_loop.call_soon_threadsafe(partial(self.exit, return_code=status))
+
+    async def on_event(self, event: Event) -> None:
+        """Keys that are bound act at once, in the order in which they come.
+
+        Textual sends a key to the widget with the focus first and back, through three queues: of keys that are read
+        together with a slash, the filter line would miss those that are on their way already.
+        """
+        if isinstance(event, Key) and not event.is_forwarded and self._answers_at_once():
+            for priority in (True, False):
+                if await self._check_bindings(event.key, priority=priority):
+                    return
+        await super().on_event(event)
+
+    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
+        """Send what differs from what the terminal shows; nothing where nothing does."""
+        if self._held:
+            return
+        written = self._running and not self._closed and not self.is_headless and not self._batch_count
+        if written and self._driver is not None and isinstance(renderable, CompositorUpdate):
+            found = self.wire.difference(renderable, self.size.width, self.console)
+            if found is not None:
+                renderable = Written(found) if found or self._moved_cursor() else None
+        super()._display(screen, renderable)
+
+    def _moved_cursor(self) -> bool:
+        """The cursor of the terminal stands elsewhere now, where an input method may look for it."""
+        return self.screen.outer_size.clamp_offset(self.cursor_position) != self._previous_cursor_position
+
+    def _show(self) -> None:
+        """Send the first frame: complete, where an empty one and its parts would each cost a frame on the line."""
+        if self._held:
+            self._held = False
+            self.action_redraw()
+
+    def on_resize(self) -> None:
+        """A terminal of another size has moved its lines about."""
+        self.wire.forget()
+
+    def action_redraw(self) -> None:
+        """Send the whole screen anew: another program has written over it."""
+        self.wire.forget()
+        shown = self.screen
+        self._display(shown, shown._compositor.render_update(full=True, screen_stack=self._background_screens))
+
+    def _answers_at_once(self) -> bool:
+        """The keys are those of one of our screens, which is there, and no text is being typed."""
+        shown = self.screen if self.screen_stack else None
+        plain = self.focused is None or isinstance(self.focused, VirtualTable)
+        return isinstance(shown, BaseScreen) and shown.is_mounted and plain
 
     def exit(self, result: None = None, return_code: int = 0, message: Any = None) -> None:
         """Keep the view while there is one, then leave."""
@@ -255,6 +320,8 @@ class OptsweepApp(App[None], inherit_bindings=False):
         shown = self.base_screen()
         if shown is not None:
             shown.refresh_all()
+            if self._held:
+                shown.call_after_refresh(self._show)
 
     def _announce(self, notice: notices.Notice | None) -> None:
         """Say that runs have ended; with the bell and on the desktop where the user wants that."""

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optsweep_tui import flow, rundir
@@ -27,6 +27,30 @@ FULL_LOOK_SECONDS = 2.0
 """Between two looks at the lock of a live run that writes nothing."""
 SETTLED = frozenset({"planned", *rundir.FINISHED})
 """A run in one of these states stays in it until its folder changes (a new attempt, a cancel marker)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stamps:
+    """Time stamps and sizes of what a live run changes; None for what is not there."""
+
+    folder: tuple[int, int] | None
+    attempt: tuple[int, int] | None
+    metrics: tuple[int, int] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """A run that was alive at the last full look."""
+
+    state: rundir.RunState
+    stamps: Stamps
+    looked_at: float
+    """By the monotonic clock: its lock, which tells of a silent death, was asked then."""
+
+    def still(self, stamps: Stamps) -> bool:
+        """It is in the same state, as far as its folders tell."""
+        same = (stamps.folder, stamps.attempt) == (self.stamps.folder, self.stamps.attempt)
+        return same and time.monotonic() - self.looked_at < FULL_LOOK_SECONDS
 
 
 class Feed(threading.Thread):
@@ -59,7 +83,7 @@ class Feed(threading.Thread):
         self._stopping = False
         self._posted: tuple[tuple[RunRow, ...], tuple[StudyInfo, ...]] | None = None
         self._posted_at = 0.0
-        self._stirred: dict[str, tuple[list[tuple[int, int] | None], float]] = {}
+        self._live: dict[str, Live] = {}
         self._complaints: set[str] = set()
         self._order: list[str] = []
         self._order_of: set[str] = set()
@@ -101,7 +125,7 @@ class Feed(threading.Thread):
         for gone in self._rows.keys() - set(ids):
             del self._rows[gone]
             self._seen.pop(gone, None)
-            self._stirred.pop(gone, None)
+            self._live.pop(gone, None)
         for place, run_id in enumerate(ids):
             if self._stopping:
                 return
@@ -125,10 +149,18 @@ class Feed(threading.Thread):
         where = self._workspace.runs / run_id
         try:
             changed_at = os.stat(where).st_mtime_ns
-            if self._seen.get(run_id) == changed_at or self._quiet(run_id, where):
+            if self._seen.get(run_id) == changed_at:
                 return
-            line = flow.run_line(self._workspace, run_id)
-            known = self._rows.get(run_id)
+            known, live = self._rows.get(run_id), self._live.get(run_id)
+            stamps = _stamps(where, known.line.attempt) if known is not None and live is not None else None
+            if known is not None and live is not None and stamps is not None and live.still(stamps):
+                if stamps.metrics != live.stamps.metrics:  # it writes, and nothing else has happened to it
+                    self._live[run_id] = replace(live, stamps=stamps)
+                    line = flow.run_line(self._workspace, run_id, live.state)
+                    self._rows[run_id] = replace(known, line=line)
+                return
+            state = None if rundir.is_imported(where) else rundir.state_of(where)
+            line = flow.run_line(self._workspace, run_id, state)
             studies = tuple(rundir.studies_of(where))
             if known is None:
                 cell = flow.cell_of(self._workspace, run_id)
@@ -141,7 +173,12 @@ class Feed(threading.Thread):
         except (OptsweepError, OSError, KeyError, TypeError, ValueError):
             self._rows.pop(run_id, None)
             self._seen.pop(run_id, None)
+            self._live.pop(run_id, None)
             return
+        if state is not None and line.state in ("running", "queued"):
+            self._live[run_id] = Live(state=state, stamps=_stamps(where, line.attempt), looked_at=time.monotonic())
+        else:
+            self._live.pop(run_id, None)
         if line.state in SETTLED and studies:
             self._seen[run_id] = changed_at
         else:
@@ -153,19 +190,6 @@ class Feed(threading.Thread):
         if rundir.is_imported(where):
             return rundir.read_import(where).spec.hyperparameters or {}
         return flow.spec_of(self._workspace, run_id).hyperparameters
-
-    def _quiet(self, run_id: str, where: Path) -> bool:
-        """A live run whose files are as they were needs no full look, for a while: its lock tells of a silent death."""
-        row, now = self._rows.get(run_id), time.monotonic()
-        if row is None or row.line.state not in ("running", "queued"):
-            return False
-        attempt_folder = where / f"a{row.line.attempt}"
-        stamps = [_stamp(where), _stamp(attempt_folder), _stamp(attempt_folder / rundir.METRICS)]
-        before, looked_at = self._stirred.get(run_id, ([], 0.0))
-        if stamps == before and now - looked_at < FULL_LOOK_SECONDS:
-            return True
-        self._stirred[run_id] = (stamps, now)
-        return False
 
     def _in_order(self) -> list[str]:
         """Known runs cell by cell, by lr and seed: sorted here, where 100,000 of them hold up no key."""
@@ -199,6 +223,11 @@ class Feed(threading.Thread):
         names = sorted(self._baselines, key=lambda name: (-self._stamps.get(name, 0), name))
         others = sorted({name for row in rows for name in row.studies} - set(names))
         return tuple(StudyInfo(name=name, baseline=self._baselines.get(name, "adamw")) for name in [*names, *others])
+
+
+def _stamps(where: Path, attempt: int) -> Stamps:
+    newest = where / f"a{attempt}"
+    return Stamps(folder=_stamp(where), attempt=_stamp(newest), metrics=_stamp(newest / rundir.METRICS))
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,9 +70,9 @@ def test_a_live_run_that_writes_nothing_is_looked_at_less_often_but_its_death_is
     read: list[str] = []
     original = flow.run_line
 
-    def counted(workspace: Workspace, run_id: str) -> flow.RunLine:
+    def counted(workspace: Workspace, run_id: str, state: Any = None) -> flow.RunLine:
         read.append(run_id)
-        return original(workspace, run_id)
+        return original(workspace, run_id, state)
 
     monkeypatch.setattr(flow, "run_line", counted)
     for _ in range(5):
@@ -92,9 +93,9 @@ def test_settled_runs_are_read_once_and_nothing_is_posted_when_nothing_changed(
     read: list[str] = []
     original = flow.run_line
 
-    def counted(workspace: Workspace, run_id: str) -> flow.RunLine:
+    def counted(workspace: Workspace, run_id: str, state: Any = None) -> flow.RunLine:
         read.append(run_id)
-        return original(workspace, run_id)
+        return original(workspace, run_id, state)
 
     monkeypatch.setattr(flow, "run_line", counted)
     seen = Seen(sweep_workspace)
@@ -104,6 +105,9 @@ def test_settled_runs_are_read_once_and_nothing_is_posted_when_nothing_changed(
     read.clear()
     seen.feed.look()
     assert len(seen.snapshots) == posted
+    assert read == []
+    monkeypatch.setattr(feed, "FULL_LOOK_SECONDS", 0.0)
+    seen.feed.look()
     alive = {row.run_id for row in first.rows if row.line.state in ("running", "queued")}
     assert set(read) == alive
     assert len(alive) == 4

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from optsweep_engines import folder, shim
+from optsweep_engines import folder, shim, workers
 from optsweep_tui import flow, rundir
 from optsweep_tui.app.screens.hosts import HostsScreen
 from optsweep_tui.app.views import hosts as views
@@ -95,11 +95,11 @@ def test_a_drained_host_starts_nothing_and_a_filled_one_goes_on(
 ) -> None:
     started: list[int] = []
 
-    def start(self: LocalDispatcher, slot: int) -> subprocess.Popen[bytes]:
+    def start(_bench: workers.Bench, slot: int) -> subprocess.Popen[bytes]:
         started.append(slot)
         return subprocess.Popen([sys.executable, "-c", ""])
 
-    monkeypatch.setattr(LocalDispatcher, "_start_worker", start)
+    monkeypatch.setattr(workers, "start_worker", start)
     of = made.spec(ratio=0.05)
     made.plant(empty_workspace, of, "planned")
     dispatcher = LocalDispatcher(empty_workspace)

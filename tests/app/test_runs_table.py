@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.events import Key
 
 from optsweep_tui import flow
 from optsweep_tui.app.memory import Memory
@@ -206,3 +207,14 @@ async def test_a_hundred_thousand_runs_are_shown_sorted_and_filtered_at_once(emp
         assert spent["filter"] < 4 * 0.2, spent
         await driver.press("G")
         assert screen.table.cursor == len(screen.shown) - 1
+
+
+@pytest.mark.parametrize(("mode", "line"), [("sweep", "#filter"), ("runs", "#filter"), ("run", "#search")])
+async def test_keys_that_come_in_one_read_with_the_slash_are_the_filter(
+    sweep_workspace: Workspace, mode: str, line: str
+) -> None:
+    async with driven(sweep_workspace, (100, 30), mode) as driver:
+        for sign in "/muKR":
+            driver.app.post_message(Key("slash" if sign == "/" else sign, sign))
+        await driver.until(lambda: driver.app.base_screen().query_one(line, FilterLine).value == "muKR")  # type: ignore[union-attr]
+        assert len(driver.app.screen_stack) == 1  # K and R have asked nothing

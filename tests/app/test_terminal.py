@@ -114,6 +114,14 @@ class Started:
             start_new_session=True,
         )
 
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.ours)
+        os.close(self.theirs)
+
     def until(self, text: bytes, seconds: float = 60.0) -> bytes:
         found, end = b"", time.monotonic() + seconds
         while text not in found:
@@ -153,8 +161,30 @@ def test_kill_9_suspend_and_hangup(empty_workspace: Workspace, tmp_path: Path) -
         assert termios.tcgetattr(app.theirs) == app.before
         assert not list((tmp_path / "optsweep").glob("terminal-*"))
     finally:
-        if app.process.poll() is None:
-            app.process.kill()
-            app.process.wait()
-        os.close(app.ours)
-        os.close(app.theirs)
+        app.close()
+
+
+@pytest.mark.slow
+def test_an_app_whose_terminal_is_closed_without_a_signal_ends(empty_workspace: Workspace, tmp_path: Path) -> None:
+    app = Started(empty_workspace, tmp_path)
+    app.until(b"No runs yet")
+    os.close(app.theirs)
+    os.close(app.ours)
+    assert app.process.wait(20) == 128 + signal.SIGHUP
+
+
+@pytest.mark.slow
+def test_an_app_that_waits_for_a_terminal_that_nobody_reads_ends_when_it_is_told_to(
+    sweep_workspace: Workspace, tmp_path: Path
+) -> None:
+    app = Started(sweep_workspace, tmp_path)
+    try:
+        app.until(b"lr at edge")
+        for _ in range(40):  # frames that nobody takes: the line is full, then the queue before it
+            os.write(app.ours, b"2\x0c1\x0c")
+            time.sleep(0.02)
+        time.sleep(0.5)
+        app.process.send_signal(signal.SIGTERM)
+        assert app.process.wait(20) == 128 + signal.SIGTERM
+    finally:
+        app.close()

@@ -210,9 +210,7 @@ def test_a_night_at_the_bench(terminal: Open, tmp_path: Path, width: int, height
     app.until(lambda text: re.search(r"[12] done", text.split("\n")[0]) is not None, 120)
     app.press("2")
     app.until("by cell and lr")
-    app.press("/")
-    time.sleep(1.0)  # keys of the same read go where the first one went
-    app.press("-l", "c>0.1 state:running,queued")
+    app.press("-l", "/c>0.1 state:running,queued")  # in one read: all of it belongs into the line
     app.press("Enter")
     time.sleep(1.0)
     app.until(lambda text: "sgd" in text and "0.01 " not in text.split("─")[0])

@@ -17,7 +17,6 @@ from optsweep_tui.app.screens.base import BaseScreen
 from optsweep_tui.app.views import hosts
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.app.widgets.table import VirtualTable
-from optsweep_tui.charts.chart import Span
 from optsweep_tui.dispatch.hosts import HostLook
 
 LOOK_SECONDS = 2.0
@@ -103,7 +102,8 @@ class HostsScreen(BaseScreen):
         age = time.monotonic() - self._looked_at if self.looks else 0.0
         self.lines = hosts.lines(self.looks, self.bench.snapshot.by_id, age)
         table.show_empty(self.wrong or "looking ...")
-        table.show(hosts.columns(table.size.width), len(self.lines), self._cells)
+        shown = self.lines
+        table.show(hosts.columns(table.size.width), len(shown), lambda index: shown[index].spans)
         self._draw_queue()
 
     def _draw_queue(self) -> None:
@@ -113,9 +113,6 @@ class HostsScreen(BaseScreen):
     def on_virtual_table_moved(self, message: VirtualTable.Moved) -> None:
         """Say all that is known of the line under the cursor."""
         self._draw_queue()
-
-    def _cells(self, index: int) -> tuple[Span, ...]:
-        return self.lines[index].spans
 
     def _waiting(self) -> list[RunRow]:
         return [row for row in self.bench.snapshot.rows if row.line.state in WAITING]

@@ -163,6 +163,8 @@ class RunScreen(ChartScreen):
     def draw(self) -> None:
         """Facts, charts, log."""
         self.set_class(self.size.width < 100, "narrow")
+        search = self.query_one("#search", FilterLine)
+        search.show(search.has_class("open"))
         row = self.row
         facts, chart = self.query_one("#facts", SpanView), self.query_one("#chart", SpanView)
         lower, status = self.query_one("#lower", SpanView), self.query_one("#status", SpanView)
@@ -305,7 +307,7 @@ class RunScreen(ChartScreen):
         line = self.query_one("#search", FilterLine)
         line.value = self.panes[self.lower].search
         line.add_class("open")
-        line.focus()
+        line.take_keys()
 
     def on_input_changed(self) -> None:
         """Search while it is typed."""
@@ -320,7 +322,8 @@ class RunScreen(ChartScreen):
 
     def action_filter_done(self) -> None:
         """Leave the line; n and N go on."""
-        self.query_one("#search", FilterLine).remove_class("open")
+        line = self.query_one("#search", FilterLine)
+        line.remove_class("open")
         self.set_focus(None)
         self.refresh_all()
 

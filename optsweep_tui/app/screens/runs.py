@@ -116,10 +116,10 @@ class RunsScreen(BaseScreen):
         self._say_wrong()
         table = self.table
         columns = runs.columns(table.size.width - 1, *self._several, self.chosen)
-        marks = bench.marks
+        marks, shown = bench.marks, self.shown
 
         def cells(index: int) -> list[Span]:
-            row = self.shown[index]
+            row = shown[index]
             return runs.cells(row, columns, row.run_id in marks)
 
         if self.wrong is not None:

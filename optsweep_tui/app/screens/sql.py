@@ -161,7 +161,7 @@ class SqlScreen(ResultScreen):
 
     def action_edit(self) -> None:
         """Into the editor."""
-        self.editor.focus()
+        self.set_focus(self.editor)
 
     def action_leave(self) -> None:
         """Out of the editor; a statement that runs is stopped first."""
@@ -293,6 +293,7 @@ class SqlScreen(ResultScreen):
         self._began, self._stop, self._interrupt = time.monotonic(), False, None
         self.history = [*(text for text in self.history if text != query), query][-MOST_HISTORY:]
         self._tick()
+        self.draft = self.editor.text
         workspace, memory = self.bench.workspace, self.bench.memory
         self.remember(memory)
 

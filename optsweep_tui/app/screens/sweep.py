@@ -25,6 +25,7 @@ from optsweep_tui.app.model import Block, RunRow, matrix, new_row
 from optsweep_tui.app.palette import Entry as Command
 from optsweep_tui.app.runfilter import FilterError
 from optsweep_tui.app.screens.base import BaseScreen
+from optsweep_tui.app.screens.charts import READING_SECONDS
 from optsweep_tui.app.screens.pick import Entry, Pick
 from optsweep_tui.app.screens.preview import PreviewScreen
 from optsweep_tui.app.screens.prompt import Prompt
@@ -137,6 +138,8 @@ class SweepScreen(EditingActions, BaseScreen):
         """What the matrix was made of (compared by identity), its study and filter, and the matrix."""
         self._launching = False
         """The grid that is open was launched: it gives way to its study as soon as that is seen."""
+        self._curves_at = 0.0
+        self._curves_of: tuple[object, ...] = ()
         self._answers = Answers(self)
         self._priced: Draft | None = None
         self._priced_at: tuple[tuple[str, int], ...] = ()
@@ -288,7 +291,11 @@ class SweepScreen(EditingActions, BaseScreen):
         view = self.query_one("#curves", SpanView)
         if not self.has_class("tall") or view.size.height < 4:
             return
+        shown = (self._cell, view.size)
+        if shown == self._curves_of and not self._curves_due():
+            return
         lines = []
+        self._curves_at, self._curves_of = time.monotonic(), shown
         self.model.suggest_smoothing(max((row.line.steps for row in self._cell), default=100))
         colours = style.shades([row.line.optimizer for row in self._cell])
         names: list[Span] = [Span(f" {compare.unit_of(self.model.metric)} of the cell's runs  ", style.GREY)]
@@ -308,9 +315,12 @@ class SweepScreen(EditingActions, BaseScreen):
         return [row.run_id for row in self._cell if row.run_id in known] if self.has_class("tall") else []
 
     def changed_curves(self, run_ids: frozenset[str]) -> None:
-        """Curves of the cell have grown."""
+        """Curves of the cell have grown; while they are read for the first time, half a picture now and then is enough."""
         if any(row.run_id in run_ids for row in self._cell):
             self._draw_curves()
+
+    def _curves_due(self) -> bool:
+        return self.bench.poller.caught_up() or time.monotonic() - self._curves_at >= READING_SECONDS
 
     # ------------------------------------------------------------ selection
 

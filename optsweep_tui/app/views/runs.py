@@ -179,16 +179,21 @@ def sparkline(series: Series | None, width: int) -> str:
     """The curve in one line of bars: the mean of each part, low to high; blanks where there is nothing."""
     if series is None or width < 1:
         return " " * max(0, width)
-    y = np.where(np.isfinite(series.y), series.y, np.nan)
+    y = np.asarray(series.y, np.float64)
     late = y[len(y) // 20 :] if len(y) >= 20 else y  # the first fall would flatten all the rest
-    parts = np.array_split(late, min(width, len(late)))
-    means = [float(np.nanmean(part)) if np.isfinite(part).any() else np.nan for part in parts]
-    finite = [value for value in means if np.isfinite(value)]
-    if not finite:
+    if not len(late):
         return " " * width
-    low, high = min(finite), max(finite)
+    parts = min(width, len(late))
+    starts = np.arange(parts) * len(late) // parts
+    good = np.isfinite(late)
+    sums, counts = np.add.reduceat(np.where(good, late, 0.0), starts), np.add.reduceat(good.astype(np.int64), starts)
+    with np.errstate(invalid="ignore"):
+        means = sums / counts
+    if not counts.any():
+        return " " * width
+    low, high = float(np.nanmin(means)), float(np.nanmax(means))
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(" " if not np.isfinite(value) else BARS[round((value - low) * scale)] for value in means).ljust(
+    return "".join(" " if value != value else BARS[round((value - low) * scale)] for value in means.tolist()).ljust(
         width
     )
 

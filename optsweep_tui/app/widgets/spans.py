@@ -14,6 +14,8 @@ from textual.widget import Widget
 
 from optsweep_tui.charts.chart import Row, Span
 
+_PLAIN = Span(" ")[1:]
+"""How a span without colour looks."""
 _translate: list[Callable[[str], str]] = [lambda colour: colour]
 
 
@@ -31,8 +33,18 @@ def style_of(colour: str | None, dim: bool, bold: bool, reverse: bool) -> Style:
 
 
 def strip_of(row: Row, width: int) -> Strip:
-    """One row as a strip of exactly `width` columns."""
-    segments = [Segment(span.text, style_of(*span[1:])) for span in row]
+    """One row as a strip of exactly `width` columns; neighbours of one style are one: each would cost 20 bytes on the line."""
+    segments = []
+    text, looks = "", _PLAIN
+    for span in row:
+        if span[1:] == looks:
+            text += span.text
+        else:
+            if text:
+                segments.append(Segment(text, style_of(*looks)))
+            text, looks = span.text, span[1:]
+    if text:
+        segments.append(Segment(text, style_of(*looks)))
     return Strip(segments).adjust_cell_length(width, Style())
 
 
@@ -100,12 +112,12 @@ def changed_columns(old: Row, new: Row, width: int) -> tuple[int, int] | None:
         return None
     before, before_styles = _cells(old, width)
     after, after_styles = _cells(new, width)
-    different = [
-        column
-        for column in range(width)
-        if before[column] != after[column] or before_styles[column] != after_styles[column]
-    ]
-    return (different[0], different[-1] + 1) if different else None
+    first, last = 0, width
+    while first < last and before[first] == after[first] and before_styles[first] == after_styles[first]:
+        first += 1
+    while first < last and before[last - 1] == after[last - 1] and before_styles[last - 1] == after_styles[last - 1]:
+        last -= 1
+    return (first, last) if first < last else None
 
 
 def _cells(row: Row, width: int) -> tuple[str, list[tuple[object, ...]]]:
@@ -115,6 +127,3 @@ def _cells(row: Row, width: int) -> tuple[str, list[tuple[object, ...]]]:
     for span in row:
         styles += [span[1:]] * len(span.text)
     return text, styles + [_PLAIN] * (width - len(styles))
-
-
-_PLAIN = Span(" ")[1:]

@@ -8,7 +8,7 @@ from typing import ClassVar
 from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.events import Click
-from textual.geometry import Region, Size
+from textual.geometry import Offset, Region, Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.scroll_view import ScrollView
@@ -16,7 +16,7 @@ from textual.strip import Strip
 
 from optsweep_tui.app import format as fmt
 from optsweep_tui.app.widgets.column import Column
-from optsweep_tui.app.widgets.spans import strip_of
+from optsweep_tui.app.widgets.spans import changed_columns, strip_of
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
 
@@ -82,6 +82,10 @@ class VirtualTable(ScrollView, can_focus=True):
         self._cells: Callable[[int], Sequence[Span]] = lambda index: ()
         self._empty = empty
         self._base: Style | None = None
+        self._lines: dict[int, Row] = {}
+        """What stands on the screen, by line of the widget."""
+        self._where: tuple[Offset, Size] | None = None
+        """Scroll offset and size for which that is so."""
 
     @property
     def row_count(self) -> int:
@@ -101,7 +105,7 @@ class VirtualTable(ScrollView, can_focus=True):
             self.virtual_size = size
         wanted = self.cursor if cursor is None else cursor
         self.cursor = max(0, min(wanted, count - 1))
-        self.refresh()
+        self._repaint()
 
     def show_order(self, key: str, descending: bool) -> None:
         """Mark the column that the rows are sorted by."""
@@ -111,7 +115,8 @@ class VirtualTable(ScrollView, can_focus=True):
         """What an empty table says."""
         if text != self._empty:
             self._empty = text
-            self.refresh()
+            self._lines.clear()
+            self.refresh()  # the rows may be about to change: they are asked for when it is drawn
 
     def visible_rows(self) -> range:
         """Indices of the rows on the screen."""
@@ -121,15 +126,45 @@ class VirtualTable(ScrollView, can_focus=True):
     def render_line(self, y: int) -> Strip:
         """One line for Textual's compositor: the header, or a row."""
         width, left = self.size.width, self.scroll_offset.x
-        index = y - 1 + self.scroll_offset.y
-        row: Row = ()
-        if y == 0:
-            row = self._titles()
-        elif index < self._count:
-            row = self._row(index)
-        elif self._count == 0 and y == 2:
-            row = (Span("  " + self._empty, style.GREY),)
+        self._settle()
+        row = self._lines.get(y)
+        if row is None:
+            self._lines[y] = row = self._content(y)
         return strip_of(row, left + width).crop(left, left + width).apply_style(self._base_style())
+
+    def _settle(self) -> bool:
+        """Forget the lines of another place or size; True where there were any others."""
+        where = (self.scroll_offset, self.size)
+        if where == self._where:
+            return False
+        self._where = where
+        self._lines.clear()
+        return True
+
+    def _repaint(self) -> None:
+        """Redraw what has changed: mostly one column of a few lines, where all would be 10 kB on the line."""
+        if self._settle():
+            self.refresh()
+            return
+        width, left = self.size.width, self.scroll_offset.x
+        regions = []
+        for y in range(self.size.height):
+            before, after = self._lines.get(y), self._content(y)
+            self._lines[y] = after
+            changed = (left, left + width) if before is None else changed_columns(before, after, left + width)
+            if changed is not None and changed[1] > left:
+                start = max(left, changed[0])
+                regions.append(Region(start - left, y, changed[1] - start, 1))
+        if regions:
+            self.refresh(*regions)
+
+    def _content(self, y: int) -> Row:
+        index = y - 1 + self.scroll_offset.y
+        if y == 0:
+            return self._titles()
+        if index < self._count:
+            return self._row(index)
+        return (Span("  " + self._empty, style.GREY),) if self._count == 0 and y == 2 else ()
 
     def _titles(self) -> Row:
         """The header: the chosen column reversed, the one that decides the order with an arrow."""
@@ -157,6 +192,7 @@ class VirtualTable(ScrollView, can_focus=True):
         """The colours around may have changed."""
         super().notify_style_update()
         self._base = None
+        self._where = None
 
     def _row(self, index: int) -> Row:
         spans = [Span(" ")]
@@ -164,7 +200,7 @@ class VirtualTable(ScrollView, can_focus=True):
             spans.append(span._replace(text=fmt.fit(span.text, column.width, column.right) + " "))
         if index != self.cursor:
             return tuple(spans)
-        spans.append(Span(" " * self.size.width))
+        spans.append(Span(" " * (self.size.width + self.scroll_offset.x)))
         colour = None if self.has_focus else style.GREY
         return tuple(Span(span.text, colour, bold=self.has_focus, reverse=True) for span in spans)
 
@@ -174,18 +210,20 @@ class VirtualTable(ScrollView, can_focus=True):
 
     def watch_cursor(self, before: int, after: int) -> None:
         """Scroll to the cursor, redraw the two lines, tell the screen."""
-        self.scroll_to_region(Region(self.scroll_offset.x, after, 1, 2), animate=False, force=True, immediate=True)
-        self.refresh()
+        top, height = self.scroll_offset.y, max(1, self.size.height - 1)
+        if not top <= after < top + height:  # being scrolled costs a redraw of all, even to where it is
+            self.scroll_to_region(Region(self.scroll_offset.x, after, 1, 2), animate=False, force=True, immediate=True)
+        self._repaint()
         if before != after:
             self.post_message(self.Moved(self, after))
 
     def on_focus(self) -> None:
         """The cursor line looks different with the focus."""
-        self.refresh()
+        self._repaint()
 
     def on_blur(self) -> None:
         """The cursor line looks different without the focus."""
-        self.refresh()
+        self._repaint()
 
     def on_click(self, event: Click) -> None:
         """Put the cursor where the mouse is; a click on a title says so."""
@@ -198,7 +236,7 @@ class VirtualTable(ScrollView, can_focus=True):
                 if self._choose:
                     self.column = self._columns[place].key
                 self.post_message(self.Titled(self, self._columns[place].key))
-                self.refresh()
+                self._repaint()
 
     def _column_at(self, x: int) -> int | None:
         start = 1
@@ -228,7 +266,7 @@ class VirtualTable(ScrollView, can_focus=True):
             left = 1 + sum(column.width + 1 for column in self._columns[: self._place(self.column)])
             width = self._columns[self._place(self.column)].width
             self.scroll_to_region(Region(left, self.cursor, width, 2), animate=False, force=True, immediate=True)
-            self.refresh()
+            self._repaint()
 
     def _place(self, key: str) -> int:
         return next(place for place, column in enumerate(self._columns) if column.key == key)
