@@ -31,7 +31,10 @@ from optsweep_tui.settings import Workspace
 if TYPE_CHECKING:
     import pandas as pd
 
+    from optsweep_tui.dispatch.checkup import Finding
+    from optsweep_tui.dispatch.fingerprint import Address, HostKey
     from optsweep_tui.dispatch.hosts import HostLook
+    from optsweep_tui.dispatch.hostsfile import HostEntry
     from optsweep_tui.dispatch.protocol import Dispatcher
     from optsweep_tui.dispatch.tidy import Removed
     from optsweep_tui.store.answers import Answer
@@ -299,11 +302,76 @@ def host_looks(workspace: Workspace) -> Callable[[], list[HostLook]]:
     return hosts.Looker(workspace).look
 
 
-def drain(workspace: Workspace, name: str, *, on: bool = True) -> None:
-    """Let a host finish what it runs and start nothing more, or start again."""
-    from optsweep_tui.dispatch import hosts
+def drain(workspace: Workspace, name: str, *, on: bool = True) -> str:
+    """Let a host finish what it runs and start nothing more, or start again; returns why it could not be told yet."""
+    from optsweep_tui.dispatch import hosts, hostsfile, sshsite
 
     hosts.drain(workspace, name, on=on)
+    entry = hostsfile.read(workspace).get(name)
+    if entry is None or entry.backend != "ssh":
+        return ""
+    site = sshsite.SshSite(workspace, entry)
+    try:
+        site.call("drain", {"on": on})
+    except OptsweepError as error:
+        return error.message
+    finally:
+        site.close()
+    return ""
+
+
+def check_new_host(workspace: Workspace, entry: HostEntry) -> None:
+    """Raise where a host could not be added, before anything is asked of it."""
+    from optsweep_tui.dispatch import hostsfile
+
+    hostsfile.check_new(workspace, entry)
+
+
+def host_keys(target: str) -> tuple[Address, bool, list[HostKey]]:
+    """(where ssh would go, whether its key is trusted already, its keys: the trusted ones, else those that it shows)."""
+    from optsweep_tui.dispatch import fingerprint
+
+    place = fingerprint.address(target)
+    known = fingerprint.known(place)
+    return place, bool(known), known or fingerprint.shown(place)
+
+
+def accept_host_keys(place: Address, keys: Sequence[HostKey]) -> Path:
+    """Trust keys that a person has seen; returns the file that they were added to."""
+    from optsweep_tui.dispatch import fingerprint
+
+    return fingerprint.accept(place, keys)
+
+
+def add_host(workspace: Workspace, entry: HostEntry) -> str:
+    """Write a host into hosts.toml and greet it; returns what is wrong with it, if anything."""
+    from optsweep_tui.dispatch import fleet, hostsfile
+
+    hostsfile.add(workspace, entry)
+    return fleet.greeting(workspace, entry)
+
+
+def check_hosts(workspace: Workspace, name: str | None) -> Iterator[Finding]:
+    """Prove one host, or all of hosts.toml: a finding for each thing that is looked at."""
+    from optsweep_tui.dispatch import checkup, hostsfile
+
+    entries = [hostsfile.entry_of(workspace, name)] if name else list(hostsfile.read(workspace).values())
+    for entry in entries:
+        yield from checkup.examine(workspace, entry)
+
+
+def remove_host(workspace: Workspace, name: str, *, lost: bool = False) -> list[tuple[str, int]]:
+    """Take a host out of hosts.toml; returns the attempts (run id, number) that it gives back."""
+    from optsweep_tui.dispatch import leaving
+
+    return leaving.remove(workspace, name, lost=lost)
+
+
+def send_to(workspace: Workspace, run_ids: Sequence[str], hosts: Sequence[str]) -> None:
+    """From now on these runs' attempts may go to other hosts than at their launch."""
+    from optsweep_tui.dispatch import placing
+
+    placing.remember(workspace, "", run_ids, hosts)
 
 
 def cancel(workspace: Workspace, run_ids: Iterable[str]) -> list[str]:
@@ -370,8 +438,26 @@ def drive(workspace: Workspace, run_ids: Iterable[str], say: Callable[[str], Non
     from optsweep_tui.dispatch import drive as driving
 
     wanted = list(run_ids)
+    _require_homes(workspace, wanted)
     _require_data(workspace, [run_id for run_id in wanted if not rundir.state_of(workspace.runs / run_id).finished])
     return _copied(workspace, driving.drive(workspace, _dispatcher(workspace), wanted), say)
+
+
+def _require_homes(workspace: Workspace, run_ids: Sequence[str]) -> None:
+    """Raise where runs are left whose hosts have all been taken out of hosts.toml."""
+    from optsweep_tui.dispatch import fleet, hosts, placing
+
+    if not fleet.needed(workspace):
+        return
+    choices, known = placing.Choices(workspace), set(hosts.names(workspace))
+    lost = [run_id for run_id in run_ids if not known & {name.partition(":")[0] for name in choices.of(run_id)}]
+    lost = [run_id for run_id in lost if not rundir.state_of(workspace.runs / run_id).finished]
+    if lost:
+        names = ", ".join(sorted({name for run_id in lost for name in choices.of(run_id)}))
+        raise OptsweepError(
+            f"{len(lost)} runs may go to {names} only, which hosts.toml does not have any more",
+            "optsweep resume --host NAME sends them to another",
+        )
 
 
 def look(

@@ -96,9 +96,10 @@ class Box:
         """Live processes on this box whose command line names a module: told by the root in their arguments or files."""
         found = []
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and module in (command := command_of(int(entry.name))):
-                if str(self.root) in command or _opens(int(entry.name), str(self.root)):
-                    found.append(int(entry.name))
+            pid = int(entry.name) if entry.name.isdigit() else 0
+            command = command_of(pid) if pid else ""
+            if module in command and (str(self.root) in command or _opens(pid, str(self.root))):
+                found.append(pid)
         return found
 
 

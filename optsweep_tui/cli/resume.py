@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,19 +14,26 @@ if TYPE_CHECKING:
 
 def command(
     context: typer.Context,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Where new attempts go from now on: a,b [default: as launched].")
+    ] = None,
+    accelerator: Annotated[str | None, typer.Option("--accelerator", help="The same, by accelerator: h100.")] = None,
     sinks: options.Sinks = None,
     workspace: options.WorkspaceDir = None,
     json_: options.Json = False,
 ) -> None:
     """Reattach to running runs, restart lost ones from their checkpoints, plant owed fresh seeds, wait for all.
 
-    Example: optsweep resume
+    Examples: optsweep resume | optsweep resume --host box2
     """
     from optsweep_tui import flow
     from optsweep_tui.cli import progress
 
     place = options.with_sinks(options.open_workspace(context, workspace), sinks)
+    hosts = flow.chosen_hosts(place, host, accelerator) if host or accelerator else ()
     wanted = flow.unfinished(place)
+    if hosts:
+        flow.send_to(place, wanted, hosts)
     for why in flow.broken(place).values():
         output.say(f"left alone: {why}")
     if not wanted:
@@ -37,7 +44,7 @@ def command(
         return
     flow.require_engines_here(place, wanted)
     look = progress.drive(place, wanted, f"{output.runs_text(len(wanted))} taken up in {place.root}")
-    flow.collect(place)
+    flow.collect(place, say=output.say)
     if json_:
         output.emit_json(progress.lines_json(look.lines))
     else:

@@ -25,7 +25,7 @@ ClickError: type[Exception] = UsageError.__bases__[0]
 VERBS = (
     "quickstart", "optimizers", "models", "datasets", "grids",
     "run", "tune", "watch", "ls", "show", "logs", "cancel", "retry", "resume",
-    "collect", "import", "export", "reproduce", "sql", "snapshot", "gc",
+    "hosts", "collect", "import", "export", "reproduce", "sql", "snapshot", "gc",
     "table", "fit", "speedup",
     "stable", "edges", "sensitivity", "hp", "predict",
     "fairness", "flips", "noise", "power", "stop-audit", "profile", "ttest", "project", "why",

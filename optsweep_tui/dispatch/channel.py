@@ -244,6 +244,7 @@ def explained(entry: HostEntry, how: str, status: int | None, words: str) -> Opt
         )
     if status not in (None, 0, 3, 4, 255) and "Traceback" in words:
         return OptsweepError(f"host {name}: the helper ended: {said}", f"optsweep hosts check {name}")
+    how = "cannot be reached" if status == 255 and said else how
     return Unreachable(f"host {name} ({target}) {how}{f': {said}' if said else ''}", f"try: ssh {target}")
 
 

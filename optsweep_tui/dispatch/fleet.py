@@ -20,6 +20,7 @@ from optsweep_tui.dispatch.local import LocalDispatcher
 from optsweep_tui.dispatch.mirror import Attempt
 from optsweep_tui.dispatch.placements import Placements
 from optsweep_tui.dispatch.protocol import Dispatcher, build
+from optsweep_tui.dispatch.sshhost import SshDispatcher
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.rundir import RunState
 from optsweep_tui.settings import Workspace
@@ -362,7 +363,33 @@ class Fleet:
                 else:
                     members[name].pump.wake()
             time.sleep(0.02)
-        return {name: m.link.error for name, m in members.items() if m.link.state != "connected" and m.link.error}
+        waited = {name: m.link for name, m in members.items() if links.open_attempts(self._workspace, name)}
+        return {name: link.error for name, link in waited.items() if link.state != "connected" and link.error}
+
+
+def greeting(workspace: Workspace, entry: hostsfile.HostEntry) -> str:
+    """Connect to a new host once; what is wrong with it, or nothing.
+
+    Raises:
+        OptsweepError: it keeps its files where another host of hosts.toml does; it is taken out again.
+    """
+    if entry.backend != "ssh":
+        return ""
+    member = build(workspace, entry)
+    assert isinstance(member, SshDispatcher)
+    try:
+        link = member.connect()
+        for other in hostsfile.read(workspace).values():
+            known = links.read_link(workspace, other.name) if other.name != entry.name else None
+            if known is not None and known.host_id and known.host_id == link.host_id:
+                hostsfile.remove(workspace, entry.name)
+                raise OptsweepError(
+                    f"host {entry.name} keeps its files where host {other.name} does: the same machine, or a shared home",
+                    f"another machine with that home needs --root of its own: --root ~/.optsweep-{entry.name}",
+                )
+        return "" if link.state == "connected" else link.error
+    finally:
+        member.close()
 
 
 _fleets: dict[Workspace, Fleet] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import json
 import os
 import re
 import tomllib
@@ -294,6 +295,18 @@ def _line_of(text: str, name: str, key: str) -> int | None:
 # ---------------------------------------------------------------- edits
 
 
+def check_new(workspace: Workspace, entry: HostEntry) -> None:
+    """Raise where an entry cannot be added: a value that cannot be, or a name that is taken.
+
+    Raises:
+        OptsweepError: with what to change.
+    """
+    check_name(entry.name)
+    parse(_table(entry), "the command line")
+    if entry.name in read(workspace):
+        raise OptsweepError(f"host {entry.name} is there already", f"optsweep hosts rm {entry.name}, or another name")
+
+
 def add(workspace: Workspace, entry: HostEntry) -> None:
     """Append a host.
 
@@ -383,9 +396,9 @@ def _table(entry: HostEntry) -> str:
 
 
 def _toml(value: Any) -> str:
-    """A value as TOML; the texts that pass the checks above hold nothing that needs an escape."""
+    """A value as TOML: JSON's escapes are among those of its basic strings."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return str(value) if isinstance(value, int) else f'"{value}"'
+    return str(value) if isinstance(value, int) else json.dumps(str(value))

@@ -71,7 +71,8 @@ class Choices:
             try:
                 data = json.loads(line)
                 hosts = tuple(str(name) for name in data["hosts"])
-                self._studies[str(data["study"])] = hosts
+                if data["study"]:
+                    self._studies[str(data["study"])] = hosts
                 self._runs |= dict.fromkeys(map(str, data["runs"]), hosts)
             except (ValueError, KeyError, TypeError):
                 continue
