@@ -57,6 +57,7 @@ faults: install
 	OPTSWEEP_STORE_MUTATIONS=40000 OPTSWEEP_STORE_GARBAGE=300 $(BIN)/python -m pytest -q -s --timeout 7200 tests/store/test_store_lines.py
 	OPTSWEEP_STORE_LINE_BYTES=1073741824 OPTSWEEP_STORE_HELD_SECONDS=60 $(BIN)/python -m pytest -q --timeout 600 \
 		tests/store/test_ingest.py tests/store/test_store_connect.py -k 'gigabyte or holds_the_file'
+	OPTSWEEP_COVERAGE_DRAWS=1500 $(BIN)/python -m pytest -q tests/unit/test_analysis_coverage.py
 	OPTSWEEP_TOGETHER_SECONDS=300 $(BIN)/python -m pytest -q -s --timeout 900 tests/e2e/test_together.py -k side_by_side
 
 format: install

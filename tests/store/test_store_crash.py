@@ -21,7 +21,7 @@ from optsweep_tui.store import archive, queries
 from optsweep_tui.store.ingest import archive_finished, ingest, rebuild
 from tests.store.run_folders import append, attempt_folder, contents, finish, lines, make_spec, plant, points, sql_rows
 
-KILLS = int(os.environ.get("OPTSWEEP_STORE_KILLS", "16"))
+KILLS = int(os.environ.get("OPTSWEEP_STORE_KILLS", "10"))
 """Half of them while points are moved to the archive."""
 
 COLLECT = """
