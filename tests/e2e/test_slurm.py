@@ -1,0 +1,314 @@
+"""Runs on a real Slurm of one node: started once each, continued after requeues, whatever of Slurm or of us is killed.
+
+OPTSWEEP_SLURM_FAULTS=60 makes the storm the whole campaign (`make faults`); the suite runs a short one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optsweep_tui import rundir
+from tests import walker
+from tests.e2e import workbench
+from tests.e2e.workbench import optsweep
+from tests.slurm_node import SlurmNode
+
+pytestmark = [pytest.mark.slow, pytest.mark.system("slurmctld"), pytest.mark.system("munged")]
+
+FAULTS = int(os.environ.get("OPTSWEEP_SLURM_FAULTS", "8"))
+TIME_LIMIT = bool(os.environ.get("OPTSWEEP_SLURM_TIME_LIMIT"))
+GRID = """
+name = "walks"
+dataset = "embedded"
+engine = "walker"
+seeds = {seeds}
+[defaults]
+batch_size = 4
+seq_len = 32
+validation_tokens = 2048
+[[cells]]
+optimizer = ["adamw"]
+model = ["bench-micro"]
+chinchilla = [{ratio}]
+"""
+STEPS_OF = {0.02: 332, 0.005: 83}
+"""Steps of bench-micro at these ratios with 128 tokens each."""
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmNode]:
+    """One node for the module, and the engine of these tests; both only in this process's environment."""
+    before = dict(os.environ)
+    try:
+        with (
+            walker.installed(tmp_path_factory.mktemp("engine")),
+            SlurmNode(cpus=8, kill_wait=4, max_array=101) as running,
+        ):
+            os.environ.update(running.environment | {"PYTHONPATH": os.environ["PYTHONPATH"]})
+            yield running
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture
+def place(tmp_path: Path, node: SlurmNode) -> Iterator[Path]:
+    """A workspace with the cluster in its hosts.toml; nothing is left running in it."""
+    workspace = tmp_path / "work"
+    workspace.mkdir()
+    hosts = '[hosts.cluster]\nbackend = "slurm"\npartitions = ["main", "held", "short"]\n'
+    (workspace / "hosts.toml").write_text(hosts)
+    (workspace / "optsweep.toml").write_text("checkpoint_seconds = 0.5\npoll_seconds = 0.1\n")
+    before = os.environ.get("PATH"), os.environ.get(walker.PACE)
+    try:
+        yield workspace
+    finally:
+        os.environ["PATH"] = str(before[0])
+        os.environ.pop(walker.PACE, None)
+        if node.pid("slurmctld"):
+            node.run("scancel", "--full", "-u", "root" if os.getuid() == 0 else str(os.getuid()), check=False)
+        workbench.stop_everything(workspace)
+
+
+def grid_file(folder: Path, seeds: int, ratio: float = 0.02) -> str:
+    path = folder / "walks.toml"
+    path.write_text(GRID.format(seeds=list(range(seeds)), ratio=ratio))
+    return str(path)
+
+
+def run_ids(workspace: Path) -> list[str]:
+    return rundir.run_ids(workspace / "runs")
+
+
+def seed_of(workspace: Path, run_id: str) -> int:
+    return int(json.loads((workspace / "runs" / run_id / "spec.json").read_text())["seed"])
+
+
+def attempts_of(workspace: Path, run_id: str) -> list[dict[str, Any]]:
+    """claim and exit.json of each attempt of a run, in order."""
+    found = []
+    for _, path in rundir.attempts(workspace / "runs" / run_id):
+        texts = {
+            name: (path / name).read_text() if (path / name).exists() else "null" for name in ("claim", "exit.json")
+        }
+        found.append({name: json.loads(text) for name, text in texts.items()})
+    return found
+
+
+def wait_for(what: Callable[[], Any], why: str, seconds: float = 60.0) -> Any:
+    """The first true answer."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        answer = what()
+        if answer:
+            return answer
+        time.sleep(0.05)
+    raise AssertionError(f"{why}: not within {seconds:g} s")
+
+
+@contextlib.contextmanager
+def no_overlaps(workspace: Path) -> Iterator[None]:
+    """Fails where two attempts of a run were open at once at any of many looks."""
+    doubled: list[dict[str, set[str]]] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.02):
+            found = {run: names for run, names in workbench.attempts_in_training(workspace).items() if len(names) > 1}
+            if found:
+                doubled.append(found)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+    assert doubled == [], "two attempts of a run were alive at once"
+
+
+def assert_every_run_ended_as_undisturbed(workspace: Path, ratio: float = 0.02) -> None:
+    steps = STEPS_OF[ratio]
+    for run_id, record in workbench.records(workspace).items():
+        assert record.get("status") == "done", (run_id, record, attempts_of(workspace, run_id))
+        assert record["parameters_sha256"] == walker.final_hash(seed_of(workspace, run_id), steps)
+    query = "select run_id, step, count(*) as n from v_metric where key = 'train_loss' group by all"
+    optsweep("collect", workspace=workspace)
+    rows = json.loads(optsweep("sql", query, "--json", workspace=workspace).stdout)
+    assert {row["n"] for row in rows} == {1}, "the store holds each step once"
+    assert len(rows) == steps * len(run_ids(workspace)), "no metric row is lost"
+
+
+def test_two_controllers_send_a_sweep_to_slurm_and_every_run_starts_once(place: Path, node: SlurmNode) -> None:
+    os.environ[walker.PACE] = "0.005"
+    arguments = ["run", "--grid", grid_file(place, 12), "--host", "cluster"]
+    optsweep("run", "--grid", grid_file(place, 12), "--dry-run", workspace=place)
+    with no_overlaps(place):
+        controllers = [workbench.start(*arguments, workspace=place) for _ in range(2)]
+        assert [controller.wait(timeout=120) for controller in controllers] == [0, 0]
+    ids = run_ids(place)
+    assert len(ids) == 12
+    assert [len(attempts_of(place, run_id)) for run_id in ids] == [1] * 12
+    jobs = {str(attempts_of(place, run_id)[0]["claim"]["job"]) for run_id in ids}
+    assert len(jobs) == 12, "each run was a task of its own"
+    assert_every_run_ended_as_undisturbed(place)
+    rows = json.loads(optsweep("ls", "--json", workspace=place).stdout)
+    assert {(row["state"], row["attempt"]) for row in rows} == {("done", 1)}
+    wait_for(lambda: not workbench.processes(place, "optsweep_engines"), "tasks leave when their run is over")
+
+
+def test_sbatch_that_takes_a_job_and_then_says_it_failed_starts_every_run_once(
+    place: Path, node: SlurmNode, tmp_path: Path
+) -> None:
+    liar = tmp_path / "bin" / "sbatch"
+    liar.parent.mkdir()
+    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout.strip()
+    liar.write_text(
+        f'#!/bin/sh\ncase "$*" in *--test-only*) exec {real} "$@";; esac\n{real} "$@" >/dev/null\n'
+        'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2\nexit 1\n'
+    )
+    liar.chmod(0o755)
+    os.environ["PATH"] = f"{liar.parent}{os.pathsep}{os.environ['PATH']}"
+    optsweep("run", "--grid", grid_file(place, 3, 0.005), "--host", "cluster", workspace=place, timeout=90)
+    for run_id in run_ids(place):
+        assert len(attempts_of(place, run_id)) == 1
+    jobs = {str(attempts_of(place, run_id)[0]["claim"]["job"]).partition("_")[0] for run_id in run_ids(place)}
+    assert len(jobs) == 1, "it was asked for by name, and not submitted again"
+    assert_every_run_ended_as_undisturbed(place, 0.005)
+
+
+@pytest.mark.timeout(3000)
+def test_a_storm_of_requeues_and_kills_loses_nothing_and_doubles_nothing(place: Path, node: SlurmNode) -> None:
+    os.environ[walker.PACE] = "0.05"  # 17 s a run
+    grid = grid_file(place, max(8, FAULTS))
+    chance = random.Random(20240601)
+    controller = workbench.start("run", "--grid", grid, "--host", "cluster", workspace=place)
+
+    def jobs() -> dict[str, str]:
+        """task -> run, of those that train now."""
+        found = {}
+        for run_id in workbench.attempts_in_training(place):
+            claim = attempts_of(place, run_id)[-1]["claim"]
+            if claim:
+                found[str(claim["job"])] = run_id
+        return found
+
+    def fault(kind: str) -> None:
+        nonlocal controller
+        training = wait_for(jobs, "no run trains")
+        task = chance.choice(sorted(training))
+        if kind == "requeue":
+            node.run("scontrol", "requeue", task, check=False)
+        elif kind == "warn":  # what the time limit sends, from a task's own --signal
+            node.run("scancel", "--batch", "--signal=USR1", task, check=False)
+        elif kind in ("shim", "engine"):
+            module = {"shim": "optsweep_engines.shim_batch", "engine": "optsweep_engines.run"}[kind]
+            for pid in workbench.processes(place, module)[:1]:
+                workbench.kill(pid)
+        elif kind == "stepd":
+            for pid in node.steps()[:1]:
+                workbench.kill(pid)
+        elif kind == "controller":
+            controller.kill()
+            controller.wait()
+            time.sleep(chance.uniform(0.0, 1.0))
+            controller = workbench.start("resume", workspace=place)
+        else:  # a daemon of Slurm
+            node.stop(kind, signal.SIGKILL)
+            time.sleep(chance.uniform(0.2, 2.0))
+            node.start(kind)
+
+    kinds = ["requeue", "slurmctld", "warn", "shim", "controller", "stepd", "slurmd", "engine"]
+    try:
+        with no_overlaps(place):
+            for number in range(FAULTS):
+                fault(kinds[number % len(kinds)])
+                time.sleep(chance.uniform(0.0, 1.0))
+            ended = controller.wait(timeout=600 + 20 * FAULTS)
+            if ended != 0:  # killed as the last of the faults
+                optsweep("resume", workspace=place, timeout=600)
+    finally:
+        controller.kill()
+        controller.wait()
+    assert_every_run_ended_as_undisturbed(place)
+    tries = [len(attempts_of(place, run_id)) for run_id in run_ids(place)]
+    assert sum(tries) > len(tries), "no fault hit a run: the test proves nothing"
+    resumed = [record["resumed_from_step"] for record in workbench.records(place).values()]
+    assert max(resumed) > 0, "no run was continued from a checkpoint"
+    wait_for(lambda: not workbench.processes(place, "optsweep_engines"), "no orphan process")
+
+
+def test_cancelling_takes_waiting_tasks_out_of_the_queue_and_stops_those_that_run(place: Path, node: SlurmNode) -> None:
+    os.environ[walker.PACE] = "0.2"
+    controller = workbench.start("run", "--grid", grid_file(place, 12), "--host", "cluster", workspace=place)
+    try:
+        wait_for(lambda: len(workbench.attempts_in_training(place)) >= 4, "runs train")
+        running = set(workbench.attempts_in_training(place))
+        optsweep("cancel", "--all", workspace=place, check=False)
+        assert controller.wait(timeout=60) in (0, 1)
+    finally:
+        controller.kill()
+    rows = json.loads(optsweep("ls", "--json", workspace=place).stdout)
+    assert {row["state"] for row in rows} == {"cancelled"}
+    assert running
+    wait_for(lambda: not node.queue(), "the queue is empty")
+
+
+def test_what_slurm_refuses_is_one_line_with_the_next_step(place: Path, node: SlurmNode, tmp_path: Path) -> None:
+    grid = grid_file(place, 1, 0.005)
+    (place / "hosts.toml").write_text(
+        '[hosts.nowhere]\nbackend = "slurm"\npartitions = ["nowhere"]\n'
+        '[hosts.greedy]\nbackend = "slurm"\ngres = "gpu:1"\n[hosts.cluster]\nbackend = "slurm"\n'
+    )
+    for host, words in (("nowhere", "nvalid partition"), ("greedy", "gres"), ("cluster:gpu", "partition")):
+        result = optsweep("run", "--grid", grid, "--host", host, workspace=place, check=False)
+        assert result.returncode == 2, result.stderr
+        assert result.stderr.count("\n") == 1 and words in result.stderr and "Traceback" not in result.stderr
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), str(tmp_path)])
+    result = optsweep("run", "--grid", grid, "--host", "cluster", workspace=place, check=False)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "not installed" in result.stderr and "ssh" in result.stderr
+
+
+def test_a_large_plan_goes_out_in_arrays_of_the_size_that_the_cluster_allows(place: Path, node: SlurmNode) -> None:
+    grid = grid_file(place, 250, 0.005)
+    controller = workbench.start("run", "--grid", grid, "--host", "cluster:held", workspace=place)
+    try:
+        queued = wait_for(lambda: [row for row in node.queue() if row[1] == "PENDING"][249:], "250 tasks wait", 90)
+        assert queued
+        arrays = {row[0].partition("_")[0] for row in node.queue()}
+        assert len(arrays) == 3, "MaxArraySize is 101: 101 tasks each at most"
+        states = {row["state"] for row in json.loads(optsweep("ls", "--json", workspace=place).stdout)}
+        assert states == {"queued"}
+        optsweep("cancel", "--all", workspace=place, check=False)
+        controller.wait(timeout=60)
+        wait_for(lambda: not node.queue(), "the queue is empty", 30)
+    finally:
+        controller.kill()
+        controller.wait()
+
+
+@pytest.mark.skipif(not TIME_LIMIT, reason="takes two minutes: make faults")
+def test_a_run_that_reaches_its_time_limit_saves_its_state_and_goes_on_in_another_turn(
+    place: Path, node: SlurmNode
+) -> None:
+    os.environ[walker.PACE] = "0.4"  # 133 s a run, a limit of 60 s
+    (place / "hosts.toml").write_text('[hosts.cluster]\nbackend = "slurm"\npartitions = ["short"]\ntime = "1"\n')
+    with no_overlaps(place):
+        optsweep("run", "--grid", grid_file(place, 2), "--host", "cluster", workspace=place, timeout=900)
+    assert_every_run_ended_as_undisturbed(place)
+    assert all(len(attempts_of(place, run_id)) >= 2 for run_id in run_ids(place))
