@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, ClassVar
 
-from rich.console import RenderableType
-from textual._compositor import CompositorUpdate
-from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
-from textual.events import Event, Key
 from textual.message import Message
 from textual.notifications import Notify, SeverityLevel
 from textual.screen import Screen
 
 from optsweep_tui.app import keymap, notices, themes
-from optsweep_tui.app.actions import Actions, Undo, outcome
+from optsweep_tui.app.actions import outcome
+from optsweep_tui.app.bench import Bench
 from optsweep_tui.app.feed import INTERVAL_SECONDS, Feed
 from optsweep_tui.app.memory import Memory
-from optsweep_tui.app.model import Block, RunRow, Snapshot, counts, matrix
+from optsweep_tui.app.model import Snapshot
 from optsweep_tui.app.palette import Actions as PaletteActions
 from optsweep_tui.app.palette import Entry
 from optsweep_tui.app.preferences import Preferences
@@ -38,20 +34,16 @@ from optsweep_tui.app.widgets.filterline import FilterLine
 from optsweep_tui.app.widgets.spans import use_colours
 from optsweep_tui.app.widgets.table import VirtualTable
 from optsweep_tui.app.widgets.tree import SchemaTree
-from optsweep_tui.app.wire import Wire, Written, erases_in_colour
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.live.poller import INTERVAL_SECONDS as POLL_SECONDS
 from optsweep_tui.live.poller import Poller
-from optsweep_tui.live.runstore import RunStore
 from optsweep_tui.settings import Workspace
 
 SLOW = 3.0
 """With a slow link the threads report this many times more rarely."""
-HOLD_SECONDS = 0.4
-"""The first frame is sent when the first runs are known, or after so long without any."""
 
 
-class OptsweepApp(App[None], inherit_bindings=False):
+class OptsweepApp(Bench, inherit_bindings=False):
     """`optsweep tui`: what is running, how the curves go, what the results say."""
 
     TITLE = "optsweep"
@@ -127,28 +119,10 @@ class OptsweepApp(App[None], inherit_bindings=False):
             OptsweepError: the keymap or the theme cannot be used.
         """
         self.preferences = preferences or Preferences()
-        self.memory = memory or Memory(None)
-        super().__init__()
-        self.workspace = workspace
-        self.snapshot = Snapshot()
+        super().__init__(workspace, memory or Memory(None), in_terminal)
         self.looked = False
         """The feed has looked at least once."""
-        self.study: str | None = self.memory.get("study", "") or None
-        self.marks: dict[str, None] = dict.fromkeys(self.memory.get("marks", list[str]()))
-        """Marked runs in the order in which they were marked."""
-        self.store = RunStore()
         self.first_mode = mode or self.memory.get("mode", "sweep")
-        self.actions = Actions(self)
-        self.wire = Wire(erases=in_terminal and erases_in_colour())
-        self._held = in_terminal
-        """Nothing is sent before the first frame."""
-        self._running_loop: asyncio.AbstractEventLoop | None = None
-        self._leaving: int | None = None
-        """Status with which somebody wants the process to end."""
-        self._looked_up: tuple[Snapshot, str | None] | None = None
-        self._study_rows: list[RunRow] = []
-        self._blocks: list[Block] | None = None
-        self._counts: Mapping[str, int] = {}
         slow = SLOW if self.preferences.slow_link else 1.0
         self.feed = Feed(
             workspace,
@@ -217,13 +191,8 @@ class OptsweepApp(App[None], inherit_bindings=False):
 
     def on_mount(self) -> None:
         """Start looking."""
-        self.app_resume_signal.subscribe(self, lambda _: self.action_redraw())
         self.feed.start()
         self.poller.start()
-        self.set_timer(HOLD_SECONDS, self._show)
-        self._running_loop = asyncio.get_running_loop()
-        if self._leaving is not None:
-            self.exit(return_code=self._leaving)
         if self.first_mode in self.MODES and self.first_mode != "sweep":
             self.switch_mode(self.first_mode)
 
@@ -231,61 +200,6 @@ class OptsweepApp(App[None], inherit_bindings=False):
         """Stop the threads."""
         self.feed.stop()
         self.poller.stop()
-
-    def leave(self, status: int) -> None:
-        """End the app, from another thread: the terminal has gone, or somebody wants the process to end."""
-        self._leaving = status
-        if self._running_loop is not None:
-            self._running_loop.call_soon_threadsafe(partial(self.exit, return_code=status))
-
-    async def on_event(self, event: Event) -> None:
-        """Keys that are bound act at once, in the order in which they come.
-
-        Textual sends a key to the widget with the focus first and back, through three queues: of keys that are read
-        together with a slash, the filter line would miss those that are on their way already.
-        """
-        if isinstance(event, Key) and not event.is_forwarded and self._answers_at_once():
-            for priority in (True, False):
-                if await self._check_bindings(event.key, priority=priority):
-                    return
-        await super().on_event(event)
-
-    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
-        """Send what differs from what the terminal shows; nothing where nothing does."""
-        if self._held:
-            return
-        written = self._running and not self._closed and not self.is_headless and not self._batch_count
-        if written and self._driver is not None and isinstance(renderable, CompositorUpdate):
-            found = self.wire.difference(renderable, self.size.width, self.console)
-            if found is not None:
-                renderable = Written(found) if found or self._moved_cursor() else None
-        super()._display(screen, renderable)
-
-    def _moved_cursor(self) -> bool:
-        """The cursor of the terminal stands elsewhere now, where an input method may look for it."""
-        return self.screen.outer_size.clamp_offset(self.cursor_position) != self._previous_cursor_position
-
-    def _show(self) -> None:
-        """Send the first frame: complete, where an empty one and its parts would each cost a frame on the line."""
-        if self._held:
-            self._held = False
-            self.action_redraw()
-
-    def on_resize(self) -> None:
-        """A terminal of another size has moved its lines about."""
-        self.wire.forget()
-
-    def action_redraw(self) -> None:
-        """Send the whole screen anew: another program has written over it."""
-        self.wire.forget()
-        shown = self.screen
-        self._display(shown, shown._compositor.render_update(full=True, screen_stack=self._background_screens))
-
-    def _answers_at_once(self) -> bool:
-        """The keys are those of one of our screens, which is there, and no text is being typed."""
-        shown = self.screen if self.screen_stack else None
-        plain = self.focused is None or isinstance(self.focused, VirtualTable)
-        return isinstance(shown, BaseScreen) and shown.is_mounted and plain
 
     def exit(self, result: None = None, return_code: int = 0, message: Any = None) -> None:
         """Keep the view while there is one, then leave."""
@@ -366,10 +280,6 @@ class OptsweepApp(App[None], inherit_bindings=False):
             self._unnotify(shown, refresh=False)
         super()._on_notify(event)
 
-    def base_screen(self) -> BaseScreen | None:
-        """The screen of the current mode, whatever lies over it."""
-        return next((screen for screen in reversed(self.screen_stack) if isinstance(screen, BaseScreen)), None)
-
     def watch_curves(self, screen: BaseScreen) -> None:
         """Tail what the screen shows."""
         self.poller.watch({run_id: self.workspace.runs / run_id for run_id in screen.wanted_curves()})
@@ -426,111 +336,6 @@ class OptsweepApp(App[None], inherit_bindings=False):
     def tabs(self) -> list[tuple[str, str]]:
         """Number keys and names of the screens."""
         return [(str(place), screen.TAB) for place, screen in enumerate(self.MODES.values(), 1)]  # type: ignore[union-attr]
-
-    def study_rows(self) -> list[RunRow]:
-        """Runs of the current study; found once per snapshot."""
-        self._look_up()
-        return self._study_rows
-
-    def blocks(self) -> list[Block]:
-        """The matrix of the current study; made once per snapshot."""
-        self._look_up()
-        if self._blocks is None:
-            self._blocks = matrix(self._study_rows)
-        return self._blocks
-
-    def _look_up(self) -> None:
-        before = self._looked_up
-        if before is None or before[0] is not self.snapshot or before[1] != self.study:
-            self._looked_up = (self.snapshot, self.study)
-            self._study_rows, self._blocks = self.snapshot.study(self.study), None
-            self._counts = counts(self._study_rows if self.study else self.snapshot.rows)
-
-    def counts(self) -> Mapping[str, int]:
-        """Runs of the current study by group of states; counted once per snapshot."""
-        self._look_up()
-        return self._counts
-
-    def baseline(self) -> str:
-        """Baseline optimizer of the current study."""
-        return next((study.baseline for study in self.snapshot.studies if study.name == self.study), "adamw")
-
-    def show_study(self, name: str) -> None:
-        """Show another study on every screen."""
-        self.study = name
-        shown = self.base_screen()
-        if shown is not None:
-            shown.refresh_all()
-
-    def step_study(self, step: int) -> None:
-        """Go to the next study, or the one before."""
-        names = [study.name for study in self.snapshot.studies]
-        if names:
-            place = names.index(self.study) if self.study in names else 0
-            self.study = names[(place + step) % len(names)]
-
-    def mark(self, run_ids: Iterable[str]) -> None:
-        """Mark runs."""
-        self.marks.update(dict.fromkeys(run_ids))
-
-    def unmark(self, run_ids: Iterable[str]) -> None:
-        """Take marks away."""
-        for run_id in run_ids:
-            self.marks.pop(run_id, None)
-
-    def unmark_all(self) -> None:
-        """Take all marks away; this can be taken back."""
-        kept = dict(self.marks)
-        if kept:
-            self.marks.clear()
-
-            def again() -> None:
-                self.marks = kept | self.marks
-                shown = self.base_screen()
-                if shown is not None:
-                    shown.refresh_all()
-
-            self.actions.offer(Undo(of=f"the unmarking of {len(kept):,}", act=again))
-
-    def chosen(self, run_id: str | None) -> list[RunRow]:
-        """What an action is about: the marked runs, else the one under the cursor."""
-        ids = list(self.marks) or ([run_id] if run_id else [])
-        return [self.snapshot.by_id[one] for one in ids if one in self.snapshot.by_id]
-
-    def mode_screen(self, mode: str) -> BaseScreen:
-        """The screen of a mode, which is made when it is first asked for."""
-        if mode != self.current_mode:
-            self.switch_mode(mode)
-        screen = self.base_screen()
-        assert screen is not None
-        return screen
-
-    def show_runs(self, text: str) -> None:
-        """Screen 2 with a filter."""
-        screen = self.mode_screen("runs")
-        assert isinstance(screen, RunsScreen)
-        screen.show_filter(text)
-
-    def show_run(self, run_id: str) -> None:
-        """Screen 4 with a run."""
-        screen = self.mode_screen("run")
-        assert isinstance(screen, RunScreen)
-        screen.show_run(run_id)
-
-    def listed_runs(self) -> list[RunRow]:
-        """The runs in the order of screen 2, as far as it was ever opened."""
-        stack = self._screen_stacks.get("runs") or []
-        if stack and isinstance(stack[0], RunsScreen) and stack[0].shown:
-            return stack[0].shown
-        return self.study_rows()
-
-    def ask_cancel(self, rows: list[RunRow]) -> None:
-        """Cancel what is not over, after a question with the count."""
-        self.actions.ask_cancel(rows)
-
-    def ask_retry(self, rows: list[RunRow]) -> None:
-        """Queue a new attempt of what is over, after a question with the count."""
-        self.actions.ask_retry(rows)
 
     def action_mode(self, mode: str) -> None:
         """Switch to another screen."""

@@ -30,6 +30,8 @@ class Curve:
     """Drawn behind the others and paler: the raw data behind a smoothed curve."""
     points: bool = False
     """Draw `letter` at every point instead of a line."""
+    dashed_to: float = -np.inf
+    """x up to which the line is dashed."""
     key: Hashable = None
     """Changes whenever x or y change; None = never cached."""
 

@@ -121,13 +121,21 @@ def _edges(view: View, dot_columns: int) -> Floats:
 
 def _curve_bits(curve: Curve, view: View, edges: Floats, rows: int, cache: BitCache | None) -> Bits:
     if cache is None or curve.key is None:
-        return _bits(*_line_columns(curve, view, edges), view, rows)
+        return _drawn(curve, view, edges, rows)
     key = (curve.key, view.x_range, view.y_range, view.x_log, view.y_log, len(edges), rows)
     known = cache.get(key)
     if known is None:
-        known = _bits(*_line_columns(curve, view, edges), view, rows)
+        known = _drawn(curve, view, edges, rows)
         cache.put(key, known)
     return known
+
+
+def _drawn(curve: Curve, view: View, edges: Floats, rows: int) -> Bits:
+    """The dots of the line, without every third column where it is dashed."""
+    bits = _bits(*_line_columns(curve, view, edges), view, rows)
+    dashed = int(np.searchsorted(edges[2::2], curve.dashed_to, side="right"))
+    bits[:, 2:dashed:3] = 0
+    return bits
 
 
 def _line_columns(curve: Curve, view: View, edges: Floats) -> tuple[Floats, Floats]:

@@ -37,6 +37,8 @@ class Series:
     """While it stays, points were only added at the end."""
     x_complete: bool = True
     """Every point of the metric has its x: along each complete axis the metric has the same points."""
+    newest_from: int = 0
+    """Place of the first point of the newest attempt; those before it are of attempts that ended without a result."""
 
 
 class _Run:
@@ -187,18 +189,22 @@ class RunStore:
             known = run.series.get((metric, axis))
             if known is not None and known.version == run.version:
                 return known
-            steps, x, y, version, epoch = run["step"], run[axis], run[metric], run.version, run.epoch
+            steps, x, y, attempts = run["step"], run[axis], run[metric], run["attempt"]
+            version, epoch = run.version, run.epoch
         absent = np.isnan(y)
         no_x = ~np.isfinite(x) & ~absent
         x_complete = not no_x.any()
         absent |= no_x
         if absent.any():
-            steps, x, y = steps[~absent], x[~absent], y[~absent]
+            steps, x, y, attempts = steps[~absent], x[~absent], y[~absent], attempts[~absent]
         if not len(y):
             return None
         if axis != "step":
             x = np.maximum.accumulate(x)  # seconds of a resumed attempt may step back a little
-        found = Series(x=x, y=y, steps=steps, version=version, epoch=epoch, x_complete=x_complete)
+        newest_from = int(np.argmax(attempts == attempts.max())) if attempts[0] != attempts[-1] else 0
+        found = Series(
+            x=x, y=y, steps=steps, version=version, epoch=epoch, x_complete=x_complete, newest_from=newest_from
+        )
         with self._lock:
             run.series[metric, axis] = found
         return found

@@ -320,8 +320,7 @@ async def test_the_end_of_a_run_is_announced_with_the_bell_where_that_is_wanted(
             app.on_optsweep_app_snapshot_taken(app.SnapshotTaken(made.snapshot(rows)))
             now = [made.row(made.spec(), "diverged", None), rows[1]]
             app.on_optsweep_app_snapshot_taken(app.SnapshotTaken(made.snapshot(now)))
-            await driver.pilot.pause(0.1)
-            assert "1 diverged" in driver.text
+            await driver.until(lambda driver=driver: "1 diverged" in driver.text)  # type: ignore[misc]
     assert rung == [1]
 
 

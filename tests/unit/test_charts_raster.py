@@ -140,6 +140,22 @@ def test_the_crosshair_stands_behind_the_curves() -> None:
     assert len(marks) == lines - 1
 
 
+def test_what_another_attempt_has_measured_is_dashed() -> None:
+    x = np.arange(0.0, 101.0)
+    view = View(width=60, height=10, x_range=(0.0, 100.0), y_range=(0.0, 2.0))
+
+    def columns(curve: Curve) -> list[int]:
+        text = plain(rasterise([curve], view)).split("\n")
+        width = max(map(len, text))
+        return [place for place in range(width) if any(0x2800 < ord(line.ljust(width)[place]) < 0x2900 for line in text)]
+
+    solid = columns(Curve(x=x, y=np.ones(101), colour="#ffffff"))
+    dashed = columns(Curve(x=x, y=np.ones(101), colour="#ffffff", dashed_to=50.0))
+    assert solid == list(range(solid[0], solid[-1] + 1))
+    half = len(solid) // 2
+    assert set(solid) - set(dashed) == set(solid[2:half:3])
+
+
 def test_points_are_drawn_as_letters() -> None:
     dotted = Curve(x=np.array([2.0, 8.0]), y=np.array([1.0, 3.0]), colour="#ffffff", letter="m", points=True)
     rows = rasterise([dotted], SMALL)

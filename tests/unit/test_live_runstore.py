@@ -137,3 +137,15 @@ def test_fifty_runs_of_a_hundred_thousand_points_and_three_metrics_fit_in_300_mb
         store.apply("run", Batch(attempt=1, rows=shifted))
     held = sum(column.nbytes for column in store._runs["run"].columns.values())
     assert held / 20_000 * 50 * 100_000 < 300e6
+
+
+def test_the_newest_attempt_begins_where_the_one_before_it_was_resumed() -> None:
+    store = RunStore()
+    store.apply("r", Batch(attempt=1, rows=[{"step": step, "train_loss": 3.0} for step in range(1, 8)]))
+    first = store.series("r", "train_loss")
+    store.apply("r", Batch(attempt=2, rows=[{"step": step, "train_loss": 2.0} for step in range(5, 11)]))
+    second = store.series("r", "train_loss")
+    assert first is not None and second is not None
+    assert first.newest_from == 0
+    assert second.newest_from == 4
+    assert second.y[:5].tolist() == [3.0, 3.0, 3.0, 3.0, 2.0]

@@ -235,13 +235,17 @@ class ChartModel:
         for line in lines:
             series, values = line.series, self.shown_y(line)
             key = (line.run_id, series.version, self.metric, self.axis, self.tau)
-            curves.append(Curve(x=series.x, y=values, colour=line.colour, letter=line.letter, key=key))
+            curves.append(
+                Curve(x=series.x, y=values, colour=line.colour, letter=line.letter, dashed_to=_before(series), key=key)
+            )
         if self.tau > 0 and len(lines) <= MOST_RAW:
             for line in lines:
                 series = line.series
                 raw_key = (line.run_id, series.version, self.metric, self.axis, "raw")
                 y = np.asarray(series.y, np.float64)
-                curves.append(Curve(x=series.x, y=y, colour=line.colour, dim=True, key=raw_key))
+                curves.append(
+                    Curve(x=series.x, y=y, colour=line.colour, dim=True, dashed_to=_before(series), key=raw_key)
+                )
         spiked = [(line, line.spikes) for line in lines if line.spikes is not None]
         return curves + [mark for line, spikes in spiked for mark in self._spike_marks(line, spikes)]
 
@@ -292,6 +296,11 @@ def smoothing_ladder(longest: int) -> list[float]:
             if longest / 150 <= tau <= longest / 4:
                 values.append(tau)
     return values
+
+
+def _before(series: Series) -> float:
+    """x of the last point of an earlier attempt."""
+    return float(series.x[series.newest_from - 1]) if series.newest_from else -math.inf
 
 
 def _useless(found: Extent, log: bool) -> bool:
