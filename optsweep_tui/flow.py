@@ -221,6 +221,7 @@ def launch(
     _require_hosts(workspace, chosen, hosts, say)
     rundir.keep_optimizers(workspace.runs, user_plan.sources(chosen.specs))
     planning.plant(workspace, chosen.study, chosen.specs)
+    run_looks.remember(workspace, chosen.specs)
     placing.remember(workspace, chosen.study.name, chosen.run_ids, hosts)
     dispatcher = _dispatcher(workspace)
     device = dispatcher.host.device

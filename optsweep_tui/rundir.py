@@ -140,33 +140,44 @@ def remember_import(run_folder: str, run: ImportedRun) -> None:
     _imports[f"{run_folder}/{ORIGIN}"] = ((stat.st_ino, stat.st_size, stat.st_mtime_ns), run)
 
 
-def write(runs_root: Path, specs: Iterable[RunSpec], study: str) -> list[Path]:
-    """Plant spec.json and the study's marker for each spec; what is there already stays.
+def write(runs_root: Path, specs: Iterable[RunSpec], study: str, *, durable: bool = True) -> list[Path]:
+    """Plant spec.json and the study's marker for each spec; what is there already stays, unless it is an empty file.
+
+    Args:
+        durable: False: the caller syncs the disk after the last of them, and plants again what a crash cut short.
 
     Raises:
         OptsweepError: the folder cannot be written, or the disk is full.
     """
     planted = []
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     try:
         for spec in specs:
             if spec.dataset_hash is None:
                 raise OptsweepError(f"dataset {spec.dataset} is not prepared", "optsweep datasets lists what is")
             where = runs_root / spec.run_id
+            marker = where / STUDIES / f"{study}.json"
             if spec.optimizer_file_hash is not None and not (where / OPTIMIZER).exists():
                 (where / STUDIES).mkdir(mode=0o700, parents=True, exist_ok=True)
                 folder.write_atomic(where / OPTIMIZER, _own_file(runs_root, spec.optimizer_file_hash))
-            if not (where / SPEC).exists():
+            if not _written(where / SPEC):
                 (where / STUDIES).mkdir(mode=0o700, parents=True, exist_ok=True)
-                folder.write_json(where / SPEC, spec.to_dict())
-            marker = where / STUDIES / f"{study}.json"
-            if not marker.exists():
+                folder.write_json(where / SPEC, spec.to_dict(), durable=durable)
+            if not _written(marker):
                 marker.parent.mkdir(mode=0o700, exist_ok=True)
-                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-                folder.write_json(marker, {"study": study, "planned_at": now})
+                folder.write_json(marker, {"study": study, "planned_at": now}, durable=durable)
             planted.append(where)
     except OSError as error:
         raise unwritable(runs_root, error) from None
     return planted
+
+
+def _written(path: Path) -> bool:
+    """Whether a file is there with something in it: after a power cut, a file that was never synced may be empty."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
 
 
 def keep_optimizers(runs_root: Path, contents: Mapping[str, bytes]) -> None:

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+COUNTING = Path(__file__).parent / "counting"
+"""An engine that starts at once, for machines and controllers of these tests alone."""
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
 
 
@@ -176,7 +178,8 @@ class Lab:
     def _python(self) -> Path:
         """The interpreter of the boxes: that of the tests, which stands for a machine with torch."""
         path = self.folder / "python"
-        path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+        lines = f"PYTHONPATH={shlex.quote(str(COUNTING))}:$PYTHONPATH; export PYTHONPATH"
+        path.write_text(f'#!/bin/sh\n{lines}\nexec {shlex.quote(sys.executable)} "$@"\n')
         path.chmod(0o755)
         return path
 
@@ -226,15 +229,17 @@ class Lab:
 def lab(folder: Path, *names: str) -> Iterator[Lab]:
     """Boxes that are up, and OPTSWEEP_SSH_CONFIG set for this process and its children."""
     made = Lab(folder, names)
-    before = os.environ.get("OPTSWEEP_SSH_CONFIG")
-    os.environ["OPTSWEEP_SSH_CONFIG"] = str(made.config)
+    ours = {"OPTSWEEP_SSH_CONFIG": str(made.config), "PYTHONPATH": f"{COUNTING}:{os.environ.get('PYTHONPATH', '')}"}
+    before = {key: os.environ.get(key) for key in ours}
+    os.environ.update(ours)
     try:
         for box in made.boxes.values():
             box.start()
         yield made
     finally:
         made.stop()
-        if before is None:
-            del os.environ["OPTSWEEP_SSH_CONFIG"]
-        else:
-            os.environ["OPTSWEEP_SSH_CONFIG"] = before
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value

@@ -68,20 +68,26 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: temporary file, fsync, rename, fsync of the folder."""
+def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a whole file or nothing: temporary file, fsync, rename, fsync of the folder.
+
+    Args:
+        durable: False: the caller syncs the disk after a batch.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
         with open(temporary, "wb") as handle:
             handle.write(data)
             handle.flush()
-            os.fsync(handle.fileno())
+            if durable:
+                os.fsync(handle.fileno())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def write_new(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -107,9 +113,9 @@ def write_new(path: Path, data: bytes, *, durable: bool = True) -> None:
         sync_folder(path.parent)
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_json(path: Path, data: Any, *, durable: bool = True) -> None:
     """`write_atomic` of one JSON document."""
-    write_atomic(path, (json.dumps(data, sort_keys=True, allow_nan=False) + "\n").encode())
+    write_atomic(path, (json.dumps(data, sort_keys=True, allow_nan=False) + "\n").encode(), durable=durable)
 
 
 def read_json(path: Path) -> Any | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Any
 
 import typer
@@ -54,6 +55,8 @@ def command(
         how = ending.get("reason") or line["state"]
         signal = f", signal {ending['signal']}" if ending.get("signal") else ""
         print(f"a{attempt['attempt']:<9} {how}{signal}   last step {attempt['last_step']}   {attempt['folder']}")
+        for line in _story(attempt):
+            print(f"             {line}")
         for event in attempt["events"][-12:]:
             rest = "  ".join(f"{key}={value}" for key, value in event.items() if key not in ("seq", "time", "kind"))
             print(f"             {event['kind']}  {rest}")
@@ -69,6 +72,28 @@ def command(
         )
         print(f"           parameters {record['parameters_sha256']}")
         print(f"           {'  '.join(f'{name} {value}' for name, value in record['versions'].items())}")
+
+
+def _story(attempt: dict[str, Any]) -> list[str]:
+    """How an attempt came to be and to its end, before and after the engine's own events."""
+    intent, claim, ending = (attempt[key] or {} for key in ("intent", "claim", "exit"))
+    lines = []
+    if intent:
+        why = f": {intent['why']}" if intent.get("why") else ", asked for" if intent.get("asked") else ""
+        lines.append(f"intended {_clock(intent.get('submitted_at'))} on host {attempt['host']}{why}")
+    if claim.get("pid"):
+        job = f", job {claim['job']}" if claim.get("job") else ""
+        lines.append(f"claimed by process {claim['pid']} of {claim.get('host')}{job} {_clock(claim.get('claimed_at'))}")
+    if ending.get("reason") or ending.get("error"):
+        error = f": {ending['error']}" if ending.get("error") else ""
+        lines.append(f"ended    {_clock(ending.get('ended_at'))} {ending.get('reason')}{error}")
+    return lines
+
+
+def _clock(seconds: Any) -> str:
+    if not isinstance(seconds, int | float):
+        return ""
+    return datetime.datetime.fromtimestamp(seconds).isoformat(sep=" ", timespec="seconds")
 
 
 def _imported(data: dict[str, Any]) -> None:

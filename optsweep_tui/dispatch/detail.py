@@ -25,7 +25,8 @@ def everything(workspace: Workspace, run_id: str) -> dict[str, Any]:
             {
                 "attempt": number,
                 "folder": str(path),
-                "claim": _tolerant_json(path / rundir.CLAIM),
+                "host": rundir.host_of(path),
+                "claim": _tolerant_json(path / rundir.CLAIM) or (rundir.remote(path) or {}).get("claim") or None,
                 "intent": _tolerant_json(path / rundir.INTENT),
                 "exit": _tolerant_json(path / rundir.EXIT),
                 "last_step": row["step"] if row else 0,

@@ -71,6 +71,11 @@ def spec_of(workspace: Workspace, run_id: str) -> RunSpec:
     return _specs[key]
 
 
+def remember(workspace: Workspace, specs: Iterable[RunSpec]) -> None:
+    """Specs that were just planted need no reading."""
+    _specs.update(((str(workspace.runs), spec.run_id), spec) for spec in specs)
+
+
 _configurations: dict[str, str] = {}
 
 

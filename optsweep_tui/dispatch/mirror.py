@@ -65,35 +65,38 @@ class Mirror:
         if not isinstance(rows, list) or len(rows) != len(asked):
             raise self._wrong("rows")
         start = 0
-        found = {}
+        pieces: list[tuple[Attempt, str, int, int, bytes]] = []
         for attempt, row in zip(asked, rows, strict=True):
             if not isinstance(row, dict) or not isinstance(row.get("files"), dict):
                 raise self._wrong("a row")
             for name, news in row["files"].items():
-                inode, offset, size = self._checked(name, news)
+                inode, offset, size = self._checked(attempt, name, news)
                 if start + size > len(body):
                     raise self._wrong("more bytes than came")
-                self._write(attempt, name, inode, offset, body[start : start + size])
+                pieces.append((attempt, name, inode, offset, body[start : start + size]))
                 start += size
-            found[attempt] = row
         if start != len(body):
             raise self._wrong("bytes that belong to nothing")
-        return found
+        for piece in pieces:  # all of the answer fits the question: only now is anything written
+            self._write(*piece)
+        return dict(zip(asked, rows, strict=True))
 
-    def _checked(self, name: Any, news: Any) -> tuple[int, int, int]:
+    def _checked(self, attempt: Attempt, name: Any, news: Any) -> tuple[int, int, int]:
         if name not in STREAMS or not isinstance(news, list) or len(news) != 3:
             raise self._wrong("a file that was not asked for")
         if not all(isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 for value in news):
             raise self._wrong("numbers that are none")
-        return news[0], news[1], news[2]
+        inode, offset, size = news
+        known, have = self._marks.get(attempt, {}).get(name, (inode, 0))
+        if offset not in (0, have if inode == known else 0):
+            raise self._wrong("a piece that leaves a hole")
+        return inode, offset, size
 
     def _wrong(self, what: str) -> Misbehaving:
         return Misbehaving(f"host {self._host} answered with {what}", "optsweep hosts check tells more")
 
     def _write(self, attempt: Attempt, name: str, inode: int, offset: int, data: bytes) -> None:
-        known, have = self._marks.get(attempt, {}).get(name, (inode, 0))
-        if offset != (have if inode == known else 0) and offset != 0:
-            raise self._wrong("a piece that leaves a hole")
+        _, have = self._marks.get(attempt, {}).get(name, (inode, 0))
         path = self.folder_of(attempt) / name
         if offset == 0 and have and path.exists():  # another generation: readers see it by its inode
             fresh = path.with_name(f".{name}.{os.getpid()}.tmp")
