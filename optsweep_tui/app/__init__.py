@@ -20,9 +20,11 @@ def run_app(workspace: Workspace, screen: str = "", slow_link: bool = False) -> 
         OptsweepError: the config file, its keymap or its theme cannot be used.
     """
     import dataclasses
+    import gc
     import os
     import sys
 
+    gc.disable()  # until the first frame: it takes a tenth of the time of the imports
     from optsweep_tui.app import hangup, memory, preferences, terminal
 
     chosen = preferences.load(workspace)

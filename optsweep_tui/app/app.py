@@ -12,7 +12,7 @@ from textual.message import Message
 from textual.notifications import Notify, SeverityLevel
 from textual.screen import Screen
 
-from optsweep_tui.app import keymap, notices, themes
+from optsweep_tui.app import keymap, modes, notices, themes
 from optsweep_tui.app.actions import outcome
 from optsweep_tui.app.bench import Bench
 from optsweep_tui.app.feed import INTERVAL_SECONDS, Feed
@@ -22,13 +22,7 @@ from optsweep_tui.app.palette import Actions as PaletteActions
 from optsweep_tui.app.palette import Entry
 from optsweep_tui.app.preferences import Preferences
 from optsweep_tui.app.screens.base import BaseScreen
-from optsweep_tui.app.screens.compare import CompareScreen
-from optsweep_tui.app.screens.hosts import HostsScreen
 from optsweep_tui.app.screens.modal import HelpScreen
-from optsweep_tui.app.screens.run import RunScreen
-from optsweep_tui.app.screens.runs import RunsScreen
-from optsweep_tui.app.screens.sql import SqlScreen
-from optsweep_tui.app.screens.sweep import SweepScreen
 from optsweep_tui.app.widgets.editor import Editor
 from optsweep_tui.app.widgets.filterline import FilterLine
 from optsweep_tui.app.widgets.spans import use_colours
@@ -49,14 +43,7 @@ class OptsweepApp(Bench, inherit_bindings=False):
     TITLE = "optsweep"
     ENABLE_COMMAND_PALETTE = True
     COMMANDS: ClassVar[set[Any]] = {PaletteActions}
-    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {
-        "sweep": SweepScreen,
-        "runs": RunsScreen,
-        "compare": CompareScreen,
-        "run": RunScreen,
-        "sql": SqlScreen,
-        "hosts": HostsScreen,
-    }
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {**modes.MODES}
     DEFAULT_MODE = "sweep"
     # Textual wraps text to the width of these, and fails where a window of a few columns leaves none.
     CSS = """
@@ -136,7 +123,8 @@ class OptsweepApp(Bench, inherit_bindings=False):
         for theme in themes.THEMES.values():
             self.register_theme(theme)
         self.theme = self._first_theme(in_terminal)
-        self.set_keymap(keymap.checked(self.preferences.keymap, self.key_layers(), self.preferences.sources))
+        if self.preferences.keymap:
+            self.set_keymap(keymap.checked(self.preferences.keymap, self.key_layers(), self.preferences.sources))
         if self.preferences.slow_link:
             self.animation_level = "none"
 
@@ -148,9 +136,8 @@ class OptsweepApp(Bench, inherit_bindings=False):
             "sql": [SchemaTree, VirtualTable],
             "hosts": [VirtualTable],
         }
-        for name, screen in cls.MODES.items():
-            assert isinstance(screen, type)
-            yield name, [screen, BaseScreen, cls, *tables.get(name, [])]
+        for name in modes.TABS:
+            yield name, [modes.screen_class(name), BaseScreen, cls, *tables.get(name, [])]
         yield "filter line", [FilterLine]
         yield "editor", [Editor]
         yield "help", [HelpScreen]
@@ -335,7 +322,7 @@ class OptsweepApp(Bench, inherit_bindings=False):
 
     def tabs(self) -> list[tuple[str, str]]:
         """Number keys and names of the screens."""
-        return [(str(place), screen.TAB) for place, screen in enumerate(self.MODES.values(), 1)]  # type: ignore[union-attr]
+        return [(str(place), tab) for place, tab in enumerate(modes.TABS.values(), 1)]
 
     def action_mode(self, mode: str) -> None:
         """Switch to another screen."""

@@ -9,8 +9,6 @@ from optsweep_tui.app.actions import Actions, Undo
 from optsweep_tui.app.memory import Memory
 from optsweep_tui.app.model import Block, RunRow, Snapshot, counts, matrix
 from optsweep_tui.app.screens.base import BaseScreen
-from optsweep_tui.app.screens.run import RunScreen
-from optsweep_tui.app.screens.runs import RunsScreen
 from optsweep_tui.app.terminal_app import TerminalApp
 from optsweep_tui.live.runstore import RunStore
 from optsweep_tui.settings import Workspace
@@ -127,12 +125,16 @@ class Bench(TerminalApp):
 
     def show_runs(self, text: str) -> None:
         """Screen 2 with a filter."""
+        from optsweep_tui.app.screens.runs import RunsScreen
+
         screen = self.mode_screen("runs")
         assert isinstance(screen, RunsScreen)
         screen.show_filter(text)
 
     def show_run(self, run_id: str) -> None:
         """Screen 4 with a run."""
+        from optsweep_tui.app.screens.run import RunScreen
+
         screen = self.mode_screen("run")
         assert isinstance(screen, RunScreen)
         screen.show_run(run_id)
@@ -140,7 +142,11 @@ class Bench(TerminalApp):
     def listed_runs(self) -> list[RunRow]:
         """The runs in the order of screen 2, as far as it was ever opened."""
         stack = self._screen_stacks.get("runs") or []
-        if stack and isinstance(stack[0], RunsScreen) and stack[0].shown:
+        if not stack:
+            return self.study_rows()
+        from optsweep_tui.app.screens.runs import RunsScreen
+
+        if isinstance(stack[0], RunsScreen) and stack[0].shown:
             return stack[0].shown
         return self.study_rows()
 

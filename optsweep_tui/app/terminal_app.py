@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from textual.app import App
 from textual.events import Event, Key
 from textual.screen import Screen
 
+from optsweep_tui.app import modes
 from optsweep_tui.app.screens.base import BaseScreen
 from optsweep_tui.app.widgets.table import VirtualTable
 from optsweep_tui.app.wire import Wire, Written, erases_in_colour
@@ -81,6 +83,9 @@ class TerminalApp(App[None]):
         if self._held:
             self._held = False
             self.action_redraw()
+            gc.enable()
+            gc.freeze()  # what the app is made of stays: nothing to look through at each collection
+            modes.load_all()
 
     def on_resize(self) -> None:
         """A terminal of another size has moved its lines about."""
