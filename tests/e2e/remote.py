@@ -81,14 +81,32 @@ class Overlaps(threading.Thread):
                             with contextlib.suppress(OSError):
                                 path = os.readlink(handle.path)
                                 match = self._pattern.fullmatch(path)
-                                if match:
+                                if match and _writes(entry.name, handle.name):
                                     held.setdefault(match.group(1), set()).add(f"{path} {entry.name}")
-            self.found += [(run_id, names) for run_id, names in held.items() if len(names) > 1]
+            for run_id, names in held.items():  # a look takes a moment: both must still be there after it
+                still = {name for name in names if _still(name)} if len(names) > 1 else set()
+                self.found += [(run_id, still)] if len(still) > 1 else []
 
     def end(self) -> list[tuple[str, set[str]]]:
         self._over.set()
         self.join()
         return self.found
+
+
+def _writes(pid: str, handle: str) -> bool:
+    """Whether a process has a file open for writing: the helper only reads it."""
+    flags = Path(f"/proc/{pid}/fdinfo/{handle}").read_text().split("flags:")[1].split()[0]
+    return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
+
+
+def _still(name: str) -> bool:
+    path, _, pid = name.rpartition(" ")
+    with contextlib.suppress(OSError):
+        for handle in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(handle.path) == path:
+                    return True
+    return False
 
 
 def starts(boxes: list[Box]) -> dict[str, int]:
