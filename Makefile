@@ -2,8 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Tests that draw, kill or sweep want the machine for themselves; the others run side by side on every core.
-ALONE := tests/app tests/e2e tests/cli/test_trouble.py
 STAMP := $(VENV)/.installed
 
 .PHONY: help quickstart install test check fast bench faults deps format
@@ -41,8 +39,7 @@ test: install deps
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile tests $(ALONE:%=--ignore=%)
-	$(BIN)/python -m pytest $(ALONE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup tests
 
 bench: install
 	$(BIN)/python benchmarks/run_all.py
