@@ -156,26 +156,28 @@ def write(runs_root: Path, specs: Iterable[RunSpec], study: str, *, durable: boo
             if spec.dataset_hash is None:
                 raise OptsweepError(f"dataset {spec.dataset} is not prepared", "optsweep datasets lists what is")
             where = runs_root / spec.run_id
-            marker = where / STUDIES / f"{study}.json"
+            place = str(where)  # strings below: ten thousand runs are planted at a time
+            spec_file, marker = f"{place}/{SPEC}", f"{place}/{STUDIES}/{study}.json"
+            if _written(spec_file) and _written(marker):
+                planted.append(where)
+                continue
+            os.makedirs(f"{place}/{STUDIES}", 0o700, exist_ok=True)
+            os.chmod(place, 0o700)
             if spec.optimizer_file_hash is not None and not (where / OPTIMIZER).exists():
-                (where / STUDIES).mkdir(mode=0o700, parents=True, exist_ok=True)
                 folder.write_atomic(where / OPTIMIZER, _own_file(runs_root, spec.optimizer_file_hash))
-            if not _written(where / SPEC):
-                (where / STUDIES).mkdir(mode=0o700, parents=True, exist_ok=True)
-                folder.write_json(where / SPEC, spec.to_dict(), durable=durable)
-            if not _written(marker):
-                marker.parent.mkdir(mode=0o700, exist_ok=True)
-                folder.write_json(marker, {"study": study, "planned_at": now}, durable=durable)
+            for path, data in ((spec_file, spec.to_dict()), (marker, {"study": study, "planned_at": now})):
+                if not _written(path):
+                    folder.write_json(path, data, durable=durable)
             planted.append(where)
     except OSError as error:
         raise unwritable(runs_root, error) from None
     return planted
 
 
-def _written(path: Path) -> bool:
+def _written(path: str) -> bool:
     """Whether a file is there with something in it: after a power cut, a file that was never synced may be empty."""
     try:
-        return path.stat().st_size > 0
+        return os.stat(path).st_size > 0
     except OSError:
         return False
 

@@ -59,7 +59,7 @@ def attempts(run_folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path | str) -> None:
     """Make renames in a folder durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -68,26 +68,28 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
+def write_atomic(path: Path | str, data: bytes, *, durable: bool = True) -> None:
     """Write a whole file or nothing: temporary file, fsync, rename, fsync of the folder.
 
     Args:
         durable: False: the caller syncs the disk after a batch.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    parent, name = os.path.split(path)
+    temporary = f"{parent or '.'}/.{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     try:
-        with open(temporary, "wb") as handle:
-            handle.write(data)
-            handle.flush()
+        with open(temporary, "wb", buffering=0) as handle:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[handle.write(rest) :]
             if durable:
                 os.fsync(handle.fileno())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            os.unlink(temporary)
         raise
     if durable:
-        sync_folder(path.parent)
+        sync_folder(parent or ".")
 
 
 def write_new(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -113,7 +115,7 @@ def write_new(path: Path, data: bytes, *, durable: bool = True) -> None:
         sync_folder(path.parent)
 
 
-def write_json(path: Path, data: Any, *, durable: bool = True) -> None:
+def write_json(path: Path | str, data: Any, *, durable: bool = True) -> None:
     """`write_atomic` of one JSON document."""
     write_atomic(path, (json.dumps(data, sort_keys=True, allow_nan=False) + "\n").encode(), durable=durable)
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines import folder, sources
+from optsweep_engines import folder, sources, spare
 from optsweep_engines.engine import Preempted, Superseded, load_engine
 from optsweep_engines.spec import RunRecord, RunSpec
 
@@ -324,6 +324,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--serve", type=int, metavar="FD", help="take attempts from this socket")
     parser.add_argument("--parent", type=int, metavar="PID", help="die with this process")
     options = parser.parse_args(arguments)
+    spare.use()
     signal.signal(signal.SIGTERM, _on_term)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if options.parent:

@@ -12,11 +12,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from optsweep_engines import data, folder, run, spare
-from optsweep_engines.optimizers import catalogue
+from optsweep_engines import folder, run, spare
 from optsweep_engines.spec import ModelShape, RunSpec
 
 SHAPE = ModelShape(
@@ -24,7 +22,9 @@ SHAPE = ModelShape(
 )
 
 
-def _documents() -> Iterator[tuple[str, data.Tokens]]:
+def _documents() -> Iterator[tuple[str, Any]]:
+    import numpy as np  # noqa: PLC0415
+
     stream = np.random.Generator(np.random.PCG64(0))
     for number in range(40):  # a few of forty names fall into the held-out split
         yield f"document {number}", stream.integers(0, 256, 500).astype("<u2")
@@ -32,6 +32,9 @@ def _documents() -> Iterator[tuple[str, data.Tokens]]:
 
 def trained(engine: str, device: str, root: Path) -> dict[str, object]:
     """Train the step in a folder; what the record says."""
+    from optsweep_engines import data  # noqa: PLC0415 (after `spare.use`: a staged engine brings packages of its own)
+    from optsweep_engines.optimizers import catalogue  # noqa: PLC0415
+
     entry = data.DatasetEntry(
         name="trial", vocab_size=256, source="", doc="", documents=_documents, fingerprint=lambda: "trial"
     )

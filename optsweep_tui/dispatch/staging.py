@@ -18,6 +18,12 @@ GROUPS = ("optsweep.engines", "optsweep.optimizers", "optsweep.datasets")
 SPARE = "spare"
 """Folder of the archive with pure Python packages that a host may lack; `optsweep_engines.spare` puts it last."""
 SPARE_PACKAGES = ("array_api_compat",)
+SPARE_MODULES = {
+    "safetensors/__init__.py": "from optsweep_engines.tensorfile import SafetensorError, safe_open\n",
+    "safetensors/numpy.py": "from optsweep_engines.tensorfile import save_numpy as save_file\n",
+    "safetensors/torch.py": "from optsweep_engines.tensorfile import save_torch as save_file\n",
+}
+"""A library that is not pure Python, in its place what reads and writes the same files."""
 _TIME = (2020, 1, 1, 0, 0, 0)
 """Of every file in the archive: the same content gives the same bytes."""
 
@@ -40,6 +46,7 @@ def archive() -> Archive:
             root = Path(found.origin).parent
             for path in sorted(root.rglob("*.py")):
                 files[f"{SPARE}/{package}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
+    files |= {f"{SPARE}/{name}": text.encode() for name, text in SPARE_MODULES.items()}
     version = optsweep_tui.__version__
     files[f"optsweep-{version}.dist-info/METADATA"] = (
         f"Metadata-Version: 2.1\nName: optsweep\nVersion: {version}\n".encode()

@@ -9,12 +9,12 @@ import platform
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy
-import optax
 
 from optsweep_engines.machine import cpu_name, resident_peak_bytes
 
@@ -143,6 +143,6 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "jax": jax.__version__,
         "jaxlib": version("jaxlib"),
-        "optax": optax.__version__,
+        **({"optax": version("optax")} if find_spec("optax") else {}),  # no run uses it: a host may lack it
         "numpy": numpy.__version__,
     }
