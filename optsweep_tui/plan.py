@@ -33,7 +33,8 @@ def finish_planting(workspace: Workspace) -> int:
     """Plant what was begun and not ended, by whomever; returns the number of runs. Twice, or by two at once, is once."""
     count = 0
     for path, rules, specs in studies.intended(workspace.studies):
-        rundir.write(workspace.runs, specs, rules["name"])
+        rundir.write(workspace.runs, specs, rules["name"], durable=False)
+        os.sync()  # all of them at once, before the intention goes: a sync per file is a minute for ten thousand runs
         studies.remember(workspace.studies, rules, (spec.run_id for spec in specs))
         path.unlink(missing_ok=True)
         count += len(specs)

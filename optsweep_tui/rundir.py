@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import errno
@@ -152,6 +153,7 @@ def write(runs_root: Path, specs: Iterable[RunSpec], study: str, *, durable: boo
     planted = []
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     try:
+        os.makedirs(runs_root, 0o700, exist_ok=True)
         for spec in specs:
             if spec.dataset_hash is None:
                 raise OptsweepError(f"dataset {spec.dataset} is not prepared", "optsweep datasets lists what is")
@@ -161,8 +163,9 @@ def write(runs_root: Path, specs: Iterable[RunSpec], study: str, *, durable: boo
             if _written(spec_file) and _written(marker):
                 planted.append(where)
                 continue
-            os.makedirs(f"{place}/{STUDIES}", 0o700, exist_ok=True)
-            os.chmod(place, 0o700)
+            for made in (place, f"{place}/{STUDIES}"):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(made, 0o700)
             if spec.optimizer_file_hash is not None and not (where / OPTIMIZER).exists():
                 folder.write_atomic(where / OPTIMIZER, _own_file(runs_root, spec.optimizer_file_hash))
             for path, data in ((spec_file, spec.to_dict()), (marker, {"study": study, "planned_at": now})):

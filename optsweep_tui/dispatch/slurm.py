@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -36,6 +37,7 @@ class SlurmDispatcher:
     def __init__(self, workspace: Workspace, entry: HostEntry, partition: str | None = None) -> None:
         self._workspace, self.entry, self._partition = workspace, entry, partition
         self.pump = pump_of(workspace, entry)
+        self._runs, self._marks = str(workspace.runs), str(links.folder_of(workspace, entry.name) / "open")
         self._cached: dict[str, RunState] = {}
         self._opened: set[Attempt] = set()
 
@@ -67,7 +69,11 @@ class SlurmDispatcher:
     def connect(self, seconds: float = CONNECT_SECONDS) -> Link:
         """Start talking to the scheduler and wait for its first word; options that it refuses are said here."""
         self.pump.start()
-        if not self.pump.tried(seconds) or self.link.state != "connected":
+        deadline = time.monotonic() + seconds
+        self.pump.tried(seconds)
+        while self.link.state != "connected" and not self.link.error and time.monotonic() < deadline:
+            time.sleep(0.05)  # another process talks to it, and has not heard from it yet
+        if self.link.state != "connected":
             return self.link
         try:
             if self._partition is not None and self.pump.holds:
@@ -85,13 +91,17 @@ class SlurmDispatcher:
     def submit(self, run_ids: Iterable[str], *, asked: bool = False, packs: Sequence[Sequence[str]] = ()) -> list[str]:
         """Open the next attempt of every run that should have one; packs go one by one, a task each."""
         submitted = []
+        intent = self._intent(asked=asked)
+        os.makedirs(self._marks, 0o700, exist_ok=True)
         for run_id in run_ids:
             state = self._cached.get(run_id)
             if state is None:
                 state = rundir.state_of(self._workspace.runs / run_id)
             if state.state in ("submitting", "queued", "running") and state.attempt_folder is not None and not asked:
                 self._attend(state)
-            elif (asked or self._wants(state)) and self._open(run_id, state, asked):
+            elif (asked or self._wants(state)) and self._open(
+                run_id, state, intent | {"why": opening.why(state, asked)}
+            ):
                 submitted.append(run_id)
                 self._cached.pop(run_id, None)
         if submitted:
@@ -109,40 +119,34 @@ class SlurmDispatcher:
         assert state.attempt_folder is not None
         self._opened.add(attempt)
         if not (state.attempt_folder / rundir.EXIT).exists():
-            self._write_intent(attempt, self._intent(state, asked=False))
+            why = "its opening was cut short"
+            _written(f"{state.attempt_folder}/{rundir.INTENT}", self._intent(asked=False) | {"why": why})
             links.mark_open(self._workspace, self.entry.name, attempt)
             self.pump.wake()
 
-    def _open(self, run_id: str, state: RunState, asked: bool) -> bool:
+    def _open(self, run_id: str, state: RunState, intent: Mapping[str, Any]) -> bool:
         """Make the next attempt; False where another controller has made it.
 
         The intent is made durable with all others of its array, before that is handed over.
         """
         attempt = (run_id, state.attempt + 1)
-        where = self._workspace.runs / run_id / f"a{attempt[1]}"
+        where = f"{self._runs}/{run_id}/a{attempt[1]}"  # ten thousand of these: no Path objects
         try:
-            where.mkdir(mode=0o700)
+            os.mkdir(where, 0o700)
         except FileExistsError:
             return False
         try:
-            if not self._write_intent(attempt, self._intent(state, asked=asked)):
+            if not _written(f"{where}/{rundir.INTENT}", intent):
                 return False
         except OSError:
-            where.rmdir()  # a full disk: leave no attempt that was never intended
+            os.rmdir(where)  # a full disk: leave no attempt that was never intended
             raise
-        links.mark_open(self._workspace, self.entry.name, attempt)
+        os.close(os.open(f"{self._marks}/{run_id}.a{attempt[1]}", os.O_WRONLY | os.O_CREAT, 0o600))
         self._opened.add(attempt)
         return True
 
-    def _write_intent(self, attempt: Attempt, intent: Mapping[str, Any]) -> bool:
-        path = self._workspace.runs / attempt[0] / f"a{attempt[1]}" / rundir.INTENT
-        try:
-            folder.write_new(path, (json.dumps(dict(intent), sort_keys=True) + "\n").encode(), durable=False)
-        except FileExistsError:
-            return False
-        return True
-
-    def _intent(self, state: RunState, *, asked: bool) -> dict[str, Any]:
+    def _intent(self, *, asked: bool) -> dict[str, Any]:
+        """What the intents of one submission have in common."""
         host = self.host
         return {
             "host": host.name,
@@ -153,7 +157,6 @@ class SlurmDispatcher:
             ),  # a cluster behind ssh gets its own when the attempt is brought there
             "checkpoint_seconds": self._workspace.checkpoint_seconds,
             "asked": asked,
-            "why": opening.why(state, asked),
             "submitted_at": time.time(),
             **({"mesh": self._workspace.mesh} if self._workspace.mesh else {}),
         }
@@ -246,6 +249,21 @@ def site_of(workspace: Workspace, entry: HostEntry) -> Site:
         return SshSite(workspace, entry)
     python = None if entry.python == HostEntry(name="x", backend="slurm").python else entry.python
     return LocalSite(workspace, entry.name, python)
+
+
+def _written(path: str, intent: Mapping[str, Any]) -> bool:
+    """Write an intent under a name that is free, whole or not at all; False where there is one."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(handle, (json.dumps(dict(intent), sort_keys=True) + "\n").encode())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.close(handle)
+        os.unlink(temporary)
+    return True
 
 
 def _job_of(state: RunState) -> str | None:
