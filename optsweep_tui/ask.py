@@ -242,7 +242,7 @@ def model_size(frame: pd.DataFrame, model: str) -> tuple[str, float]:
     if len(known):
         return str(mine["model"].iloc[0]), float(known.iloc[0])
     name = grid.model_name(model.strip())
-    return name, float(models.MODELS[name].shape.non_embedding_params)
+    return name, float(models.model(name).shape.non_embedding_params)
 
 
 def project(frame: pd.DataFrame, **options: Any) -> pd.DataFrame:

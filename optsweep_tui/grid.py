@@ -14,7 +14,7 @@ from typing import Any
 
 from optsweep_engines import models, schedules
 from optsweep_engines.optimizers import catalogue, user, user_plan
-from optsweep_engines.optimizers.base import find_knob
+from optsweep_engines.optimizers.base import OptimizerEntry, find_knob, unsuited
 from optsweep_engines.spec import RunSpec, Scalar
 from optsweep_tui import published
 from optsweep_tui.core import Block, CellSelection, Override, Study
@@ -23,6 +23,8 @@ from optsweep_tui.errors import OptsweepError, UnknownName
 DTYPES = ("fp32", "bf16")
 SETTINGS = ("batch_size", "seq_len", "schedule", "dtype", "validation_tokens", "validation_interval", "accumulation")
 """Fields of a RunSpec that a grid may set beside the knobs."""
+FEATURES = tuple(models.FEATURES)
+"""What a grid may change of a model's shape: the run then is of another model, `olmo-150m+qk_norm=false`."""
 USUAL_SCHEDULE = "cosine"
 """What an optimizer's entry names when any schedule serves it."""
 OPTIONS = {
@@ -151,7 +153,7 @@ def scalar(text: str) -> Scalar:
 
 def own_knobs(optimizer: str) -> list[str]:
     """Everything that a grid may set for an optimizer: its knobs, those of the run, and the fields of a spec."""
-    return [*(knob.name for knob in catalogue.all_knobs(catalogue.optimizer(optimizer))), *SETTINGS]
+    return [*(knob.name for knob in catalogue.all_knobs(catalogue.optimizer(optimizer))), *SETTINGS, *FEATURES]
 
 
 def knob_name(name: str, optimizers: Iterable[str] | None, where: str) -> str:
@@ -160,12 +162,14 @@ def knob_name(name: str, optimizers: Iterable[str] | None, where: str) -> str:
     if name in OPTIONS and where.startswith("--"):
         raise OptsweepError(f"{where} {name}: this is no knob, it has its own option", f"give {OPTIONS[name]}")
     scope = sorted(catalogue.known() if optimizers is None else optimizers)
-    lacking = [optimizer for optimizer in scope if _find(optimizer, name) is None and ours not in SETTINGS]
+    lacking = [
+        optimizer for optimizer in scope if _find(optimizer, name) is None and ours not in (*SETTINGS, *FEATURES)
+    ]
     if lacking and (optimizers is not None or len(lacking) == len(scope)):
         of = "" if optimizers is None else f" of {lacking[0]}"
         hint = f"(optsweep optimizers {reference_of(lacking[0])} lists its knobs)"
         raise UnknownName(f"knob{of}", name, own_knobs(lacking[0]), where, hint)
-    if ours in SETTINGS:
+    if ours in (*SETTINGS, *FEATURES):
         return ours
     return next(found for optimizer in scope if (found := _find(optimizer, name)) is not None)
 
@@ -435,7 +439,7 @@ def resolve(
 ) -> RunSpec:
     """One configuration of one cell as a spec: settings to their fields, knobs checked and filled up by the catalogue."""
     where = f"{optimizer} {model} {value:g}"
-    entry = models.model(model)
+    entry = with_features(models.model(model), knobs, where)
     rule = catalogue.optimizer(optimizer)
     if isinstance(rule, user_plan.OwnEntry) and rule.engines and study.engine not in rule.engines:
         raise OptsweepError(
@@ -443,7 +447,6 @@ def resolve(
             f"use --engine {rule.engines[0]}, or write it as a rule function",
         )
     dataset = datasets(study.dataset or entry.dataset)
-    shape = dataclasses.replace(entry.shape, vocab_size=dataset.vocab_size)
     settings: dict[str, Any] = {
         "batch_size": entry.batch_size,
         "seq_len": entry.seq_len,
@@ -451,7 +454,9 @@ def resolve(
         "dtype": entry.dtype,
     } | {key: _whole(knobs[key]) for key in SETTINGS if key in knobs}
     _check_settings(settings, where)
-    rest = {key: entry for key, entry in knobs.items() if key not in SETTINGS}
+    shape = trained_shape(entry, dataset, settings["seq_len"])
+    suited(rule, shape, where)
+    rest = {"z_loss": entry.z_loss} | {key: value for key, value in knobs.items() if key not in (*SETTINGS, *FEATURES)}
     try:
         hyperparameters = catalogue.resolve_knobs(optimizer, rest, settings["schedule"])
     except ValueError as error:
@@ -489,6 +494,52 @@ def resolve(
     except ValueError as error:
         raise OptsweepError(f"{where}: {error}", f"the run has {spec.steps} steps: write 0.1 or 500") from None
     return spec
+
+
+def with_features(entry: models.ModelEntry, knobs: Mapping[str, Scalar], where: str) -> models.ModelEntry:
+    """A model with the features that are set among some knobs.
+
+    Raises:
+        OptsweepError: a feature cannot have that value, or no such model can be built.
+    """
+    features = {key: knobs[key] for key in FEATURES if key in knobs}
+    if not features:
+        return entry
+    try:
+        found = models.varied(entry, features)
+        models.check(found.shape)
+    except ValueError as error:
+        raise OptsweepError(f"{where}: {error}", "optsweep models lists what can be set") from None
+    return found
+
+
+def trained_shape(entry: models.ModelEntry, dataset: DatasetFacts, seq_len: int) -> models.ModelShape:
+    """The shape of a run: as many rows as the data have tokens (the entry's own, padded or not, on its own dataset), as many
+    learned positions as a sequence has tokens."""
+    own = dataset.name == entry.dataset and entry.shape.vocab_size >= dataset.vocab_size
+    vocab = entry.shape.vocab_size if own else dataset.vocab_size
+    positions = seq_len if entry.shape.positions else 0
+    return dataclasses.replace(entry.shape, vocab_size=vocab, positions=positions)
+
+
+def suited(rule: OptimizerEntry, shape: models.ModelShape, where: str) -> None:
+    """Refuse an optimizer on a model that it cannot train.
+
+    Raises:
+        OptsweepError: with the reason.
+    """
+    if not shape.mup_base_width and not rule.keeps_norms:
+        return
+    for tensor in models.parameter_table(shape):
+        reason = unsuited(rule, tensor)
+        if reason is not None:
+            known = [name for name, entry in catalogue.optimizers().items() if entry.mup_power is not None]
+            hint = (
+                f"muP is defined for {', '.join(sorted(known))}"
+                if "muP" in reason
+                else "take another optimizer or model"
+            )
+            raise OptsweepError(f"{where}: {reason}", hint)
 
 
 def _whole(value: Scalar) -> Scalar:

@@ -108,6 +108,26 @@ DATASETS: dict[str, DatasetEntry] = {
             source="dclm_baseline 3.8, starcoderdata 0.25, proofpile_2 0.055 (weights); https://arxiv.org/abs/2509.02046",
             doc="training mix of the reference study, Llama 3 tokens; declared for planning, cannot be prepared here",
         ),
+        *(
+            DatasetEntry(
+                name=name,
+                vocab_size=vocab_size,
+                source=source,
+                doc=f"{text}; declared for planning, cannot be prepared here",
+            )
+            for name, vocab_size, source, text in (
+                ("c4", 32100, "https://huggingface.co/datasets/allenai/c4", "C4 in tokens of T5"),
+                ("shakespeare", 65, "https://github.com/karpathy/char-rnn", "the tiny Shakespeare text in characters"),
+                ("tinystories", 50257, "https://arxiv.org/abs/2305.07759", "TinyStories in tokens of GPT-2"),
+                (
+                    "openwebtext",
+                    50257,
+                    "https://skylion007.github.io/OpenWebTextCorpus",
+                    "OpenWebText in tokens of GPT-2",
+                ),
+                ("fineweb", 50257, "https://arxiv.org/abs/2406.17557", "FineWeb in tokens of GPT-2"),
+            )
+        ),
     )
 }
 

@@ -80,6 +80,11 @@ def number(spec: RunSpec, knob: str) -> float:
     return float(spec.hyperparameters[knob] or 0.0)
 
 
+def z_loss(spec: RunSpec) -> float:
+    """The knob z_loss; 0 where the spec is from before it was there."""
+    return float(spec.hyperparameters.get("z_loss") or 0.0)
+
+
 class Account:
     """The books of one run: its losses, seconds and rates, all attempts, and the record made from them."""
 

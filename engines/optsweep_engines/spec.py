@@ -12,12 +12,14 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypedDict
 
+from optsweep_engines.shape import ModelShape as ModelShape
+
 Scalar: TypeAlias = float | int | bool | str | None
 
 NUMERICS_VERSION = 1
 """Bumped whenever a trajectory changes, so that a mended bug does not keep its old results."""
 
-NEUTRAL_KNOBS: Mapping[str, Scalar] = {"cautious_weight_decay": False}
+NEUTRAL_KNOBS: Mapping[str, Scalar] = {"cautious_weight_decay": False, "z_loss": 0}
 """Knobs that optimizers got after their first release, with the value that changes nothing: a knob at that value stays
 out of the hash, so the ids of runs from before it was there survive. A later knob adds its line here."""
 
@@ -54,54 +56,6 @@ def canonical_json(data: Any) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelShape:
-    """The shape of one decoder; every number that decides its parameters and its initialisation."""
-
-    family: str
-    """Architecture: "llama" (RMSNorm, half-split RoPE, SwiGLU, separate q/k/v)."""
-    layers: int
-    width: int
-    """Hidden size, features."""
-    heads: int
-    """Attention heads; head size = width / heads."""
-    mlp_width: int
-    """Inner size of the MLP, features."""
-    vocab_size: int
-    """Rows of the embedding, tokens."""
-    tied_embeddings: bool = False
-    """True: the head is the transposed embedding."""
-    init_std: float
-    """Standard deviation of every matrix at initialisation, attention outputs and MLP outputs included."""
-    embedding_std: float
-    """Standard deviation of the embedding at initialisation."""
-    norm_eps: float = 1e-6
-    """Inside the inverse square root of every RMSNorm."""
-    rope_theta: float = 10000.0
-    """Base of the rotary frequencies."""
-
-    @property
-    def non_embedding_params(self) -> int:
-        """N: attention and MLP matrices, without embedding, head and norms."""
-        return self.layers * (4 * self.width * self.width + 3 * self.width * self.mlp_width)
-
-    @property
-    def head_params(self) -> int:
-        """Parameters multiplied in the output projection, tied or not."""
-        return self.vocab_size * self.width
-
-    @property
-    def total_params(self) -> int:
-        """Every stored parameter: N, embedding, untied head, norms."""
-        norms = (2 * self.layers + 1) * self.width
-        tables = self.head_params * (1 if self.tied_embeddings else 2)
-        return self.non_embedding_params + tables + norms
-
-    def flops_per_token(self, seq_len: int) -> float:
-        """Model FLOPs of one trained token, forward and backward: 6 (N + head) + 12 layers width T."""
-        return 6.0 * (self.non_embedding_params + self.head_params) + 12.0 * self.layers * self.width * seq_len
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunSpec:
     """One run, fully resolved and frozen. Where it runs is not part of it."""
 
@@ -110,7 +64,8 @@ class RunSpec:
     optimizer: str
     """Catalogue name, or `file.py:Name` for a user's own."""
     hyperparameters: Mapping[str, Scalar]
-    """Every tunable number of the run but the batch: the rule's knobs and warmup, decay, min_lr_ratio, max_grad_norm."""
+    """Every tunable number of the run but the batch: the rule's knobs and warmup, decay, min_lr_ratio, max_grad_norm,
+    z_loss."""
     model: str
     """Catalogue name of the shape."""
     shape: ModelShape
@@ -188,7 +143,7 @@ class RunSpec:
         """Plain JSON types, all fields."""
         data = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         data["hyperparameters"] = dict(self.hyperparameters)
-        data["shape"] = dict(vars(self.shape))
+        data["shape"] = self.shape.to_dict()
         return data
 
     @classmethod

@@ -98,7 +98,7 @@ def test_the_same_spec_gives_the_same_parameters_twice(
 def test_changing_any_knob_of_the_run_changes_the_parameters(
     knob: str, dataset: PreparedDataset, data_root: Path, tmp_path: Path
 ) -> None:
-    value = {"warmup": 3, "decay": 0.5, "min_lr_ratio": 0.5, "max_grad_norm": 0.1}[knob]
+    value = {"warmup": 3, "decay": 0.5, "min_lr_ratio": 0.5, "max_grad_norm": 0.1, "z_loss": 0.01}[knob]
     first, _ = trained(spec(dataset), tmp_path / "1", data_root)
     second, _ = trained(spec(dataset, knobs={knob: value}), tmp_path / "2", data_root)
     assert first.parameters_sha256 != second.parameters_sha256

@@ -123,7 +123,7 @@ def test_a_schedule_refuses_knobs_that_it_does_not_read() -> None:
     for given in ({"min_lr_ratio": 0.1}, {"decay": 0.5}):
         with pytest.raises(ValueError, match="constant does not read"):
             resolve_knobs("adamw", given, "constant")
-    assert [knob.name for knob in run_knobs("constant")] == ["warmup", "max_grad_norm"]
+    assert [knob.name for knob in run_knobs("constant")] == ["warmup", "max_grad_norm", "z_loss"]
     with pytest.raises(LookupError):
         resolve_knobs("adamw", {}, "cosin")
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from optsweep_engines.optimizers import user
+from optsweep_engines.families import FEATURES
 from optsweep_engines.optimizers.knobs import RUN_KNOBS
 from optsweep_engines.optimizers.user import OwnOptimizerError, Source
 from optsweep_engines.optimizers.user_knobs import call_arguments, check_step, signature
@@ -156,7 +157,7 @@ def test_keyword_parameters_are_knobs_typed_by_their_defaults() -> None:
 
 
 def test_a_parameter_named_as_something_of_the_run_can_still_be_set() -> None:
-    names = {*grid.OPTIONS, *grid.SETTINGS, *(knob.name for knob in RUN_KNOBS)}
+    names = {*grid.OPTIONS, *grid.SETTINGS, *FEATURES, *(knob.name for knob in RUN_KNOBS)}
     namespace: dict[str, Any] = {}
     exec(f"def named(params, lr=1.0, {', '.join(f'{name}=2' for name in sorted(names))}): ...", namespace)
     made = signature(namespace["named"], ("params",), "mine.py: X")

@@ -25,10 +25,42 @@ def cross_entropy(hidden_NW: jax.Array, head_VW: jax.Array, y_N: jax.Array, larg
     rows, vocab = len(hidden_NW), len(head_VW)
     if rows * vocab <= largest:
         return plain_cross_entropy(hidden_NW, head_VW, y_N)
+    return _chunked(_parts(rows, vocab, largest), hidden_NW, head_VW, y_N)
+
+
+def cross_entropy_and_target(
+    hidden_NW: jax.Array, head_VW: jax.Array, y_N: jax.Array, z_loss: float, largest: int = LARGEST_LOGITS
+) -> tuple[jax.Array, jax.Array]:
+    """(the mean cross-entropy plus z_loss x the mean squared log of the normaliser, the mean cross-entropy alone).
+
+    Gradients are of the first; in chunks each one's logits are computed again for them. The term keeps the normalisers
+    near 1, https://arxiv.org/abs/2204.02311 section 5.
+    """
+    rows, vocab = len(hidden_NW), len(head_VW)
+
+    def sums(hidden_nW: jax.Array, y_n: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits_nV = (hidden_nW @ head_VW.T).astype(jnp.float32)
+        picked_n = jnp.take_along_axis(logits_nV, y_n[:, None], axis=-1)[:, 0]
+        normaliser_n = jax.nn.logsumexp(logits_nV, axis=-1)
+        return jnp.sum(normaliser_n - picked_n), jnp.sum(jnp.square(normaliser_n))
+
+    if rows * vocab <= largest:
+        total, squares = sums(hidden_NW, y_N)
+    else:
+        parts = _parts(rows, vocab, largest)
+        split = (hidden_NW.reshape(parts, rows // parts, -1), y_N.reshape(parts, -1))
+        found = jax.lax.map(jax.checkpoint(lambda part: sums(*part)), split)
+        total, squares = jnp.sum(found[0]), jnp.sum(found[1])
+    loss = total / rows
+    return loss + z_loss * squares / rows, loss
+
+
+def _parts(rows: int, vocab: int, largest: int) -> int:
+    """Into how many equal chunks the rows go."""
     parts = -(-rows * vocab // largest)
     while rows % parts:
         parts += 1
-    return _chunked(parts, hidden_NW, head_VW, y_N)
+    return parts
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -1,4 +1,4 @@
-"""The Llama-shaped decoder over parameter banks in JAX: `Decoder(shape, seq_len, dtype).loss(params, x, y)`, a pure function.
+"""The decoder over parameter banks in JAX, of every family: `Decoder(shape, seq_len, dtype).loss(params, x, y)`, pure.
 
 Axes: B sequences, T tokens, W width, H heads, D head size, M MLP width, V vocabulary, L layers.
 """
@@ -13,13 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from optsweep_engines.jax_engine import pieces
-from optsweep_engines.jax_engine.loss import cross_entropy, plain_cross_entropy
+from optsweep_engines.jax_engine.loss import cross_entropy, cross_entropy_and_target, plain_cross_entropy
+from optsweep_engines.models import attention_scale, logit_multiplier, parameter_table
 from optsweep_engines.spec import ModelShape
 
 Params: TypeAlias = Mapping[str, Any]
 """Arrays by name; the banks of the layers as one array, or as a tuple of the layers' own."""
-
-LAYER_BANKS = ("attention_norm", "q", "k", "v", "attention_out", "mlp_norm", "mlp_gate", "mlp_up", "mlp_out")
 
 UNROLLED_LAYERS = {"cpu": 8, "gpu": 12, "tpu": 12}
 """Up to here the layers stand one after the other in the program. Measured on CPU (benchmarks/jax_speed.md): a scan halves
@@ -41,6 +40,7 @@ class Decoder:
         platform: str = "cpu",
         unrolled: bool | None = None,
         smooth: bool = False,
+        z_loss: float = 0.0,
     ) -> None:
         """Tables of the rotary angles, as constants of the program.
 
@@ -48,7 +48,15 @@ class Decoder:
             platform: "cpu", "gpu" or "tpu".
             unrolled: the layers one after the other in the program; False: one layer in a scan; None: by their number.
             smooth: without gradients of its own, so that it can be differentiated twice.
+            z_loss: weight of the squared log-normaliser in what gradients are taken of.
+
+        Raises:
+            ValueError: the table of positions is shorter than a sequence.
         """
+        if shape.positions and seq_len > shape.positions:
+            raise ValueError(f"sequences of {seq_len} tokens, the model learns {shape.positions} positions")
+        self.z_loss = z_loss
+        self.banks = tuple(item.name for item in parameter_table(shape) if item.stacked)
         self.linear = pieces.plain_linear if smooth else pieces.linear
         self.gated = pieces.plain_gated if smooth else pieces.gated
         self.shape = shape
@@ -73,13 +81,22 @@ class Decoder:
     def loss_and_grads(
         self, params: Params, x_BT: jax.Array, y_BT: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Mean cross-entropy and its gradients by name."""
+        """Mean cross-entropy, and the gradients of what is trained on by name."""
         if not self.unrolled:
-            return jax.value_and_grad(self.loss)(dict(params), x_BT, y_BT)
+            (_, loss), grads = jax.value_and_grad(self.target, has_aux=True)(dict(params), x_BT, y_BT)
+            return loss, grads
         # By layer, then stacked once: the gradient of bank[i] would be a full bank per layer.
-        parts = {name: tuple(value) if name in LAYER_BANKS else value for name, value in params.items()}
-        loss, grads = jax.value_and_grad(self.loss)(parts, x_BT, y_BT)
-        return loss, {name: jnp.stack(value) if name in LAYER_BANKS else value for name, value in grads.items()}
+        parts = {name: tuple(value) if name in self.banks else value for name, value in params.items()}
+        (_, loss), grads = jax.value_and_grad(self.target, has_aux=True)(parts, x_BT, y_BT)
+        return loss, {name: jnp.stack(value) if name in self.banks else value for name, value in grads.items()}
+
+    def target(self, params: Params, x_BT: jax.Array, y_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(what gradients are taken of, mean cross-entropy)."""
+        if not self.z_loss:
+            loss = self.loss(params, x_BT, y_BT)
+            return loss, loss
+        hidden_NW = self.hidden(params, x_BT).reshape(-1, self.shape.width)
+        return cross_entropy_and_target(hidden_NW, self.head(params), y_BT.reshape(-1), self.z_loss)
 
     def head(self, params: Params) -> jax.Array:
         """The matrix of the output projection [V, W]."""
@@ -87,44 +104,67 @@ class Decoder:
         return matrix
 
     def hidden(self, params: Params, x_BT: jax.Array) -> jax.Array:
-        """Final normed activations [B, T, W]."""
+        """Final normed activations [B, T, W], under muP times its multiplier of logits."""
         h_BTW: jax.Array = params["embedding"].astype(self.dtype)[x_BT]
+        if self.shape.positions:
+            h_BTW = h_BTW + params["position"][: x_BT.shape[1]].astype(self.dtype)
         if self.unrolled:
             for layer in range(self.shape.layers):
-                h_BTW = self.layer(h_BTW, {name: params[name][layer].astype(self.dtype) for name in LAYER_BANKS})
+                h_BTW = self.layer(h_BTW, {name: params[name][layer].astype(self.dtype) for name in self.banks})
         else:
-            banks = {name: params[name].astype(self.dtype) for name in LAYER_BANKS}
+            banks = {name: params[name].astype(self.dtype) for name in self.banks}
             h_BTW, _ = jax.lax.scan(lambda h, weights: (self.layer(h, weights), None), h_BTW, banks)
-        return self.norm(h_BTW, params["final_norm"].astype(self.dtype))
+        final = {name: params[name].astype(self.dtype) for name in params if name.startswith("final_norm")}
+        h_BTW = self.norm(h_BTW, final, "final_norm")
+        multiplier = logit_multiplier(self.shape)
+        return h_BTW if multiplier == 1.0 else h_BTW * multiplier
 
     def layer(self, h_BTW: jax.Array, weights: Params) -> jax.Array:
         """One layer with its residuals."""
-        h_BTW = h_BTW + self.attention(self.norm(h_BTW, weights["attention_norm"]), weights)
-        return h_BTW + self.mlp(self.norm(h_BTW, weights["mlp_norm"]), weights)
+        h_BTW = h_BTW + self.attention(self.norm(h_BTW, weights, "attention_norm"), weights)
+        return h_BTW + self.mlp(self.norm(h_BTW, weights, "mlp_norm"), weights)
 
-    def norm(self, x_BTW: jax.Array, weight_W: jax.Array) -> jax.Array:
-        """RMSNorm, computed in fp32, epsilon inside the root."""
-        x = x_BTW.astype(jnp.float32)
+    def norm(self, x: jax.Array, weights: Params, name: str) -> jax.Array:
+        """The family's norm over the last axis, computed in fp32, epsilon inside the root."""
+        x = x.astype(jnp.float32)
+        if self.shape.norm == "layer":
+            x = x - jnp.mean(x, axis=-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.shape.norm_eps)
-        return (x * weight_W.astype(jnp.float32)).astype(self.dtype)
+        if name in weights:
+            x = x * weights[name].astype(jnp.float32)
+        if f"{name}_bias" in weights:
+            x = x + weights[f"{name}_bias"].astype(jnp.float32)
+        return x.astype(self.dtype)
+
+    def affine(self, x: jax.Array, weights: Params, name: str) -> jax.Array:
+        """One linear layer, with its bias where the model has biases."""
+        y = self.linear(x, weights[name])
+        return y + weights[f"{name}_bias"] if f"{name}_bias" in weights else y
 
     def attention(self, x_BTW: jax.Array, weights: Params) -> jax.Array:
-        """Causal attention with rotary positions."""
+        """Causal attention, with rotary positions where there is no table of them."""
         batch, tokens, width = x_BTW.shape
         heads = self.shape.heads
 
         def split(y_BTW: jax.Array) -> jax.Array:
             return y_BTW.reshape(batch, tokens, heads, width // heads).swapaxes(1, 2)
 
-        q_BHTD = self.rotated(split(self.linear(x_BTW, weights["q"])))
-        k_BHTD = self.rotated(split(self.linear(x_BTW, weights["k"])))
-        y_BHTD = self.attended(q_BHTD, k_BHTD, split(self.linear(x_BTW, weights["v"])))
-        return self.linear(y_BHTD.swapaxes(1, 2).reshape(batch, tokens, width), weights["attention_out"])
+        def placed(name: str) -> jax.Array:
+            y_BTW = self.affine(x_BTW, weights, name)
+            if self.shape.qk_norm == "width":
+                y_BTW = self.norm(y_BTW, weights, f"{name}_norm")
+            y_BHTD = split(y_BTW)
+            if self.shape.qk_norm == "head":
+                y_BHTD = self.norm(y_BHTD, weights, f"{name}_norm")
+            return y_BHTD if self.shape.positions else self.rotated(y_BHTD)
+
+        y_BHTD = self.attended(placed("q"), placed("k"), split(self.affine(x_BTW, weights, "v")))
+        return self.affine(y_BHTD.swapaxes(1, 2).reshape(batch, tokens, width), weights, "attention_out")
 
     def attended(self, q_BHTD: jax.Array, k_BHTD: jax.Array, v_BHTD: jax.Array) -> jax.Array:
-        """softmax(q k / sqrt(D)) v over the tokens up to each; divided by the sum after the product, T / D times fewer."""
-        tokens, size = q_BHTD.shape[-2:]
-        scores_BHTT = jnp.einsum("bhtd,bhsd->bhts", q_BHTD * size**-0.5, k_BHTD).astype(jnp.float32)
+        """softmax(scale q k) v over the tokens up to each; divided by the sum after the product, T / D times fewer."""
+        tokens = q_BHTD.shape[-2]
+        scores_BHTT = jnp.einsum("bhtd,bhsd->bhts", q_BHTD * attention_scale(self.shape), k_BHTD).astype(jnp.float32)
         scores_BHTT = scores_BHTT + np.triu(np.full((tokens, tokens), MASKED, np.float32), 1)
         largest_BHT1 = jax.lax.stop_gradient(jnp.max(scores_BHTT, axis=-1, keepdims=True))
         weights_BHTT = jnp.exp(scores_BHTT - largest_BHT1)
@@ -141,6 +181,13 @@ class Decoder:
         return turned.astype(self.dtype)
 
     def mlp(self, x_BTW: jax.Array, weights: Params) -> jax.Array:
-        """SwiGLU."""
-        gated_BTM = self.gated(self.linear(x_BTW, weights["mlp_gate"]), self.linear(x_BTW, weights["mlp_up"]))
-        return self.linear(gated_BTM, weights["mlp_out"])
+        """SwiGLU, or a function between two matrices."""
+        if self.shape.activation == "swiglu":
+            gate_BTM = self.affine(x_BTW, weights, "mlp_gate")
+            return self.affine(self.gated(gate_BTM, self.affine(x_BTW, weights, "mlp_up")), weights, "mlp_out")
+        up_BTM = self.affine(x_BTW, weights, "mlp_up")
+        if self.shape.activation == "relu2":
+            inner_BTM = jnp.square(jax.nn.relu(up_BTM))
+        else:
+            inner_BTM = jax.nn.gelu(up_BTM, approximate=self.shape.activation == "gelu_tanh")
+        return self.affine(inner_BTM, weights, "mlp_out")

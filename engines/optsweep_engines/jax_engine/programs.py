@@ -20,6 +20,7 @@ from optsweep_engines.jax_engine.device import model_options
 from optsweep_engines.jax_engine.layout import Layout, pinned
 from optsweep_engines.jax_engine.model import Decoder
 from optsweep_engines.jax_engine.optimizer import Events, Optimizer, States
+from optsweep_engines.loop import z_loss
 from optsweep_engines.models import parameter_table
 from optsweep_engines.optimizers.base import OptimizerEntry
 from optsweep_engines.spec import ModelShape, RunSpec
@@ -40,12 +41,18 @@ class ModelKey:
     dtype: str
     accumulation: int
     layout: Layout
+    z_loss: float = 0.0
 
 
 def model_key(spec: RunSpec, layout: Layout) -> ModelKey:
     """The key of a spec."""
     return ModelKey(
-        shape=spec.shape, seq_len=spec.seq_len, dtype=spec.dtype, accumulation=spec.accumulation, layout=layout
+        shape=spec.shape,
+        seq_len=spec.seq_len,
+        dtype=spec.dtype,
+        accumulation=spec.accumulation,
+        layout=layout,
+        z_loss=z_loss(spec),
     )
 
 
@@ -57,7 +64,7 @@ def compute_type(dtype: str) -> Any:
 @functools.lru_cache(maxsize=64)
 def decoder(key: ModelKey) -> Decoder:
     """The model of a key."""
-    return Decoder(key.shape, key.seq_len, compute_type(key.dtype), platform=key.layout.platform)
+    return Decoder(key.shape, key.seq_len, compute_type(key.dtype), platform=key.layout.platform, z_loss=key.z_loss)
 
 
 def clipped(grads: Mapping[str, jax.Array], max_norm: Any) -> tuple[dict[str, jax.Array], jax.Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ class Services:
 
     def __init__(self, spec: RunSpec, key: ModelKey) -> None:
         self.spec = spec
-        self.key = key
+        self.key = dataclasses.replace(key, z_loss=0.0)  # estimates are of the loss that is reported
         self.table = {item.name: item for item in parameter_table(spec.shape)}
 
     def at(

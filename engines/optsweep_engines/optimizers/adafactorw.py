@@ -154,6 +154,7 @@ def last_knobs() -> tuple[Knob, Knob, Knob]:
 
 ENTRY = OptimizerEntry(
     name="adafactorw",
+    mup_power=-1.0,
     family="adam",
     doc="Adam with a rank-1 second moment",
     formula=FORMULA,

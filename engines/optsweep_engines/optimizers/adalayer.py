@@ -108,6 +108,7 @@ FIRST_LAYER_CORRECTION = switch(
 
 ENTRY = OptimizerEntry(
     name="adalayer",
+    mup_power=-1.0,
     family="adam",
     doc="Adam with one second moment per layer",
     formula=FORMULA,

@@ -97,6 +97,7 @@ def route(parameter: Parameter, knobs: Mapping[str, Scalar]) -> Group:
 
 ENTRY = OptimizerEntry(
     name="adam_mini",
+    mup_power=-1.0,
     family="adam",
     doc="Adam with one second moment per head, row or token",
     formula=FORMULA,

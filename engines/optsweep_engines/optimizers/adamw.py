@@ -104,6 +104,7 @@ def moment_knobs(
 
 ENTRY = OptimizerEntry(
     name="adamw",
+    mup_power=-1.0,
     family="adam",
     doc="Adam with decoupled weight decay",
     formula=FORMULA,
@@ -124,6 +125,7 @@ ENTRY = OptimizerEntry(
 
 NADAMW = OptimizerEntry(
     name="nadamw",
+    mup_power=-1.0,
     family="adam",
     doc="AdamW with a Nesterov first moment",
     formula=FORMULA,
@@ -155,6 +157,7 @@ NADAMW = OptimizerEntry(
 
 ADAM = OptimizerEntry(
     name="adam",
+    mup_power=-1.0,
     family="adam",
     doc="Adam with coupled weight decay",
     formula=COUPLED,

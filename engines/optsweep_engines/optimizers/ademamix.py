@@ -76,6 +76,7 @@ RULE = Rule(
 
 ENTRY = OptimizerEntry(
     name="ademamix",
+    mup_power=-1.0,
     family="adam",
     doc="Adam with a fast and a slow average of gradients",
     formula=FORMULA,

@@ -50,6 +50,7 @@ RULE = Rule(
 
 ENTRY = OptimizerEntry(
     name="adopt",
+    mup_power=-1.0,
     family="adam",
     doc="Adam normalised by the past second moment",
     formula=FORMULA,

@@ -241,6 +241,12 @@ class OptimizerEntry:
     """Defaults of the run's knobs (warmup, max_grad_norm, ...) where the rule's own code has others than RUN_KNOBS."""
     refuses: Callable[[str, Mapping[str, Scalar]], str | None] = lambda schedule_name, knobs: None
     """(schedule, resolved knobs) -> why the rule cannot be run so, or None. Asked when a run is planned."""
+    mup_power: float | None = None
+    """muP: the power of the width ratio that multiplies the learning rate of hidden matrices (-1 for Adam: an update whose
+    entries have a size of their own; 0 for Muon, whose matrices have). None: not defined, muP is refused. Decided by the
+    coordinate check of `tests/numerics/test_mup.py`."""
+    keeps_norms: bool = False
+    """Matrices keep their norm: one that starts at zero would stay there, so such a model is refused."""
     extra_gradients: Callable[[Mapping[str, Scalar]], float] = lambda knobs: 0.0
     """knobs -> passes over the batch that a step takes beside its own, in gradients, rare ones spread over all steps."""
 
@@ -300,18 +306,43 @@ def hyper(
     total_steps: int = 0,
     tokens_per_step: int = 0,
 ) -> tuple[Rule, Hyper]:
-    """The rule of one tensor and its `hp` at a learning rate (peak x schedule; the group's ratio is applied here)."""
+    """The rule of one tensor and its `hp` at a learning rate (peak x schedule; the group's ratio is applied here).
+
+    Under muP the learning rate of a hidden matrix is scaled by width, and its decoupled decay the other way, so that the
+    share that decay takes per step does not depend on the width.
+
+    Raises:
+        ValueError: the optimizer does not suit the model, see `unsuited`.
+    """
+    reason = unsuited(entry, parameter)
+    if reason is not None:
+        raise ValueError(reason)
     group = entry.route(parameter, knobs)
     own = {**knobs, **group.overrides}
     cautious = own.get(CAUTIOUS) and group.weight_decay
+    by_width = 1.0 if parameter.width_ratio is None else mup_factor(entry, parameter.width_ratio)
     return cautiously_decayed(group.rule) if cautious else group.rule, Hyper(
-        lr=lr * group.lr_ratio,
-        weight_decay=group.weight_decay,
+        lr=lr * (group.lr_ratio * by_width),
+        weight_decay=group.weight_decay / by_width if entry.decay_convention == "lr_wd" else group.weight_decay,
         knobs=own,
         tensor=parameter,
         total_steps=total_steps,
         tokens_per_step=tokens_per_step,
     )
+
+
+def unsuited(entry: OptimizerEntry, parameter: Parameter) -> str | None:
+    """Why an optimizer cannot train a model that has this tensor, in one line; None if it can."""
+    if parameter.width_ratio is not None and entry.mup_power is None:
+        return f"muP (mup_base_width) is not defined for {entry.name}"
+    if entry.keeps_norms and parameter.is_hidden_matrix and parameter.init_std == 0:
+        return f"{entry.name} keeps the norm of every matrix, and {parameter.name} of this model starts at zero"
+    return None
+
+
+def mup_factor(entry: OptimizerEntry, width_ratio: float) -> float:
+    """What muP multiplies a learning rate with."""
+    return float(width_ratio ** (entry.mup_power or 0.0))
 
 
 def at_step(rule: Rule, hp: Hyper, step: int, services: Mapping[str, Service] | None = None) -> Hyper:

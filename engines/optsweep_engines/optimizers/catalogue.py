@@ -142,7 +142,7 @@ def run_knobs(schedule_name: str) -> tuple[Knob, ...]:
         LookupError: no such schedule.
     """
     read = schedule(schedule_name).knobs
-    return tuple(knob for knob in RUN_KNOBS if knob.name == "max_grad_norm" or knob.name in read)
+    return tuple(knob for knob in RUN_KNOBS if knob.name in ("max_grad_norm", "z_loss") or knob.name in read)
 
 
 def all_knobs(entry: OptimizerEntry) -> tuple[Knob, ...]:

@@ -45,6 +45,7 @@ RULE = Rule(
 
 ENTRY = OptimizerEntry(
     name="cautious",
+    mup_power=-1.0,
     family="adam",
     doc="AdamW where momentum and gradient agree in sign",
     formula=FORMULA,

@@ -1,4 +1,4 @@
-"""Knobs that many optimizers share, and those of the run itself: warmup, decay, min_lr_ratio, max_grad_norm."""
+"""Knobs that many optimizers share, and those of the run itself: warmup, decay, min_lr_ratio, max_grad_norm, z_loss."""
 
 from __future__ import annotations
 
@@ -120,6 +120,15 @@ RUN_KNOBS: tuple[Knob, ...] = (
         scale="log",
         aliases=("grad_clip",),
         published=(0, 1, 2),
+    ),
+    Knob(
+        name="z_loss",
+        kind="float",
+        default=0.0,
+        doc="weight of the mean squared log-normaliser in what is trained on; losses are reported without it; 0 = off",
+        low=0.0,
+        high=1.0,
+        scale="log",
     ),
 )
 """Knobs of every run, whatever its optimizer. `decay` and `min_lr_ratio` belong to the schedule."""

@@ -57,6 +57,7 @@ SIGNUM_RULE = Rule(
 
 ENTRY = OptimizerEntry(
     name="lion",
+    mup_power=-1.0,
     family="sign",
     doc="sign of an interpolated momentum",
     formula=FORMULA,
@@ -76,6 +77,7 @@ ENTRY = OptimizerEntry(
 
 SIGNUM = OptimizerEntry(
     name="signum",
+    mup_power=-1.0,
     family="sign",
     doc="sign of the momentum",
     formula=SIGNUM_FORMULA,

@@ -64,6 +64,7 @@ def route(parameter: Parameter, knobs: Mapping[str, Scalar]) -> Group:
 
 ENTRY = OptimizerEntry(
     name="mars",
+    mup_power=-1.0,
     family="adam",
     doc="AdamW on a variance-reduced gradient",
     formula=FORMULA,

@@ -151,6 +151,7 @@ POLAR_EXPRESS = ("The Polar Express (ns_scheme)", "https://arxiv.org/abs/2505.16
 
 ENTRY = OptimizerEntry(
     name="muon",
+    mup_power=0.0,
     family="matrix",
     doc="orthogonalised momentum for hidden matrices, AdamW for the rest",
     formula=FORMULA,
@@ -170,6 +171,7 @@ ENTRY = OptimizerEntry(
 
 D_ENTRY = OptimizerEntry(
     name="d_muon",
+    mup_power=-0.5,
     family="matrix",
     doc="muon scaled so that AdamW's learning rate and decay fit",
     formula=FORMULA.replace("sqrt(max(1, out/in)) X", "update_rms sqrt(max(out, in)) X"),

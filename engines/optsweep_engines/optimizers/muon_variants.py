@@ -143,6 +143,7 @@ def route_muon_h(parameter: Parameter, knobs: Mapping[str, Scalar]) -> Group:
 
 NORMUON_ENTRY = OptimizerEntry(
     name="normuon",
+    mup_power=0.0,
     family="matrix",
     doc="muon with the rows of its update brought to one scale",
     formula="""\
@@ -167,6 +168,7 @@ embedding, head, norms: AdamW at muon_to_adam_lr x lr""",
 
 ADAMUON_ENTRY = OptimizerEntry(
     name="adamuon",
+    mup_power=-0.5,
     family="matrix",
     doc="muon on the sign of the momentum, with a second moment per element",
     formula="""\
@@ -207,6 +209,7 @@ head: the same with Adam's direction; embedding, norms: Adam at muon_to_adam_lr 
     ),
     aliases=("muonh",),
     decay_convention="none",
+    keeps_norms=True,
     routing=f"{muon.HIDDEN}: Muon on the sphere; head: Adam on the sphere; embedding, norms: Adam at muon_to_adam_lr x lr",
     route=route_muon_h,
     knobs=(

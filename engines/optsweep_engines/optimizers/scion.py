@@ -136,6 +136,7 @@ _PAPER = ("Training Deep Learning Models with Norm-Constrained LMOs", "https://a
 
 ENTRY = OptimizerEntry(
     name="scion",
+    mup_power=0.0,
     family="matrix",
     doc="steps of fixed length in a norm per layer type, inside balls",
     formula=FORMULA,
@@ -159,6 +160,7 @@ ENTRY = OptimizerEntry(
 
 FANTASTIC_ENTRY = OptimizerEntry(
     name="scion_fantastic",
+    mup_power=0.0,
     family="matrix",
     doc="the reference study's scion: Muon's scale inside, Signum elsewhere",
     formula=FANTASTIC_FORMULA,

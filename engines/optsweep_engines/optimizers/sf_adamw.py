@@ -78,6 +78,7 @@ def refuses(schedule_name: str, knobs: Mapping[str, Scalar]) -> str | None:
 
 ENTRY = OptimizerEntry(
     name="sf_adamw",
+    mup_power=-1.0,
     family="adam",
     doc="schedule-free AdamW, evaluated at an average",
     formula=FORMULA,

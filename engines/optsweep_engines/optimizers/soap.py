@@ -184,6 +184,7 @@ _HIDDEN = "matrices of attention and MLP"
 
 ENTRY = OptimizerEntry(
     name="soap",
+    mup_power=-0.5,
     family="matrix",
     doc="Adam in the eigenbasis of Shampoo",
     formula=FORMULA,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal
 
+from optsweep_engines.families import FEATURES
 from optsweep_engines.optimizers.base import Knob
 from optsweep_engines.optimizers.knobs import FIELD_ALIASES, RUN_KNOBS
 from optsweep_engines.optimizers.user import OwnOptimizerError
@@ -22,6 +23,7 @@ RUN_NAMES = frozenset(
     {name for knob in RUN_KNOBS for name in (knob.name, *knob.aliases)}
     | {*FIELD_ALIASES, *FIELD_ALIASES.values(), "seq_len", "dtype", "accumulation"}
     | {"validation_tokens", "validation_interval"}
+    | set(FEATURES)
     | {"seed", "seeds", "engine", "dataset", "optimizer", "model", "chinchilla", "around"}
 )
 """Names that mean something of the run: a parameter called so becomes `own_NAME`."""

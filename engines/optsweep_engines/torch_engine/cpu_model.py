@@ -1,4 +1,4 @@
-"""The same decoder for one CPU core: forward and backward written out over buffers that are allocated once.
+"""The Llama-shaped decoder for one CPU core: forward and backward written out over buffers that are allocated once.
 
 Autograd and fresh tensors cost a small model a third of its step. Here every product writes into a buffer that exists,
 residuals are added inside the products, attention runs in blocks of queries so that most of what the causal mask would
@@ -16,6 +16,12 @@ from torch import Tensor
 from optsweep_engines.models import parameter_table
 from optsweep_engines.spec import ModelShape
 from optsweep_engines.torch_engine.cpu_buffers import Gain, Layer, Normed, Saved, Scratch, Workspace, layers_of, weight
+
+
+def covers(shape: ModelShape) -> bool:
+    """Whether this form computes the shape: RMSNorm with gains, rotary positions, SwiGLU, nothing else."""
+    plain = shape.norm == "rms" and shape.activation == "swiglu" and shape.qk_norm == "none"
+    return plain and not (shape.biases or shape.positions or shape.mup_base_width)
 
 
 class CpuDecoder:

@@ -17,17 +17,36 @@ def cross_entropy(hidden_NW: Tensor, head_VW: Tensor, y_N: Tensor, largest: int 
     if rows * vocab <= largest:
         return F.cross_entropy(F.linear(hidden_NW, head_VW).float(), y_N)
     chunk = max(1, largest // vocab)
-    loss: Tensor = _Chunked.apply(hidden_NW, head_VW, y_N, chunk, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    loss: Tensor = _Chunked.apply(hidden_NW, head_VW, y_N, chunk, torch.is_grad_enabled(), 0.0)[0]  # type: ignore[no-untyped-call]
     return loss
+
+
+def cross_entropy_and_target(
+    hidden_NW: Tensor, head_VW: Tensor, y_N: Tensor, z_loss: float, largest: int = LARGEST_LOGITS
+) -> tuple[Tensor, Tensor]:
+    """(mean cross-entropy, the same plus z_loss x the mean squared log of the normaliser): gradients are of the second.
+
+    The term keeps the normalisers near 1, https://arxiv.org/abs/2204.02311 section 5.
+    """
+    rows, vocab = len(hidden_NW), len(head_VW)
+    if rows * vocab > largest:
+        chunk = max(1, largest // vocab)
+        return _Chunked.apply(hidden_NW, head_VW, y_N, chunk, torch.is_grad_enabled(), z_loss)  # type: ignore[no-any-return, no-untyped-call]
+    logits_NV = F.linear(hidden_NW, head_VW).float()
+    loss = F.cross_entropy(logits_NV, y_N)
+    return loss, loss + z_loss * logits_NV.logsumexp(-1).square().mean()
 
 
 class _Chunked(torch.autograd.Function):
     """The gradients of a chunk are taken while its logits exist, so nothing is computed twice."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_NW: Tensor, head_VW: Tensor, y_N: Tensor, chunk: int, with_grads: bool) -> Tensor:
+    def forward(
+        ctx: Any, hidden_NW: Tensor, head_VW: Tensor, y_N: Tensor, chunk: int, with_grads: bool, z_loss: float
+    ) -> tuple[Tensor, Tensor]:
         rows = len(hidden_NW)
         total = torch.zeros((), device=hidden_NW.device)
+        squares = torch.zeros((), device=hidden_NW.device)
         dhidden_NW = torch.empty_like(hidden_NW) if with_grads else None
         dhead_VW = torch.zeros(head_VW.shape, device=head_VW.device) if with_grads else None
         for start in range(0, rows, chunk):
@@ -36,18 +55,24 @@ class _Chunked(torch.autograd.Function):
             y_n1 = y_N[part, None]
             normaliser_n1 = logits_nV.logsumexp(-1, keepdim=True)
             total += (normaliser_n1 - logits_nV.gather(1, y_n1)).sum()
+            if z_loss:
+                squares += normaliser_n1.square().sum()
             if dhidden_NW is None or dhead_VW is None:
                 continue
             d_nV = logits_nV.sub_(normaliser_n1).exp_()
+            if z_loss:
+                d_nV.mul_(1.0 + 2.0 * z_loss * normaliser_n1)
             d_nV.scatter_add_(1, y_n1, torch.full_like(d_nV[:, :1], -1.0))
             d_nV = d_nV.mul_(1.0 / rows).to(hidden_NW.dtype)
             torch.mm(d_nV, head_VW, out=dhidden_NW[part])
             dhead_VW += d_nV.T @ hidden_NW[part]
         ctx.grads = (dhidden_NW, None if dhead_VW is None else dhead_VW.to(head_VW.dtype))
-        return total / rows
+        loss = total / rows
+        return loss, loss + z_loss * squares / rows
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Any) -> tuple[Tensor, Tensor, None, None, None]:
-        (scale,) = outputs
+    def backward(ctx: Any, *outputs: Any) -> tuple[Tensor, Tensor, None, None, None, None]:
+        # The gradients are those of the target; without z_loss both outputs are the loss, and one of them is used.
+        scale = outputs[0] + outputs[1]
         dhidden_NW, dhead_VW = ctx.grads
-        return dhidden_NW * scale, dhead_VW * scale, None, None, None
+        return dhidden_NW * scale, dhead_VW * scale, None, None, None, None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from optsweep_engines import data
 from optsweep_engines.engine import RunLog
-from optsweep_engines.loop import Loop, number, require_trainable
+from optsweep_engines.loop import Loop, number, require_trainable, z_loss
 from optsweep_engines.models import initial_parameters, parameter_table
 from optsweep_engines.schedules import lr_factor
 from optsweep_engines.spec import RunRecord, RunSpec
@@ -48,7 +48,7 @@ class Trainer:
         }
         self.names = list(self.params)
         dtype = torch.bfloat16 if spec.dtype == "bf16" else torch.float32
-        self.decoder = decoder(spec.shape, spec.seq_len, self.params, dtype, spec.flops)
+        self.decoder = decoder(spec.shape, spec.seq_len, self.params, dtype, spec.flops, z_loss(spec))
         self.services = Services(spec, self.params, dtype)
         self.optimizer, self.versions = optimizer_of(
             spec, parameter_table(spec.shape), self.params, dtype, optimizer_file

@@ -250,6 +250,8 @@ def bound(
 ) -> Optimizer | ClassOptimizer:
     """A user's optimizer on the banks of a run: a class by itself, a rule as the catalogue's run."""
     if found.kind == "class":
+        if any(item.width_ratio is not None for item in table):
+            raise OwnOptimizerError(f"muP (mup_base_width) is not defined for {label}", "leave mup_base_width out")
         made = signature(found.target, GIVEN, f"{label}: {found.name}")
         return ClassOptimizer(found, made, knobs, table, params, label=label, seed=seed)
     return Optimizer(
