@@ -310,6 +310,7 @@ class OptsweepApp(Bench, inherit_bindings=False):
         shown = self.base_screen()
         if shown is not None:
             yield from shown.extra_commands()
+        yield Entry("Suspend the app: fg in the shell brings it back", "", self.action_suspend_process)
         for study in self.snapshot.studies:
             if study.name != self.study:
                 yield Entry(f"Study {study.name}", "", partial(self.show_study, study.name))

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widget import Widget
 
 from optsweep_tui import flow
+from optsweep_tui.app import newhost
 from optsweep_tui.app.actions import Undo
 from optsweep_tui.app.model import WAITING, RunRow
 from optsweep_tui.app.screens.base import BaseScreen
+from optsweep_tui.app.screens.modal import Confirm, Told
+from optsweep_tui.app.screens.prompt import Prompt
 from optsweep_tui.app.views import hosts
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.app.widgets.table import VirtualTable
 from optsweep_tui.dispatch.hosts import HostLook
+
+if TYPE_CHECKING:
+    from optsweep_tui.dispatch.checkup import Finding
+    from optsweep_tui.dispatch.fingerprint import Address, HostKey
+    from optsweep_tui.dispatch.hostsfile import HostEntry
 
 LOOK_SECONDS = 2.0
 """Between two looks while the screen is on; a look may ask nvidia-smi, which takes a tenth of a second."""
@@ -39,6 +47,8 @@ class HostsScreen(BaseScreen):
         Binding("K", "cancel", "cancel its run", id="hosts.cancel"),
         Binding("R", "retry", "retry what failed", id="hosts.retry"),
         Binding("w", "waiting", "what waits", id="hosts.waiting"),
+        Binding("a", "add", "add a host", id="hosts.add"),
+        Binding("p", "prove", "prove a host", id="hosts.prove"),
     ]
 
     class Looked(Message):
@@ -47,6 +57,20 @@ class HostsScreen(BaseScreen):
         def __init__(self, looks: list[HostLook], wrong: str = "") -> None:
             super().__init__()
             self.looks, self.wrong = looks, wrong
+
+    class KeysSeen(Message):
+        """A thread knows which keys a new host shows."""
+
+        def __init__(self, entry: HostEntry, place: Address, known: bool, keys: list[HostKey]) -> None:
+            super().__init__()
+            self.entry, self.place, self.known, self.keys = entry, place, known, keys
+
+    class Proved(Message):
+        """A thread has looked at everything of a host."""
+
+        def __init__(self, title: str, findings: list[Finding]) -> None:
+            super().__init__()
+            self.title, self.findings = title, findings
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,3 +205,69 @@ class HostsScreen(BaseScreen):
 
         self.bench.work(work)
         self.set_timer(0.3, self._ask)
+
+    def action_add(self) -> None:
+        """Type a host; its key is shown before anything is trusted."""
+        workspace = self.bench.workspace
+
+        def check(text: str) -> str:
+            entry = newhost.typed(text)
+            flow.check_new_host(workspace, entry)
+            return f"{entry.backend} host {entry.name} at {entry.ssh}; its key is looked at next"
+
+        def taken(text: str | None) -> None:
+            if text:
+                self._ask_keys(newhost.typed(text))
+
+        self.app.push_screen(Prompt("add a host", "", check, newhost.NOTES), taken)
+
+    def _ask_keys(self, entry: HostEntry) -> None:
+        def look() -> Message:
+            return self.KeysSeen(entry, *flow.host_keys(entry.ssh or ""))
+
+        self.notify(f"asking {entry.ssh} for its key ...", timeout=3)
+        self.bench.in_thread(self, look, lambda text: self.bench.Answered(text, wrong=True), group="host-keys")
+
+    def on_hosts_screen_keys_seen(self, message: KeysSeen) -> None:
+        """Add a host whose key is trusted; else ask whether it is the right one."""
+        if message.known:
+            self._add(message, trust=False)
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._add(message, trust=True)
+
+        details = [key.fingerprint for key in message.keys]
+        details.append("compare with what its owner names: ssh-keygen -lf on its host key")
+        self.app.push_screen(Confirm(f"Trust {message.place.lookup}?", details), answered)
+
+    def _add(self, message: KeysSeen, trust: bool) -> None:
+        workspace, entry = self.bench.workspace, message.entry
+
+        def work() -> str:
+            if trust:
+                flow.accept_host_keys(message.place, message.keys)
+            problem = flow.add_host(workspace, entry)
+            return f"host {entry.name} added" + (f", but: {problem}" if problem else "   p proves it")
+
+        self.bench.work(work)
+        self.set_timer(0.5, self._ask)
+
+    def action_prove(self) -> None:
+        """Look at everything of the host under the cursor, as `optsweep hosts check` does."""
+        line, workspace = self.under, self.bench.workspace
+        name = line.host if line is not None else ""
+        if not name or name == "local":
+            self.notify("this machine is proved by optsweep doctor; choose another host, or add one with a")
+            return
+
+        def work() -> Message:
+            return self.Proved(f"host {name}", list(flow.check_hosts(workspace, name)))
+
+        self.notify(f"proving {name} ...", timeout=3)
+        self.bench.in_thread(self, work, lambda text: self.bench.Answered(text, wrong=True), group="prove")
+
+    def on_hosts_screen_proved(self, message: Proved) -> None:
+        """Show what was found."""
+        self.app.push_screen(Told(message.title, hosts.finding_rows(message.findings, 74)))

@@ -94,6 +94,33 @@ class HelpScreen(ModalScreen[None]):
         lines.show(rows)
 
 
+class Told(ModalScreen[None]):
+    """Lines to be read."""
+
+    DEFAULT_CSS = """
+    Told { align: center middle; }
+    Told #box { width: 80; max-width: 100%; height: auto; max-height: 90%; border: round $foreground 40%; padding: 0 1; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter", "dismiss", "close", id="told.close")]
+
+    def __init__(self, title: str, rows: list[Row]) -> None:
+        super().__init__()
+        self._title, self._rows = title, rows
+
+    def compose(self) -> ComposeResult:
+        """A box that scrolls."""
+        with VerticalScroll(id="box") as box:
+            box.border_title = self._title
+            box.border_subtitle = "esc closes"
+            yield SpanView(id="lines")
+
+    def on_mount(self) -> None:
+        """Fill the box."""
+        view = self.query_one("#lines", SpanView)
+        view.set_height(max(1, len(self._rows)))
+        view.show(self._rows)
+
+
 class Confirm(ModalScreen[bool]):
     """A question about something that costs: y does it, everything else does not."""
 

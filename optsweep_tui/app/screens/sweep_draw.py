@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 
 from textual.widget import Widget
@@ -152,13 +153,15 @@ class SweepDrawing(SweepPlan):
         self._curves_at, self._curves_of = time.monotonic(), shown
         self.model.suggest_smoothing(max((row.line.steps for row in self._cell), default=100))
         colours = style.shades([row.line.optimizer for row in self._cell])
+        rates = Counter(row.line.lr for row in self._cell)
         names: list[Span] = [Span(f" {compare.unit_of(self.model.metric)} of the cell's runs  ", style.GREY)]
         for row, colour, letter in zip(self._cell, colours, style.RUN_LETTERS, strict=False):
             series = self.bench.store.series(row.run_id, self.model.metric, self.model.axis)
             if series is not None:
                 end = float(row.cell.tokens)
                 lines.append(Line(run_id=row.run_id, series=series, colour=colour, letter=letter, end=end))
-                names += [Span(f" {letter}", colour, bold=True), Span(f" {fmt.knob(row.line.lr)}", style.GREY)]
+                seed = f" seed {fmt.knob(row.line.seed)}" if rates[row.line.lr] > 1 else ""
+                names += [Span(f" {letter}", colour, bold=True), Span(f" {fmt.knob(row.line.lr)}{seed}", style.GREY)]
         width, height = view.size
         rows = self.model.frame(lines, width, height - 1)
         view.show([fmt.cut(tuple(names), width), *rows] if rows else [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from optsweep_tui.app import format as fmt
 from optsweep_tui.app.model import RunRow
@@ -11,6 +12,9 @@ from optsweep_tui.app.widgets.column import Column
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
 from optsweep_tui.dispatch.hosts import STALE_SECONDS, Device, HostLook, Slot
+
+if TYPE_CHECKING:
+    from optsweep_tui.dispatch.checkup import Finding
 
 GIB = 2.0**30
 
@@ -121,6 +125,19 @@ def _slot(slot: Slot, rows: Mapping[str, RunRow]) -> tuple[Span, ...]:
         Span(fmt.NOTHING if age is None else fmt.duration(age), style.BAD if slot.stale else style.GREY),
         Span(slot.run_id[:8] if row is None else doing(row)),
     )
+
+
+def finding_rows(findings: Sequence[Finding], width: int) -> list[Row]:
+    """What `hosts check` found, a line each, its next step below it."""
+    colours = {"ok": style.ALIVE, "bad": style.BAD}
+    rows: list[Row] = []
+    for one in findings:
+        first, *more = fmt.wrapped(one.found, width - 23) or [""]
+        head = Span(f" {fmt.fit(one.check, 14)} ")
+        rows.append((head, Span(f"{fmt.fit(one.state, 6)}", colours.get(one.state)), Span(first)))
+        rows += [(Span(" " * 22 + line),) for line in more]
+        rows += [(Span(" " * 22 + line, style.GREY),) for line in fmt.wrapped(one.next_step, width - 23)]
+    return rows or [(Span(" nothing was found", style.GREY),)]
 
 
 def doing(row: RunRow) -> str:
