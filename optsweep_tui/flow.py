@@ -518,6 +518,13 @@ def studies(workspace: Workspace) -> list[dict[str, Any]]:
     return study_files.listed(workspace.studies)
 
 
+def listing(workspace: Workspace) -> tuple[list[RunLine], dict[str, str]]:
+    """(a line for every run, run id -> why for those whose folder is broken); only what may have changed is read."""
+    from optsweep_tui.dispatch import listing as listed
+
+    return listed.listing(workspace)
+
+
 def runs_of_study(workspace: Workspace, study: str) -> list[str]:
     """Ids of the runs that carry a study's marker."""
     return [run_id for run_id in rundir.run_ids(workspace.runs) if study in rundir.studies_of(workspace.runs / run_id)]

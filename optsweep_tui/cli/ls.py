@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -25,8 +26,8 @@ def command(
     from optsweep_tui.errors import UnknownName
 
     place = options.open_workspace(context, workspace)
-    lines = flow.run_lines(place)
-    for why in flow.broken(place).values():
+    lines, broken = flow.listing(place)
+    for why in broken.values():
         output.say(f"left alone: {why}")
     if study is not None:
         known = {name for line in lines for name in rundir.studies_of(place.runs / line.run_id)}
@@ -40,7 +41,7 @@ def command(
     lines = [line for line in lines if not wanted or line.state in wanted]
     lines.sort(key=lambda line: (line.model, line.optimizer, line.chinchilla, line.lr or 0.0, line.seed or 0))
     if json_:
-        output.emit_json(progress.lines_json(lines))
+        print(json.dumps(progress.lines_json(lines), allow_nan=False))  # cleaned once: there may be thousands
         return
     if not lines:
         output.say(f"no runs in {place.root}" + (" with that state" if wanted else ". optsweep quickstart makes some"))

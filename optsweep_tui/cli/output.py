@@ -17,14 +17,21 @@ if TYPE_CHECKING:
 
 GUTTER = 2
 """Blanks between two columns of a table."""
+LONG_TABLE = 1000
+"""Rows beyond which a table is no longer fitted to the terminal."""
 LEAST_REMARKS = 16
 """Cells that the remarks of a table need to be readable when they run over several lines."""
 
 
 def clean(item: Any) -> Any:
     """Plain JSON types; NaN and infinities are null."""
+    kind = type(item)
+    if kind is str or kind is int or kind is bool or item is None:
+        return item
+    if kind is float:
+        return item if math.isfinite(item) else None
     if dataclasses.is_dataclass(item) and not isinstance(item, type):
-        return clean({entry.name: getattr(item, entry.name) for entry in dataclasses.fields(item)})
+        return {entry.name: clean(getattr(item, entry.name)) for entry in dataclasses.fields(item)}
     if isinstance(item, Mapping):
         return {str(key): clean(value) for key, value in item.items()}
     if isinstance(item, list | tuple | set | frozenset):
@@ -149,16 +156,29 @@ def duration_text(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
 
 
+def _print_long(columns: Sequence[str], text: Sequence[Sequence[str]], left: Sequence[int]) -> None:
+    """The same table, a thousand times as fast: the terminal wraps what is too wide."""
+    widths = [max(len(column), *(len(row[place]) for row in text)) for place, column in enumerate(columns)]
+    form = (" " * GUTTER).join(
+        f"{{:{'<' if place in left else '>'}{max(1, width)}}}" for place, width in enumerate(widths)
+    )
+    lines = [form.format(*row).rstrip() for row in [columns, *text]]
+    print("\n".join(lines))
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, left: Sequence[int] = (0,)) -> None:
     """An aligned table; columns are right-aligned but those whose index is in `left`.
 
     On a terminal too narrow for it, words that every row shares are said once above, and remarks in the last column run
     over several lines, or get lines of their own. No value is ever cut short: beyond that the terminal wraps.
     """
+    text = [["" if value is None else str(value) for value in row] for row in rows]
+    if len(text) > LONG_TABLE:
+        _print_long(columns, text, left)
+        return
     from rich.cells import cell_len
     from rich.table import Table
 
-    text = [["" if value is None else str(value) for value in row] for row in rows]
     shown = list(range(len(columns)))
     screen = console()
 

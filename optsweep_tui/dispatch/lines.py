@@ -108,10 +108,9 @@ def run_line(workspace: Workspace, run_id: str, state: RunState | None = None) -
             eta = (spec.steps - step) * spec.tokens_per_step / speed
     lr = spec.hyperparameters.get("lr")
     host = rundir.host_of(state.attempt_folder) or "local"
-    away = host != "local" and state.state in ("submitting", "queued", "running")
     return RunLine(
         run_id=run_id,
-        state="unreachable" if away and _unreachable(workspace, host.partition(":")[0]) else state.state,
+        state=shown_state(workspace, state.state, host),
         optimizer=spec.optimizer,
         model=spec.model,
         chinchilla=spec.chinchilla,
@@ -131,6 +130,13 @@ def run_line(workspace: Workspace, run_id: str, state: RunState | None = None) -
 
 
 _links: dict[tuple[str, str], tuple[float, bool]] = {}
+
+
+def shown_state(workspace: Workspace, state: str, host: str) -> str:
+    """A state as it is displayed: "unreachable" while the host of what is under way does not answer."""
+    if host in ("", "local") or state not in ("submitting", "queued", "running"):
+        return state
+    return "unreachable" if _unreachable(workspace, host.partition(":")[0]) else state
 
 
 def _unreachable(workspace: Workspace, host: str) -> bool:

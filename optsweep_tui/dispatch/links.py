@@ -69,7 +69,7 @@ def write_plain(path: Path, data: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        temporary.write_text(json.dumps(data, sort_keys=True), encoding="utf-8")
+        temporary.write_text(json.dumps(data), encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
