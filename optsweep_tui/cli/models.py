@@ -13,9 +13,9 @@ def command(
     name: Annotated[str | None, typer.Argument(help="One model.", autocompletion=options.complete_model)] = None,
     json_: options.Json = False,
 ) -> None:
-    """List the models, or show one in full.
+    """List the models, or show one in full. A "+" changes a feature: the run then is of a model of its own.
 
-    Examples: optsweep models | optsweep models 130m --json
+    Examples: optsweep models | optsweep models 130m --json | optsweep models olmo-150m+qk_norm=false
     """
     from optsweep_engines import models
     from optsweep_tui import grid
@@ -35,6 +35,7 @@ def command(
     output.print_table(
         [
             "model",
+            "family",
             "N non-emb",
             "total",
             "layers",
@@ -51,6 +52,7 @@ def command(
         [
             (
                 row["name"],
+                row["family"],
                 f"{row['non_embedding_params']:,}",
                 f"{row['total_params']:,}",
                 row["layers"],
@@ -66,8 +68,12 @@ def command(
             )
             for row in rows
         ],
-        left=(0, 12),
+        left=(0, 1, 13),
     )
+    print("\nfeatures of a model, by --set, --sweep, a grid, or in its name (olmo-150m+qk_norm=false):")
+    for feature, doc in models.FEATURES.items():
+        print(f"  {feature:18}{doc}")
+    print("z_loss is a knob of the run: --set z_loss=1e-4")
 
 
 def _described(name: str) -> dict[str, Any]:
@@ -86,6 +92,7 @@ def _described(name: str) -> dict[str, Any]:
         "non_embedding_params": shape.non_embedding_params,
         "total_params": shape.total_params,
         **dataclasses.asdict(shape),
+        "z_loss": entry.z_loss,
         "seq_len": entry.seq_len,
         "batch_size": entry.batch_size,
         "dataset": entry.dataset,
