@@ -148,7 +148,8 @@ class ChartScreen(BaseScreen):
         self._suggest_metric()
         self.places = grid.places(self.count, width, height)
         self.focus_on = min(self.focus_on, len(self.places) - 1)
-        self.lead.suggest_smoothing(self.longest())
+        # A mean over many batches is smooth, and far apart: smoothing would only shift it.
+        self.lead.suggest_smoothing(0 if self.lead.metric == "val_loss" else self.longest())
         shown = self.models[: len(self.places)]
         for model in shown[1:]:
             model.follow(self.lead)

@@ -151,7 +151,9 @@ class SweepDrawing(SweepPlan):
             return
         lines = []
         self._curves_at, self._curves_of = time.monotonic(), shown
-        self.model.suggest_smoothing(max((row.line.steps for row in self._cell), default=100))
+        self._choose_metric()
+        longest = max((row.line.steps for row in self._cell), default=100)
+        self.model.suggest_smoothing(0 if self.model.metric == "val_loss" else longest)
         colours = style.shades([row.line.optimizer for row in self._cell])
         rates = Counter(row.line.lr for row in self._cell)
         names: list[Span] = [Span(f" {compare.unit_of(self.model.metric)} of the cell's runs  ", style.GREY)]
@@ -164,7 +166,18 @@ class SweepDrawing(SweepPlan):
                 names += [Span(f" {letter}", colour, bold=True), Span(f" {fmt.knob(row.line.lr)}{seed}", style.GREY)]
         width, height = view.size
         rows = self.model.frame(lines, width, height - 1)
-        view.show([fmt.cut(tuple(names), width), *rows] if rows else [])
+        if not rows and self._cell and self.bench.poller.caught_up():
+            started = any(row.line.step for row in self._cell)
+            names = [Span(" no curve was published of this cell" if started else " nothing measured yet", style.GREY)]
+        view.show([fmt.cut(tuple(names), width), *rows] if rows or self.bench.poller.caught_up() else [])
+
+    def _choose_metric(self) -> None:
+        """Training losses; validation losses of a cell whose runs have no others."""
+        known = {name for row in self._cell for name in self.bench.store.metrics(row.run_id)}
+        wanted = "val_loss" if "val_loss" in known and "train_loss" not in known else "train_loss"
+        if wanted != self.model.metric:
+            self.model.metric = wanted
+            self.model.forget_scale()
 
     def wanted_curves(self) -> list[str]:
         """The runs of the selected cell, where their curves are shown."""
