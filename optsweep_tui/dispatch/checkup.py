@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from optsweep_engines import sources
-from optsweep_tui.dispatch import fingerprint
+from optsweep_tui.dispatch import fingerprint, slurm_check
 from optsweep_tui.dispatch.fleet import SKEW_SECONDS
 from optsweep_tui.dispatch.hostsfile import HostEntry
-from optsweep_tui.dispatch.site import LocalSite, Site
+from optsweep_tui.dispatch.site import Site
+from optsweep_tui.dispatch.slurm import site_of
 from optsweep_tui.dispatch.sshsite import SshSite
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
@@ -59,10 +60,10 @@ def examine(workspace: Workspace, entry: HostEntry) -> Iterator[Finding]:
             yield finding("connection", "bad", error.message, error.hint)
             return
     else:
-        site = LocalSite(workspace, entry.name)
+        site = site_of(workspace, entry)
     try:
         if entry.backend == "slurm":
-            yield from _scheduler(site, entry, finding)
+            yield from slurm_check.examine(site, entry, finding)
     except OptsweepError as error:
         yield finding("scheduler", "bad", error.message, error.hint)
     finally:
@@ -96,7 +97,7 @@ def _machine(site: SshSite, entry: HostEntry, finding: Any) -> Iterator[Finding]
     else:
         yield finding("devices", "ok", f"{devices}; {hello['slots']} slots on {hello['device']}")
     yield from _disk_and_clock(site, finding)
-    for engine in engines:
+    for engine in engines if entry.backend == "ssh" else []:  # a login node is not there to train on
         answer, _ = site.call("trial", {"engine": engine, "device": hello["device"]}, seconds=TRIAL_SECONDS)
         if answer.get("trained") and answer.get("status") == "done":
             yield finding(f"one step, {engine}", "ok", f"trained on {answer['device']} in {answer['seconds']:.1f} s")
@@ -121,21 +122,3 @@ def _disk_and_clock(site: SshSite, finding: Any) -> Iterator[Finding]:
         yield finding("clock", "note", f"{abs(skew):.0f} s {way} this machine", step)
     else:
         yield finding("clock", "ok", f"{skew:+.1f} s")
-
-
-def _scheduler(site: Site, entry: HostEntry, finding: Any) -> Iterator[Finding]:
-    status, out, words = site.scheduler(["sinfo", "--noheader", "--format=%P"])
-    if status == 127:
-        yield finding("slurm", "bad", words, "use a login node of the cluster, or make it an ssh host")
-        return
-    if status != 0:
-        why = (words.strip().splitlines() or [f"sinfo ended with {status}"])[-1]
-        yield finding("slurm", "bad", why[:300], "ask whether the cluster is up: sinfo")
-        return
-    there = [name.strip().rstrip("*") for name in out.split()]
-    wrong = [name for name in entry.partitions if name not in there]
-    if wrong:
-        step = f"set hosts.{entry.name}.partitions to some of {', '.join(there[:12])}"
-        yield finding("slurm", "bad", f"partition {wrong[0]} is not there", step)
-    else:
-        yield finding("slurm", "ok", f"partitions {', '.join(there[:12])}")
