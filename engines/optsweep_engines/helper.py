@@ -224,6 +224,8 @@ class Helper:
             claimed = (self.runs / parcel["run_id"] / f"a{parcel['attempt']}" / folder.CLAIM).exists()
             if parcel["enqueue"] and answers[name] in ("new", "there") and name not in queued and not claimed:
                 workers.enqueue(self.queue, name)
+        if self._bench is not None and any(parcel["enqueue"] for parcel in parcels):
+            self._children += workers.advance(self._bench)  # now: the controller may not live to ask for it
         return {"answers": answers}, b""
 
     def _made(self, parcel: Header) -> str:

@@ -78,8 +78,13 @@ class Pump:
         self._turn.leave()
 
     def tried(self, seconds: float) -> bool:
-        """Wait until the first attempt to connect has ended one way or the other."""
-        return self._settled.wait(seconds)
+        """Wait until a first attempt to connect has ended one way or the other; a second one where the first was cut."""
+        deadline = time.monotonic() + seconds
+        while self._settled.wait(max(0.0, deadline - time.monotonic())):
+            if self.link.state != "unreachable" or self.ticks > 1 or time.monotonic() >= deadline:
+                return True
+            time.sleep(0.02)
+        return False
 
     @property
     def holds(self) -> bool:
