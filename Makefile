@@ -58,6 +58,7 @@ faults: install
 		tests/store/test_ingest.py tests/store/test_store_connect.py -k 'gigabyte or holds_the_file'
 	OPTSWEEP_COVERAGE_DRAWS=1500 $(BIN)/python -m pytest -q tests/unit/test_analysis_coverage.py
 	OPTSWEEP_TOGETHER_SECONDS=300 $(BIN)/python -m pytest -q -s --timeout 900 tests/e2e/test_together.py -k side_by_side
+	OPTSWEEP_SLURM_FAULTS=60 OPTSWEEP_SLURM_TIME_LIMIT=1 $(BIN)/python -m pytest -q --timeout 3600 tests/e2e/test_slurm.py
 
 format: install
 	$(BIN)/ruff format .

@@ -2,7 +2,7 @@
 # System tools of the end-to-end tests: installed with apt where that is allowed, otherwise named.
 set -u
 missing=""
-for pair in tmux:tmux sshd:openssh-server chromium:chromium; do
+for pair in tmux:tmux sshd:openssh-server chromium:chromium slurmctld:slurm-wlm munged:munge; do
   tool=${pair%%:*}
   PATH="$PATH:/usr/sbin" command -v "$tool" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
