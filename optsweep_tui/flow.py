@@ -300,7 +300,14 @@ def host_looks(workspace: Workspace) -> Callable[[], list[HostLook]]:
     """A function that looks at every host; between two calls it measures how busy they were."""
     from optsweep_tui.dispatch import hosts
 
-    return hosts.Looker(workspace).look
+    looker = hosts.Looker(workspace)
+
+    def look() -> list[HostLook]:
+        with contextlib.suppress(OptsweepError):  # a broken hosts.toml is one of the looks
+            attend(workspace)
+        return looker.look()
+
+    return look
 
 
 def drain(workspace: Workspace, name: str, *, on: bool = True) -> str:
@@ -592,9 +599,24 @@ def tidy_up(workspace: Workspace, *, checkpoints: bool, kept: bool, dry_run: boo
         raise OptsweepError(f"workspace {workspace.root} does not exist", "name another with --workspace DIR")
     found = tidy.tidy(workspace, checkpoints=checkpoints, kept=kept, dry_run=dry_run)
     if not dry_run:
+        if checkpoints:
+            found += _drop_far_checkpoints(workspace)
         dropped = _dispatcher(workspace).gc()
         found.append(tidy.Removed(what="queue entries", count=dropped, bytes=0, removed=True, option=""))
     return found
+
+
+def _drop_far_checkpoints(workspace: Workspace) -> list[Removed]:
+    """Remove the checkpoints of done runs from the hosts that answer."""
+    from optsweep_tui.dispatch import fleet, tidy
+
+    if not fleet.needed(workspace):
+        return []
+    kinds = fleet.of(workspace).drop_checkpoints()
+    return [
+        tidy.Removed(what=f"checkpoints of done runs on host {name}", count=count, bytes=size, removed=True, option="")
+        for name, (count, size) in kinds.items()
+    ]
 
 
 def uncollected(workspace: Workspace) -> int:

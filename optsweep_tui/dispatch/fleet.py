@@ -6,6 +6,7 @@ before it is made (`Placements`), so that another controller, on another machine
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import statistics
 import time
@@ -338,6 +339,23 @@ class Fleet:
     def gc(self) -> int:
         """Stale entries of the queue here; hosts tidy theirs at each connection."""
         return self.local.gc()
+
+    def drop_checkpoints(self) -> dict[str, tuple[int, int]]:
+        """Remove the checkpoints of done runs on the hosts; host -> (folders, bytes), for those that answer."""
+        done: dict[str, list[str]] = {}
+        for run_id in rundir.native_ids(self._workspace.runs):
+            state = rundir.state_of(self._workspace.runs / run_id)
+            on = rundir.host_of(state.attempt_folder) if state.state == "done" else None
+            if on in self._entries and self._entries[on].backend == "ssh":
+                done.setdefault(on, []).append(run_id)
+        self.connect(done)
+        found = {}
+        for name, ids in done.items():
+            if self._member(name).link.state == "connected":
+                with contextlib.suppress(OptsweepError):
+                    answer, _ = self._member(name).pump.site.call("drop_checkpoints", {"run_ids": ids})
+                    found[name] = (int(answer["count"]), int(answer["bytes"]))
+        return found
 
     def close(self) -> None:
         """Let go of every host."""

@@ -199,7 +199,11 @@ class Pump:
             off = (where.parent / rundir.CANCEL).exists()
             cancelled += [attempt] if off else []
             parcels.append(Parcel(run_id=attempt[0], attempt=attempt[1], intent=intent, enqueue=not off))
-        self.site.stage({(spec.dataset, spec.dataset_hash) for spec in specs if spec.dataset_hash})
+        staged = self.site.stage({(spec.dataset, spec.dataset_hash) for spec in specs if spec.dataset_hash})
+        # Whoever opened the attempt need not have been connected: only the host knows where its folders are.
+        parcels = [
+            dataclasses.replace(parcel, intent={**parcel.intent, "data_root": staged.data}) for parcel in parcels
+        ]
         answers = self.site.put(parcels)
         for parcel in parcels:
             attempt = (parcel.run_id, parcel.attempt)

@@ -66,12 +66,12 @@ class SshDispatcher:
 
     def intent(self, *, asked: bool, why: str) -> dict[str, Any]:
         """Body of the intent of an attempt that goes to this host."""
-        root = self.pump.site.connect()["root"] if self.pump.site.connected else self.entry.root
-        host = self.host
+        hello = self.pump.site.hello
+        root, host = hello.get("root", self.entry.root), self.host
         return {
             "host": host.name,
             "device": host.device,
-            "threads": 1 if host.device == "cpu" else 4,
+            "threads": 1 if host.device == "cpu" else max(1, int(hello.get("cores", 1)) // host.slots),
             "data_root": f"{root}/data",
             "checkpoint_seconds": self._workspace.checkpoint_seconds,
             "asked": asked,

@@ -34,6 +34,8 @@ class SshSite:
         self._lock = threading.RLock()
         self._staged: set[tuple[str, str]] = set()
         self.mirror = Mirror(workspace.runs, workspace.queue / entry.name / "offsets.json", entry.name)
+        self.hello: dict[str, Any] = {}
+        """What the host said of itself at the last connection; empty before the first."""
         self.skew_seconds = 0.0
         """Of the host's clock against this machine's, at the connection."""
 
@@ -54,6 +56,7 @@ class SshSite:
                 channel.call("gc")
                 self.skew_seconds = float(channel.hello.get("time") or 0.0) - started
                 self._channel = channel
+                self.hello = channel.hello
                 self._staged.clear()
             return self._channel.hello
 
