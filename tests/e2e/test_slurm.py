@@ -1,6 +1,7 @@
 """Runs on a real Slurm of one node: started once each, continued after requeues, whatever of Slurm or of us is killed.
 
-OPTSWEEP_SLURM_FAULTS=60 makes the storm the whole campaign (`make faults`); the suite runs a short one.
+OPTSWEEP_SLURM_FAULTS=60 makes the storm the whole campaign, OPTSWEEP_SLURM_TIME_LIMIT=1 waits for a real time limit
+(`make faults`); the suite runs a short storm.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from typing import Any
 
 import pytest
 
-from optsweep_tui import rundir
-from tests import walker
+from optsweep_tui import flow, rundir, settings
+from optsweep_tui.dispatch import fleet
+from optsweep_tui.errors import OptsweepError
+from tests import sshd, walker
 from tests.e2e import workbench
 from tests.e2e.workbench import optsweep
 from tests.slurm_node import SlurmNode
 
 pytestmark = [pytest.mark.slow, pytest.mark.system("slurmctld"), pytest.mark.system("munged")]
 
-FAULTS = int(os.environ.get("OPTSWEEP_SLURM_FAULTS", "8"))
+FAULTS = int(os.environ.get("OPTSWEEP_SLURM_FAULTS", "5"))
 TIME_LIMIT = bool(os.environ.get("OPTSWEEP_SLURM_TIME_LIMIT"))
 GRID = """
 name = "walks"
@@ -76,6 +79,7 @@ def place(tmp_path: Path, node: SlurmNode) -> Iterator[Path]:
     try:
         yield workspace
     finally:
+        fleet.of(settings.workspace(workspace)).close()
         os.environ["PATH"] = str(before[0])
         os.environ.pop(walker.PACE, None)
         if node.pid("slurmctld"):
@@ -146,28 +150,31 @@ def assert_every_run_ended_as_undisturbed(workspace: Path, ratio: float = 0.02) 
     for run_id, record in workbench.records(workspace).items():
         assert record.get("status") == "done", (run_id, record, attempts_of(workspace, run_id))
         assert record["parameters_sha256"] == walker.final_hash(seed_of(workspace, run_id), steps)
-    query = "select run_id, step, count(*) as n from v_metric where key = 'train_loss' group by all"
-    optsweep("collect", workspace=workspace)
-    rows = json.loads(optsweep("sql", query, "--json", workspace=workspace).stdout)
-    assert {row["n"] for row in rows} == {1}, "the store holds each step once"
+    place = settings.workspace(workspace)
+    flow.collect(place)
+    rows = flow.sql(place, "select run_id, step, count(*) as n from v_metric where key = 'train_loss' group by all")
+    assert set(rows["n"]) == {1}, "the store holds each step once"
     assert len(rows) == steps * len(run_ids(workspace)), "no metric row is lost"
+
+
+def launched(workspace: Path, grid: str, host: str) -> list[str]:
+    """Plan and launch in this process; its thread hands the runs over."""
+    place = settings.workspace(workspace)
+    return flow.launch(place, flow.plan(place, flow.Request(grid=grid), prepare=True), hosts=(host,))
 
 
 def test_two_controllers_send_a_sweep_to_slurm_and_every_run_starts_once(place: Path, node: SlurmNode) -> None:
     os.environ[walker.PACE] = "0.005"
-    arguments = ["run", "--grid", grid_file(place, 12), "--host", "cluster"]
-    optsweep("run", "--grid", grid_file(place, 12), "--dry-run", workspace=place)
+    arguments = ["run", "--grid", grid_file(place, 10), "--host", "cluster"]
     with no_overlaps(place):
         controllers = [workbench.start(*arguments, workspace=place) for _ in range(2)]
         assert [controller.wait(timeout=120) for controller in controllers] == [0, 0]
     ids = run_ids(place)
-    assert len(ids) == 12
-    assert [len(attempts_of(place, run_id)) for run_id in ids] == [1] * 12
+    assert len(ids) == 10
+    assert [len(attempts_of(place, run_id)) for run_id in ids] == [1] * 10
     jobs = {str(attempts_of(place, run_id)[0]["claim"]["job"]) for run_id in ids}
-    assert len(jobs) == 12, "each run was a task of its own"
+    assert len(jobs) == 10, "each run was a task of its own"
     assert_every_run_ended_as_undisturbed(place)
-    rows = json.loads(optsweep("ls", "--json", workspace=place).stdout)
-    assert {(row["state"], row["attempt"]) for row in rows} == {("done", 1)}
     wait_for(lambda: not workbench.processes(place, "optsweep_engines"), "tasks leave when their run is over")
 
 
@@ -193,7 +200,7 @@ def test_sbatch_that_takes_a_job_and_then_says_it_failed_starts_every_run_once(
 
 @pytest.mark.timeout(3000)
 def test_a_storm_of_requeues_and_kills_loses_nothing_and_doubles_nothing(place: Path, node: SlurmNode) -> None:
-    os.environ[walker.PACE] = "0.05"  # 17 s a run
+    os.environ[walker.PACE] = "0.03"  # 10 s a run
     grid = grid_file(place, max(8, FAULTS))
     chance = random.Random(20240601)
     controller = workbench.start("run", "--grid", grid, "--host", "cluster", workspace=place)
@@ -212,9 +219,9 @@ def test_a_storm_of_requeues_and_kills_loses_nothing_and_doubles_nothing(place: 
         training = wait_for(jobs, "no run trains")
         task = chance.choice(sorted(training))
         if kind == "requeue":
-            node.run("scontrol", "requeue", task, check=False)
+            node.run("scontrol", "requeue", task, check=False, timeout=120)
         elif kind == "warn":  # what the time limit sends, from a task's own --signal
-            node.run("scancel", "--batch", "--signal=USR1", task, check=False)
+            node.run("scancel", "--batch", "--signal=USR1", task, check=False, timeout=120)
         elif kind in ("shim", "engine"):
             module = {"shim": "optsweep_engines.shim_batch", "engine": "optsweep_engines.run"}[kind]
             for pid in workbench.processes(place, module)[:1]:
@@ -232,7 +239,7 @@ def test_a_storm_of_requeues_and_kills_loses_nothing_and_doubles_nothing(place: 
             time.sleep(chance.uniform(0.2, 2.0))
             node.start(kind)
 
-    kinds = ["requeue", "slurmctld", "warn", "shim", "controller", "stepd", "slurmd", "engine"]
+    kinds = ["requeue", "slurmctld", "shim", "warn", "controller", "stepd", "slurmd", "engine"]
     try:
         with no_overlaps(place):
             for number in range(FAULTS):
@@ -254,18 +261,14 @@ def test_a_storm_of_requeues_and_kills_loses_nothing_and_doubles_nothing(place: 
 
 def test_cancelling_takes_waiting_tasks_out_of_the_queue_and_stops_those_that_run(place: Path, node: SlurmNode) -> None:
     os.environ[walker.PACE] = "0.2"
-    controller = workbench.start("run", "--grid", grid_file(place, 12), "--host", "cluster", workspace=place)
-    try:
-        wait_for(lambda: len(workbench.attempts_in_training(place)) >= 4, "runs train")
-        running = set(workbench.attempts_in_training(place))
-        optsweep("cancel", "--all", workspace=place, check=False)
-        assert controller.wait(timeout=60) in (0, 1)
-    finally:
-        controller.kill()
-    rows = json.loads(optsweep("ls", "--json", workspace=place).stdout)
-    assert {row["state"] for row in rows} == {"cancelled"}
-    assert running
-    wait_for(lambda: not node.queue(), "the queue is empty")
+    ids = launched(place, grid_file(place, 12), "cluster")
+    wait_for(lambda: len(workbench.attempts_in_training(place)) >= 4, "runs train")
+    flow.cancel(settings.workspace(place), ids)
+    wait_for(lambda: not node.queue() or all(row[1] == "CANCELLED" for row in node.queue()), "the queue is empty", 30)
+    wait_for(lambda: not workbench.attempts_in_training(place), "what runs stops")
+    dispatcher = fleet.of(settings.workspace(place))
+    wait_for(lambda: {state.state for state in dispatcher.poll(ids).values()} == {"cancelled"}, "all are cancelled")
+    assert all(len(attempts_of(place, run_id)) == 1 for run_id in ids)
 
 
 def test_what_slurm_refuses_is_one_line_with_the_next_step(place: Path, node: SlurmNode, tmp_path: Path) -> None:
@@ -274,32 +277,65 @@ def test_what_slurm_refuses_is_one_line_with_the_next_step(place: Path, node: Sl
         '[hosts.nowhere]\nbackend = "slurm"\npartitions = ["nowhere"]\n'
         '[hosts.greedy]\nbackend = "slurm"\ngres = "gpu:1"\n[hosts.cluster]\nbackend = "slurm"\n'
     )
-    for host, words in (("nowhere", "nvalid partition"), ("greedy", "gres"), ("cluster:gpu", "partition")):
-        result = optsweep("run", "--grid", grid, "--host", host, workspace=place, check=False)
-        assert result.returncode == 2, result.stderr
-        assert result.stderr.count("\n") == 1 and words in result.stderr and "Traceback" not in result.stderr
+    for host, words in (("nowhere", "nvalid partition"), ("greedy", "gres")):
+        with pytest.raises(OptsweepError, match=words) as raised:
+            launched(place, grid, host)
+        assert "hosts.toml" in str(raised.value) and "\n" not in str(raised.value)
+    assert run_ids(place) == [], "nothing was written"
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), str(tmp_path)])
     result = optsweep("run", "--grid", grid, "--host", "cluster", workspace=place, check=False)
-    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
     assert "not installed" in result.stderr and "ssh" in result.stderr
 
 
 def test_a_large_plan_goes_out_in_arrays_of_the_size_that_the_cluster_allows(place: Path, node: SlurmNode) -> None:
-    grid = grid_file(place, 250, 0.005)
-    controller = workbench.start("run", "--grid", grid, "--host", "cluster:held", workspace=place)
-    try:
-        queued = wait_for(lambda: [row for row in node.queue() if row[1] == "PENDING"][249:], "250 tasks wait", 90)
-        assert queued
-        arrays = {row[0].partition("_")[0] for row in node.queue()}
-        assert len(arrays) == 3, "MaxArraySize is 101: 101 tasks each at most"
-        states = {row["state"] for row in json.loads(optsweep("ls", "--json", workspace=place).stdout)}
-        assert states == {"queued"}
-        optsweep("cancel", "--all", workspace=place, check=False)
-        controller.wait(timeout=60)
-        wait_for(lambda: not node.queue(), "the queue is empty", 30)
-    finally:
-        controller.kill()
-        controller.wait()
+    ids = launched(place, grid_file(place, 250, 0.005), "cluster:held")
+    wait_for(lambda: len([row for row in node.queue() if row[1] == "PENDING"]) == 250, "250 tasks wait", 90)
+    sizes: dict[str, int] = {}
+    for row in node.queue():
+        sizes[row[0].partition("_")[0]] = sizes.get(row[0].partition("_")[0], 0) + 1
+    assert max(sizes.values()) <= 101, "MaxArraySize is 101"
+    assert {line.state for line in flow.run_lines(settings.workspace(place))} == {"queued"}
+    flow.cancel(settings.workspace(place), ids)
+    wait_for(lambda: not [row for row in node.queue() if row[1] == "PENDING"], "the queue is empty", 30)
+    assert not any((place / "runs" / run_id / "a2").exists() for run_id in ids)
+
+
+def test_a_task_that_cannot_begin_says_why_and_ends_the_run_in_the_end(place: Path, node: SlurmNode) -> None:
+    (place / "hosts.toml").write_text('[hosts.cluster]\nbackend = "slurm"\npython = "/nowhere/python"\n')
+    (run_id,) = launched(place, grid_file(place, 1, 0.005), "cluster")
+    dispatcher = fleet.of(settings.workspace(place))
+    state = wait_for(lambda: next((s for s in dispatcher.poll([run_id]).values() if s.state == "lost"), None), "lost")
+    assert "before the run began" in state.error and "/nowhere/python" in state.error and "127" in state.error
+    assert attempts_of(place, run_id)[0]["claim"]["job"] is None, "ended by a claim, so that no late task can begin it"
+
+
+def test_through_a_login_node_runs_go_on_after_a_requeue_and_come_back_whole(
+    place: Path, node: SlurmNode, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    os.environ[walker.PACE] = "0.02"
+    folder = tmp_path_factory.mktemp("login")
+    folder.chmod(0o755)
+    python = folder / "python"
+    exported = {name: os.environ[name] for name in ("SLURM_CONF", "PYTHONPATH", walker.PACE)}
+    lines = "".join(f"{name}={value}; export {name}\n" for name, value in exported.items())
+    python.write_text(f'#!/bin/sh\n{lines}exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    with sshd.lab(folder / "lab", "login"):
+        (place / "hosts.toml").write_text(
+            f'[hosts.cluster]\nbackend = "slurm"\nssh = "login"\npython = "{python}"\npartitions = ["main"]\n'
+        )
+        controller = workbench.start("run", "--grid", grid_file(place, 3), "--host", "cluster", workspace=place)
+        told = wait_for(lambda: list(place.glob("runs/*/a1/remote.json")), "the controller knows that runs go on")
+        wait_for(lambda: rundir.last_metric(told[0].parent), "metrics come back while it runs")
+        task = json.loads(told[0].read_text())["claim"]["job"]
+        node.run("scontrol", "requeue", str(task))
+        assert controller.wait(timeout=120) == 0
+        fleet.of(settings.workspace(place)).close()
+    assert_every_run_ended_as_undisturbed(place)
+    tries = {run_id: len(rundir.attempts(place / "runs" / run_id)) for run_id in run_ids(place)}
+    assert tries[told[0].parent.parent.name] == 2 and sum(tries.values()) == 4
+    assert workbench.records(place)[told[0].parent.parent.name]["resumed_from_step"] > 0
 
 
 @pytest.mark.skipif(not TIME_LIMIT, reason="takes two minutes: make faults")
