@@ -15,7 +15,7 @@ from optsweep_tui.errors import OptsweepError
 from optsweep_tui.rundir import RunState
 from optsweep_tui.settings import Workspace
 
-LOOKS_SHARE = 15.0
+LOOKS_SHARE = 25.0
 """A look is followed by a pause this many times as long, at least: the cores are for training."""
 
 

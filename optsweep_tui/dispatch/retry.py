@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,19 @@ def wants_attempt(run_folder: Path, state: RunState, now: float | None = None) -
         barren = _barren(run_folder)
         if barren >= BARREN_ATTEMPTS:
             return False
-        ended = float((state.exit or {}).get("ended_at", 0.0))
+        ended = _ended_at(state)
         wait = 0.0 if barren <= 1 else min(BACKOFF_LIMIT_SECONDS, BACKOFF_SECONDS * 2.0 ** (barren - 2))
         return (time.time() if now is None else now) - ended >= wait
     return state.state == "failed" and _failures(run_folder) < FAILED_ATTEMPTS
+
+
+def _ended_at(state: RunState) -> float:
+    """When an attempt was known to have ended, by this machine's clock: that of a host may be off by hours."""
+    told = float((state.exit or {}).get("ended_at") or 0.0)
+    try:
+        return min(told, os.stat(f"{state.attempt_folder}/{rundir.EXIT}").st_mtime)
+    except OSError:
+        return told
 
 
 def given_up(run_folder: Path, state: RunState) -> bool:

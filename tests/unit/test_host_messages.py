@@ -9,6 +9,7 @@ import random
 import shlex
 import string
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,14 @@ def test_the_first_program_on_a_host_tells_an_old_python_and_refuses_a_wrong_arc
     wrong = said(source, b"PK no zip", "0" * 64)
     assert json.loads(wrong[2]) == {"need": True} and "another hash" in json.loads(wrong[3])["version"]
     assert not list((tmp_path / "root" / "engine").iterdir())
+
+
+def test_a_lost_attempt_of_a_host_whose_clock_is_ahead_is_tried_again_at_once(tmp_path: Path) -> None:
+    from optsweep_tui import rundir
+    from optsweep_tui.dispatch import retry
+
+    attempt = tmp_path / RUN / "a1"
+    attempt.mkdir(parents=True)
+    folder.write_json(attempt / rundir.EXIT, {"reason": "lost", "ended_at": time.time() + 3600.0})
+    state = rundir.state_of(attempt.parent)
+    assert state.state == "lost" and retry.wants_attempt(attempt.parent, state)
