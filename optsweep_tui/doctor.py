@@ -13,6 +13,7 @@ from typing import Any
 import optsweep_tui
 from optsweep_engines.engine import ENTRY_POINT_GROUP
 from optsweep_tui import rundir, settings
+from optsweep_tui.dispatch import hostsfile, links
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 from optsweep_tui.store import whole
@@ -64,6 +65,17 @@ def examine(workspace: Workspace, libraries: Mapping[str, str]) -> dict[str, Any
         counts[state] = counts.get(state, 0) + 1
     if counts.get("orphan") or counts.get("lost"):
         todo.append("some runs were interrupted: optsweep resume")
+    hosts: list[dict[str, Any]] = []
+    try:
+        for entry in hostsfile.read(workspace).values():
+            link = links.read_link(workspace, entry.name)
+            state = "drained" if entry.drained else link.state if link else "never asked"
+            slots = entry.slots or (link.slots if link else None)
+            hosts.append({"name": entry.name, "slots": slots, "backend": entry.backend, "state": state})
+            if link is not None and link.fresh and link.error:
+                todo.append(link.error)
+    except OptsweepError as error:
+        todo.append(str(error))
     return {
         "optsweep": optsweep_tui.__version__,
         "python": platform.python_version(),
@@ -74,7 +86,7 @@ def examine(workspace: Workspace, libraries: Mapping[str, str]) -> dict[str, Any
         "engines": engines,
         "cores": settings.usable_cores(),
         "gpus": settings.visible_gpus(),
-        "hosts": [{"name": "local", "slots": workspace.slots}],
+        "hosts": [{"name": "local", "slots": workspace.slots}, *hosts],
         "workspace": {"path": str(workspace.root), "writable": writable, "free_bytes": usage.free},
         "store": store,
         "runs": counts,

@@ -23,6 +23,8 @@ def command(context: typer.Context, workspace: options.WorkspaceDir = None, json
         for engine in data["engines"]:
             print(f"engine     {engine['engine']}: {engine['version'] or 'not installed'}")
         print(f"devices    {data['cores']} cores, {len(data['gpus'])} GPUs; {data['hosts'][0]['slots']} slots")
+        for host in data["hosts"][1:]:
+            print(f"host       {host['name']} ({host['backend']}): {host['state']}")
         free = data["workspace"]["free_bytes"] / 2**30
         print(f"workspace  {data['workspace']['path']}   {free:.1f} GiB free")
         print(f"store      {data['store']['problem'] or ('fine' if data['store']['exists'] else 'none yet')}")

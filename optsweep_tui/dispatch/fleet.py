@@ -39,6 +39,8 @@ class Fleet:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._entries = hostsfile.read(workspace)
+        self._stamp = 0
+        """Time of hosts.toml when it was last read."""
         self._choices = placing.Choices(workspace)
         self._local: LocalDispatcher | None = None
         self._members: dict[str, Any] = {}
@@ -55,6 +57,15 @@ class Fleet:
         for name in self._entries:
             if links.open_attempts(self._workspace, name):
                 self._member(name)
+
+    def _reread_if_changed(self) -> None:
+        """A host that is drained, changed or taken out while this controller drives counts from now on."""
+        with contextlib.suppress(OSError):
+            stamp = hostsfile.path_of(self._workspace).stat().st_mtime_ns
+            if stamp != self._stamp:
+                with contextlib.suppress(OptsweepError):  # half edited: as it was until it is whole
+                    self.reread()
+                    self._stamp = stamp
 
     def reread(self) -> None:
         """Take up changes of hosts.toml: a host that changed or went is let go."""
@@ -155,6 +166,7 @@ class Fleet:
 
     def submit(self, run_ids: Iterable[str], *, asked: bool = False, packs: Sequence[Sequence[str]] = ()) -> list[str]:
         """Open the next attempt of every run that should have one, each on one host; returns the ids opened."""
+        self._reread_if_changed()
         here: list[str] = []
         cut: list[RunState] = []
         away: list[tuple[RunState, str | None]] = []
@@ -314,7 +326,7 @@ class Fleet:
                 known = rundir.state_of(self._workspace.runs / run_id)
                 on = self._on(known)
             if on is None or (on != "local" and on.partition(":")[0] not in self._entries):
-                states[run_id] = known
+                states[run_id] = rundir.state_of(self._workspace.runs / run_id)  # nobody tells of it: its files do
             else:
                 by_host.setdefault(on, []).append(run_id)
         for name, ids in by_host.items():
