@@ -67,11 +67,11 @@ def examine(workspace: Workspace, libraries: Mapping[str, str]) -> dict[str, Any
         todo.append("some runs were interrupted: optsweep resume")
     hosts: list[dict[str, Any]] = []
     try:
-        for entry in hostsfile.read(workspace).values():
-            link = links.read_link(workspace, entry.name)
-            state = "drained" if entry.drained else link.state if link else "never asked"
-            slots = entry.slots or (link.slots if link else None)
-            hosts.append({"name": entry.name, "slots": slots, "backend": entry.backend, "state": state})
+        for host in hostsfile.read(workspace).values():
+            link = links.read_link(workspace, host.name)
+            state = "drained" if host.drained else link.state if link else "never asked"
+            slots = host.slots or (link.slots if link else None)
+            hosts.append({"name": host.name, "slots": slots, "backend": host.backend, "state": state})
             if link is not None and link.fresh and link.error:
                 todo.append(link.error)
     except OptsweepError as error:
