@@ -63,10 +63,13 @@ def _attempt(entry: object) -> bool:
     return folder.is_run_id(run_id) and number.isdigit()
 
 
-def named(attempts: Sequence[Attempt], partition: str | None, size: int) -> list[Chunk]:
-    """Attempts in arrays of at most `size`; the same attempts get the same names, whoever asks."""
+def named(attempts: Sequence[Attempt], partition: str | None, size: int, owner: str = "") -> list[Chunk]:
+    """Attempts in arrays of at most `size`; the same attempts of the same owner get the same names, whoever asks.
+
+    `owner`: the workspace. The same runs of another one are another submission: only their claims are shared.
+    """
     entries = [f"{run_id}.a{number}" for run_id, number in attempts]
-    plan = hashlib.sha256("\n".join(entries).encode()).hexdigest()[:10]
+    plan = hashlib.sha256("\n".join([owner, *entries]).encode()).hexdigest()[:10]
     return [
         Chunk(name=f"os-{plan}-{place}", partition=partition, entries=entries[start : start + size])
         for place, start in enumerate(range(0, len(entries), size))
