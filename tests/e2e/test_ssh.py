@@ -363,3 +363,22 @@ def test_a_server_that_allows_one_connection_and_one_session_is_enough(made: Lab
     finally:
         box.stop()
         box.start()
+
+
+def test_the_five_lines_of_the_readme_lead_from_nothing_to_a_remote_sweep(made: Lab, tmp_path: Path) -> None:
+    """As written, but for the machine's name, its Python, and a sweep that takes seconds."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    block = text.split("## From nothing to a remote sweep in five lines")[1].split("```")[1]
+    lines = [line for line in block.splitlines() if line and line != "bash"]
+    assert len(lines) == 5 and lines[0].startswith("pip install")
+    workspace = tmp_path / "work"
+    workspace.mkdir()
+    grid = str(one_run(tmp_path, 9900, runs=2))
+    swaps = {"me@gpubox": "a", "~/venv/bin/python": str(made.python), "quickstart": grid}
+    for line in lines[1:]:
+        words = [swaps.get(word, word) for word in line.split()]
+        assert words[0] == "optsweep"
+        extra = ["--device", "cpu", "--slots", "2"] if words[1:3] == ["hosts", "add"] else []
+        optsweep(*words[1:], *extra, workspace=workspace)
+    remote.require_whole(workspace, 2)
+    assert {row["host"] for row in rows(workspace)} == {"box"}
