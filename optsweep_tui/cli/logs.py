@@ -23,6 +23,7 @@ def command(
     Examples: optsweep logs 3fa2 | optsweep logs 3fa2 -f --json
     """
     from optsweep_tui import flow
+    from optsweep_tui.live.logs import printable
 
     place = options.open_workspace(context, workspace)
     run_id = options.chosen_runs(place, [run])[0]
@@ -34,5 +35,6 @@ def command(
         if json_:
             output.emit_json(entry)
         else:
-            print(f"a{entry['attempt']} {entry['source']:8}{entry['text']}")
+            text = printable(entry["text"]) if sys.stdout.isatty() else entry["text"]
+            print(f"a{entry['attempt']} {entry['source']:8}{text}")
         sys.stdout.flush()

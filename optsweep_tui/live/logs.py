@@ -25,10 +25,10 @@ def last_lines(path: Path, count: int, tail_bytes: int = TAIL_BYTES) -> list[str
         return []
     lines = data.decode("utf-8", "replace").removesuffix("\n").split("\n")
     whole = lines[1:] if size > tail_bytes else lines
-    return [_printable(line.removesuffix("\r")) for line in whole[-count:]] if data else []
+    return [printable(line.removesuffix("\r")) for line in whole[-count:]] if data else []
 
 
-def _printable(line: str) -> str:
+def printable(line: str) -> str:
     """Tabs as blanks, other control characters visible: a log must not drive the terminal."""
     text = line.rpartition("\r")[2].expandtabs(4)
     return "".join(character if character.isprintable() else "·" for character in text)

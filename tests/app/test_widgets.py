@@ -34,6 +34,11 @@ def test_every_segment_has_a_style_for_no_color_needs_one() -> None:
     assert all(isinstance(segment.style, Style) for segment in strip)
 
 
+def test_text_from_files_and_hosts_cannot_drive_the_terminal() -> None:
+    strip = strip_of((Span("a\x1b]0;title\x07"), Span("\x9b2J\r\n", "#ff0000")), 20)
+    assert strip.text == "a·]0;title··2J··    "
+
+
 class Host(App[None]):
     """One widget."""
 

@@ -32,6 +32,11 @@ def style_of(colour: str | None, dim: bool, bold: bool, reverse: bool) -> Style:
     return Style(color=shown, dim=dim or None, bold=bold or None, reverse=reverse or None)
 
 
+def _printable(text: str) -> str:
+    """Control characters as dots: what came from files and hosts must not drive the terminal."""
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else "·" for sign in text)
+
+
 def strip_of(row: Row, width: int) -> Strip:
     """One row as a strip of exactly `width` columns; neighbours of one style are one: each would cost 20 bytes on the line."""
     segments = []
@@ -41,10 +46,10 @@ def strip_of(row: Row, width: int) -> Strip:
             text += span.text
         else:
             if text:
-                segments.append(Segment(text, style_of(*looks)))
+                segments.append(Segment(_printable(text), style_of(*looks)))
             text, looks = span.text, span[1:]
     if text:
-        segments.append(Segment(text, style_of(*looks)))
+        segments.append(Segment(_printable(text), style_of(*looks)))
     return Strip(segments).adjust_cell_length(width, Style())
 
 
