@@ -39,7 +39,8 @@ from optsweep_tui.imported import ImportedRun
 __all__ = [
     "CANCEL", "CHECKPOINTS", "CLAIM", "EVENTS", "EXIT", "FINISHED", "INTENT", "LEASE", "LOG", "METRICS", "ORIGIN", "RECORD",
     "REMOTE", "SPEC",
-    "STATES", "STUDIES", "RunState", "attempts", "cancel", "events", "find_run", "host_of", "is_imported", "is_run_id",
+    "STATES", "STUDIES", "RunState", "attempts", "cancel", "cancel_all", "events", "find_run", "host_of", "is_imported",
+    "is_run_id",
     "keep_optimizers", "last_metric", "metric_rows", "native_ids", "read_import", "read_spec", "remember_import", "remote",
     "run_ids",
     "state_of", "still_queued", "studies_of", "uncancel", "unwritable", "whole_lines", "write",
@@ -60,6 +61,9 @@ OPTIMIZERS = "optimizers"
 
 FINISHED = ("done", "diverged", "failed", "oom", "cancelled", "nan", "missing")
 """States that a run does not leave by itself; "nan" and "missing" are of imported runs only."""
+
+FEW = 20
+"""Files up to this many are synced one by one."""
 
 ORIGIN = "origin.json"
 """All of an imported run but its curve, in the place of spec, markers and record: who published it, and how it ended."""
@@ -262,6 +266,10 @@ def _read_record(attempt_folder: Path) -> tuple[RunRecord | None, str | None]:
         return None, f"{attempt_folder.name}/{RECORD} cannot be read: {error}"
 
 
+_TELLING = frozenset((CLAIM, EXIT, RECORD, REMOTE))
+"""Files of an attempt without any of which it waits."""
+
+
 def state_of(run_folder: Path) -> RunState:
     """Read the state of a run from its newest attempt.
 
@@ -277,6 +285,8 @@ def state_of(run_folder: Path) -> RunState:
         state = "cancelled" if cancelled else "planned"
         return _state(run_id, state, 0, None, None, None, None)
     number, newest = found[-1]
+    if _waits(newest):
+        return _state(run_id, "cancelled" if cancelled else "queued", number, newest, None, None, None)
     try:
         ending = folder.read_json(newest / EXIT)
         if ending is not None and not isinstance(ending, dict):
@@ -304,6 +314,14 @@ def state_of(run_folder: Path) -> RunState:
     else:
         state = "lost"
     return _state(run_id, state, number, newest, None, ending, error or ending.get("error") or _ending_text(ending))
+
+
+def _waits(attempt_folder: Path) -> bool:
+    """Whether nobody has begun an attempt, by one look at its folder: most of a large plan."""
+    try:
+        return not _TELLING.intersection(os.listdir(attempt_folder))
+    except OSError:
+        return False
 
 
 def _away(attempt_folder: Path) -> str | None:
@@ -467,6 +485,21 @@ def cancel(run_folder: Path) -> None:
         folder.write_atomic(run_folder / CANCEL, b"")
     except OSError as error:
         raise unwritable(run_folder, error) from None
+
+
+def cancel_all(runs_root: Path, run_ids: Iterable[str]) -> None:
+    """`cancel` of many: the markers are made durable together, for a sync each is a minute for thousands."""
+    wanted = list(run_ids)
+    if len(wanted) <= FEW:
+        for run_id in wanted:
+            cancel(runs_root / run_id)
+        return
+    try:
+        for run_id in wanted:
+            folder.write_atomic(runs_root / run_id / CANCEL, b"", durable=False)
+        os.sync()
+    except OSError as error:
+        raise unwritable(runs_root, error) from None
 
 
 def uncancel(run_folder: Path) -> None:

@@ -343,8 +343,7 @@ class Fleet:
 
     def cancel(self, run_ids: Iterable[str]) -> None:
         """The marker here; pumps take it to the hosts."""
-        for run_id in run_ids:
-            rundir.cancel(self._workspace.runs / run_id)
+        rundir.cancel_all(self._workspace.runs, run_ids)
         for member in self._members.values():
             member.advance()
 

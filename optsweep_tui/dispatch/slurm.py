@@ -218,8 +218,7 @@ class SlurmDispatcher:
 
     def cancel(self, run_ids: Iterable[str]) -> None:
         """Leave the marker; the pump takes the tasks out of the scheduler, and what runs stops by itself."""
-        for run_id in run_ids:
-            rundir.cancel(self._workspace.runs / run_id)
+        rundir.cancel_all(self._workspace.runs, run_ids)
         self.pump.start()
         self.pump.wake()
 
