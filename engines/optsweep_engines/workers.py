@@ -112,7 +112,8 @@ def start_worker(bench: Bench, slot: int) -> subprocess.Popen[bytes]:
 
 def _device(bench: Bench, slot: int) -> Sequence[str]:
     if bench.gpus:
-        first = slot * bench.gpus_per_run
+        groups = max(1, len(bench.gpus) // bench.gpus_per_run)
+        first = slot % groups * bench.gpus_per_run  # more slots than GPUs share them
         return ["--gpu", ",".join(bench.gpus[first : first + bench.gpus_per_run])]
     if not bench.pinned:
         return []

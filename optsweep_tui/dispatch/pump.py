@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ class Pump:
             self._say("refused", str(error))
         except OSError as error:
             self._say("refused", f"{error.filename or self._workspace.root} here: {error.strerror or error}")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except Exception as error:  # a host may answer anything: the thread goes on, and says what came
             self.site.close()
             self._say("refused", f"host {self.site.name} answered with nonsense: {type(error).__name__}: {error}")
         self._failures += 1
@@ -156,6 +156,13 @@ class Pump:
         host_id = str(hello["host_id"])
         if not host_id.isalnum() or len(host_id) > 64:
             raise ValueError("a host id that is none")
+        before = self._link.host_id
+        if before and before != host_id and any(state != "submitting" for state in self._acknowledged()):
+            self.site.close()
+            raise OptsweepError(
+                f"host {self.site.name} has not the files that it had: {hello['root']} is another folder than before",
+                f"is its disk mounted? If it was set up anew: optsweep hosts rm {self.site.name} --lost, then add it again",
+            )
         self.site.call("drain", {"on": self.site.entry.drained})
         stale = links.given_up(self._workspace, host_id)
         if stale:
@@ -171,6 +178,11 @@ class Pump:
             gpus=tuple(str(name)[:100] for name in list(hello["gpus"])[:64]),
             hostname=str(hello["hostname"])[:100],
         )
+
+    def _acknowledged(self) -> Iterator[str]:
+        """States of the open attempts."""
+        for attempt in links.open_attempts(self._workspace, self.site.name):
+            yield str((rundir.remote(self.site.mirror.folder_of(attempt)) or {}).get("state", "submitting"))
 
     def _open(self) -> list[Attempt]:
         """The attempts that are to be looked after, those that are over taken out."""
@@ -237,6 +249,8 @@ class Pump:
                 self._withdraw(off, "cancelled")
             more = []
             for attempt, row in rows.items():
+                if row.get("claim") and self._states[attempt] != "running":
+                    self._set(attempt, "running", row)  # who claimed it is told even of a run that has ended already
                 if self.site.mirror.end(attempt, row):
                     self._closed(attempt)
                     continue
@@ -249,7 +263,9 @@ class Pump:
                     self._set(attempt, state, row)
                 if phase == "ended" or any(news[2] for news in row["files"].values()):
                     more.append(attempt)
-            left = more if any(row.get("phase") == "ended" for row in rows.values()) or _full(rows) else []
+            came = any(news[2] for row in rows.values() for news in row["files"].values())
+            ended = any(row.get("phase") == "ended" for row in rows.values())
+            left = more if came and (ended or _full(rows)) else []
 
     def _set(self, attempt: Attempt, state: str, row: Mapping[str, Any]) -> None:
         claim = row.get("claim")

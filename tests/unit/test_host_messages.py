@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from optsweep_engines import bootstrap, datafiles, folder, frames
+from optsweep_engines import bootstrap, datafiles, folder, frames, workers
 from optsweep_engines.helper import Helper
 from optsweep_tui.dispatch import channel, hostsfile
 from optsweep_tui.dispatch.hostsfile import HostEntry
@@ -307,3 +307,16 @@ def test_a_lost_attempt_of_a_host_whose_clock_is_ahead_is_tried_again_at_once(tm
     folder.write_json(attempt / rundir.EXIT, {"reason": "lost", "ended_at": time.time() + 3600.0})
     state = rundir.state_of(attempt.parent)
     assert state.state == "lost" and retry.wants_attempt(attempt.parent, state)
+
+
+def test_slots_get_their_own_gpus_and_share_them_where_there_are_more_slots() -> None:
+    def shown(slots: int, per_run: int) -> list[str]:
+        bench = workers.Bench(
+            queue=Path("q"), runs=Path("r"), slots=slots, gpus=("0", "1", "2", "3"), gpus_per_run=per_run
+        )
+        return [workers._device(bench, slot)[1] for slot in range(slots)]
+
+    assert shown(4, 1) == ["0", "1", "2", "3"]
+    assert shown(2, 2) == ["0,1", "2,3"]
+    assert shown(6, 1) == ["0", "1", "2", "3", "0", "1"]
+    assert shown(3, 2) == ["0,1", "2,3", "0,1"]
