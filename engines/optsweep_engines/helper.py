@@ -32,6 +32,8 @@ Answer = tuple[Header, bytes]
 SCHEDULER = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "sinfo")
 SCHEDULER_SECONDS = 60.0
 STREAMS = (folder.METRICS, folder.EVENTS, folder.LOG)
+CARRIED = (folder.OPTIMIZER, "diagnostics.json")
+"""Files that may lie beside a spec: a user's own optimizer, what the engine is asked to tell."""
 LIBRARIES = ("numpy", "torch", "jax", "jaxlib", "optax", "safetensors", "array-api-compat")
 LARGEST_BATCH = 20_000
 SMALL_BYTES = 4 << 20
@@ -237,8 +239,9 @@ class Helper:
         if newest and newest[-1][0] > parcel["attempt"]:
             return "stale"
         run_folder.mkdir(mode=0o700, exist_ok=True)
-        if parcel["optimizer"] is not None and not (run_folder / folder.OPTIMIZER).exists():
-            folder.write_atomic(run_folder / folder.OPTIMIZER, parcel["optimizer"])
+        for name, content in parcel["files"].items():
+            if not (run_folder / name).exists():
+                folder.write_atomic(run_folder / name, content)
         if not (run_folder / folder.SPEC).exists():
             folder.write_json(run_folder / folder.SPEC, parcel["spec"])
         (run_folder / folder.CANCEL).unlink(missing_ok=True)  # whoever asks for a new attempt wants the run
@@ -430,14 +433,16 @@ def _pairs(value: Any) -> list[tuple[str, int]]:
 def _parcel(entry: Any) -> Header:
     if not isinstance(entry, dict) or not isinstance(entry["spec"], dict) or not isinstance(entry["intent"], dict):
         raise Refused("a parcel without spec or intent")
-    run_id, number, own = _run_id(entry["run_id"]), _number(entry["attempt"]), entry.get("optimizer")
+    run_id, number, files = _run_id(entry["run_id"]), _number(entry["attempt"]), dict(entry.get("files") or {})
+    if not set(files) <= set(CARRIED):
+        raise Refused("a file that does not belong beside a spec")
     return {
         "run_id": run_id,
         "attempt": number,
         "name": f"{run_id}.a{number}",
         "spec": entry["spec"],
         "intent": entry["intent"],
-        "optimizer": None if own is None else base64.b64decode(own, validate=True),
+        "files": {name: base64.b64decode(content, validate=True) for name, content in files.items()},
         "enqueue": bool(entry.get("enqueue")),
     }
 

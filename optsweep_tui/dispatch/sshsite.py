@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from optsweep_engines import datafiles, folder, frames
+from optsweep_engines import datafiles, frames
+from optsweep_engines.helper import CARRIED
 from optsweep_tui import rundir
 from optsweep_tui.dispatch.channel import Channel
 from optsweep_tui.dispatch.hostsfile import HostEntry
@@ -120,14 +121,14 @@ class SshSite:
 
     def _packed(self, parcel: Parcel) -> dict[str, Any]:
         run_folder = self._workspace.runs / parcel.run_id
-        own = run_folder / folder.OPTIMIZER
+        beside = {name: run_folder / name for name in CARRIED if (run_folder / name).exists()}
         return {
             "run_id": parcel.run_id,
             "attempt": parcel.attempt,
             "intent": dict(parcel.intent),
             "enqueue": parcel.enqueue,
             "spec": rundir.read_spec(run_folder).to_dict(),
-            "optimizer": base64.b64encode(own.read_bytes()).decode() if own.exists() else None,
+            "files": {name: base64.b64encode(path.read_bytes()).decode() for name, path in beside.items()},
         }
 
     def write(self, name: str, data: bytes) -> str:

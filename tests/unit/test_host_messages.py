@@ -320,3 +320,13 @@ def test_slots_get_their_own_gpus_and_share_them_where_there_are_more_slots() ->
     assert shown(2, 2) == ["0,1", "2,3"]
     assert shown(6, 1) == ["0", "1", "2", "3", "0", "1"]
     assert shown(3, 2) == ["0,1", "2,3", "0,1"]
+
+
+def test_only_files_that_belong_beside_a_spec_come_with_it(tmp_path: Path) -> None:
+    helper = Helper(tmp_path)
+    parcel = {"run_id": RUN, "attempt": 1, "intent": {}, "spec": {}, "files": {"optimizer.py": "cGFzcw=="}}
+    assert helper.answer({"verb": "put", "parcels": [parcel]}, b"")[0]["answers"] == {f"{RUN}.a1": "new"}
+    assert (tmp_path / "runs" / RUN / "optimizer.py").read_text() == "pass"
+    for name in ("../optimizer.py", "spec.json", "a1/claim", "/tmp/x", "cancel"):
+        answer, _ = helper.answer({"verb": "put", "parcels": [parcel | {"files": {name: "cGFzcw=="}}]}, b"")
+        assert "refused" in answer
