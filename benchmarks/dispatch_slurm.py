@@ -36,7 +36,7 @@ def measured(what: str) -> Iterator[None]:
 
 def main() -> None:
     """Run it all."""
-    from optsweep_tui import flow, settings
+    from optsweep_tui import flow, plan, settings
     from optsweep_tui.dispatch import fleet, links
     from tests import walker
     from tests.slurm_node import SlurmNode
@@ -62,10 +62,12 @@ def main() -> None:
                 chosen = flow.plan(place, flow.Request(grid=str(grid)), prepare=True)
             with measured("first word of the scheduler"):
                 fleet.of(place).connect(["cluster"])
-            with measured("launch: plant, open, intents on disk"):
-                flow.launch(place, chosen, hosts=("cluster",))
-            with measured("all arrays acknowledged, after that"):
-                pump = fleet.of(place)._member("cluster").pump
+            with measured("plant the run folders"):
+                plan.plant(place.ensure(), chosen.study, chosen.specs)
+            pump = fleet.of(place)._member("cluster").pump
+            with measured("planted plan to acknowledged arrays"):
+                with measured("  of it: open attempts, intents written"):
+                    flow.launch(place, chosen, hosts=("cluster",))
                 while sum(len(chunk.entries) for chunk in pump.chunks.all() if chunk.job) < options.runs:
                     time.sleep(0.01)
             tasks = len(node.queue())

@@ -170,8 +170,8 @@ class Looker:
                 devices=tuple(Device(**device) for device in data["devices"][:64]),
                 queued=int(data["queued"]),
                 drained=bool(data["drained"]),
-                load=float(data["load"]),
-                free_disk_bytes=int(data["free_disk_bytes"]),
+                load=None if data["load"] is None else float(data["load"]),  # a cluster has none
+                free_disk_bytes=None if data["free_disk_bytes"] is None else int(data["free_disk_bytes"]),
             )
         except (OSError, ValueError, TypeError, KeyError):
             return nothing

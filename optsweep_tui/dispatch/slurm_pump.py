@@ -27,6 +27,7 @@ from optsweep_tui.dispatch.slurm_handover import Handover
 
 CANCEL_SECONDS = 1.0
 TIDY_SECONDS = 10.0
+LOOK_SECONDS = 2.0
 SICK = 3
 """Tasks in a row that ended before their run began: the host is given no more for a while."""
 SICK_SECONDS = 60.0
@@ -52,6 +53,7 @@ class SlurmPump(Handover):
         if ready and time.monotonic() - self._tidied_at > TIDY_SECONDS:
             self._tidied_at = time.monotonic()
             self._tidy()
+        self._look()
         self._say(*(self._trouble or ("connected", "")))
         return bool(attempts) or bool(self.held)
 
@@ -93,6 +95,26 @@ class SlurmPump(Handover):
             self._waiting[attempt] = str(intent.get("host", "")).partition(":")[2] or self._usual_partition()
             self._grew_at = time.monotonic()
         return True
+
+    def _look(self) -> None:
+        """Write down for the Hosts screen what runs and how much waits: a slot per run, the rest are free."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        running = sorted(run_id for (run_id, _), state in self._states.items() if state == "running")
+        names = [*running, *([None] * max(0, self._link.slots - len(running)))]
+        slots = [
+            {"number": number, "pid": None, "run_id": run_id, "lease_age_seconds": None}
+            for number, run_id in enumerate(names)
+        ]
+        look = {
+            "slots": slots,
+            "devices": [],
+            "queued": len(self._states) - len(running),
+            "drained": self.entry.drained,
+        }
+        path = links.folder_of(self._workspace, self.entry.name) / "look.json"
+        links.write_plain(path, {**look, "load": None, "free_disk_bytes": None, "looked_at": time.time()})
 
     def _usual_partition(self) -> str | None:
         return self.entry.partitions[0] if self.entry.partitions else None
