@@ -47,10 +47,12 @@ def command(
         output.say(f"no runs in {place.root}" + (" with that state" if wanted else ". optsweep quickstart makes some"))
         return
     mixed = len({line.engine for line in lines}) > 1  # two engines: without their names twins look like a repetition
+    away = any(line.host not in ("", "local") for line in lines)
     output.print_table(
         [
             "run",
             "state",
+            *(["host"] if away else []),
             "optimizer",
             "model",
             *(["engine"] if mixed else []),
@@ -67,6 +69,7 @@ def command(
             (
                 line.run_id[:8],
                 line.state,
+                *([line.host or "·"] if away else []),
                 line.optimizer,
                 line.model,
                 *([line.engine or "·"] if mixed else []),
@@ -81,5 +84,5 @@ def command(
             )
             for line in lines
         ],
-        left=(0, 1, 2, 3, 4) if mixed else (0, 1, 2, 3),
+        left=tuple(range(4 + mixed + away)),
     )

@@ -23,6 +23,8 @@ VERSION = 1
 NAME = ".listing.json"
 SETTLED_NS = 2_000_000_000
 """A folder that changed more recently may change again within the resolution of its time."""
+LEAST_RUNS = 500
+"""Below it reading everything takes no time worth a file."""
 _KEPT = frozenset((*rundir.FINISHED, "planned", "submitting", "queued", "lost"))
 _FIELDS = tuple(item.name for item in dataclasses.fields(RunLine))
 _STATE = _FIELDS.index("state")
@@ -64,7 +66,7 @@ def listing(workspace: Workspace) -> tuple[list[RunLine], dict[str, str]]:
             values[_STATE] = raw
             fresh[run_id] = [stamp, newest.name if newest is not None else "", attempt_stamp, values]
             changed = True
-    if changed or len(fresh) != len(kept):
+    if len(lines) >= LEAST_RUNS and (changed or len(fresh) != len(kept)):
         _write(workspace, fresh)
     return lines, broken
 

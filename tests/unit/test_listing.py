@@ -20,6 +20,7 @@ from tests.app import made
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setattr(listing, "SETTLED_NS", 0)
+    monkeypatch.setattr(listing, "LEAST_RUNS", 1)
     return made.workspace(tmp_path)
 
 
