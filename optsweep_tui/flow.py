@@ -200,6 +200,7 @@ def launch(
     force: bool = False,
     pack: int | None = None,
     hosts: Sequence[str] = ("local",),
+    diagnostics: dict[str, Any] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
     """Plant the run folders, remember the study, open and queue the attempts that are needed; returns the ids queued.
@@ -207,10 +208,11 @@ def launch(
     Args:
         pack: so many runs of one shape share an engine process and its program; None: where a benchmark found a gain.
         hosts: where the runs may go, by `chosen_hosts`.
+        diagnostics: what their engines are to tell, by `diagnosing.parsed`.
         say: called with a line about each host that cannot be used while others can.
     """
     from optsweep_engines.optimizers import user_plan
-    from optsweep_tui import packs
+    from optsweep_tui import diagnosing, packs
     from optsweep_tui import plan as planning
     from optsweep_tui.dispatch import placing
 
@@ -222,6 +224,8 @@ def launch(
     rundir.keep_optimizers(workspace.runs, user_plan.sources(chosen.specs))
     planning.plant(workspace, chosen.study, chosen.specs)
     run_looks.remember(workspace, chosen.specs)
+    if diagnostics is not None:
+        diagnosing.keep(workspace, chosen.run_ids, diagnostics)
     placing.remember(workspace, chosen.study.name, chosen.run_ids, hosts)
     dispatcher = _dispatcher(workspace)
     device = dispatcher.host.device

@@ -15,6 +15,7 @@ from typing import Any
 
 SPEC = "spec.json"
 OPTIMIZER = "optimizer.py"
+DIAGNOSTICS = "diagnostics.json"
 STUDIES = "studies"
 CANCEL = "cancel"
 INTENT = "intent.json"

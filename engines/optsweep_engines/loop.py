@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from optsweep_engines.diagnostics import SpikeWatch
 from optsweep_engines.engine import Preempted, RunLog
 from optsweep_engines.history import LossHistory
 from optsweep_engines.spec import NUMERICS_VERSION, RecordStatus, RunRecord, RunSpec
@@ -15,6 +16,13 @@ from optsweep_engines.spec import NUMERICS_VERSION, RecordStatus, RunRecord, Run
 
 class Trainer(Protocol):
     """One run on one engine: parameters, optimizer, data, and the step."""
+
+    observer: Any
+    """Takes the statistics of `--diagnostics full`; None without."""
+    observing: bool
+    """Set before a step whose statistics are wanted."""
+    observed: dict[str, float]
+    """Statistics of the last step, where it was observed."""
 
     def step(self, step: int) -> tuple[Any, Any, float]:
         """One optimizer step, counted from 0: loss and gradient norm (numbers that may still be on the way), lr."""
@@ -99,15 +107,30 @@ class Account:
         self.history = LossHistory()
         self.rates: list[float] = []
         """Tokens per second between fetches."""
+        self.watch = SpikeWatch()
+        self.pending: list[tuple[Any, Any]] = []
+        """Loss and gradient norm of the steps since the last fetch, on the device still."""
 
-    def validating(self) -> bool:
-        """Whether the loss is measured after the steps done: at the spec's interval, and at the end."""
-        spec = self.spec
-        return self.done == spec.steps or bool(spec.validation_interval and self.done % spec.validation_interval == 0)
+    def validating(self, ahead: int = 0) -> bool:
+        """Whether the loss is measured after the steps done: at the spec's interval, and at the end.
 
-    def logging(self) -> bool:
-        """Whether a metric line is due after the steps done."""
-        return self.validating() or self.done % self.spec.log_interval == 0
+        Args:
+            ahead: so many further steps.
+        """
+        spec, done = self.spec, self.done + ahead
+        return done == spec.steps or bool(spec.validation_interval and done % spec.validation_interval == 0)
+
+    def logging(self, ahead: int = 0) -> bool:
+        """Whether a metric line is due after the steps done, and so many further ones."""
+        return self.validating(ahead) or (self.done + ahead) % self.spec.log_interval == 0
+
+    def watched(self) -> None:
+        """Look at the steps since the last fetch: their spikes become events. Waits for the device."""
+        first = self.done - len(self.pending)
+        for index, (loss, norm) in enumerate(self.pending, start=1):
+            for kind, fields in self.watch.look(first + index, float(loss), float(norm)):
+                self.log.event(kind, **fields)
+        self.pending = []
 
     def took(self, seconds: float, steps: int) -> None:
         """So many steps in so many seconds."""
@@ -115,8 +138,19 @@ class Account:
         if seconds > 0:
             self.rates.append(steps * self.spec.tokens_per_step / seconds)
 
-    def note(self, train_loss: float, grad_norm: float, lr: float, val_loss: float | None = None) -> None:
-        """One metric line."""
+    def note(
+        self,
+        train_loss: float,
+        grad_norm: float,
+        lr: float,
+        val_loss: float | None = None,
+        further: Mapping[str, float] | None = None,
+    ) -> None:
+        """One metric line.
+
+        Args:
+            further: statistics of the step by key.
+        """
         row = {
             "step": self.done,
             "tokens": self.done * self.spec.tokens_per_step,
@@ -125,14 +159,17 @@ class Account:
             "lr": lr,
             "grad_norm": grad_norm,
         }
+        if self.spec.log_interval > 1 and self.watch.largest_norm is not None:
+            row["grad_norm_max"] = self.watch.largest_norm  # of the steps since the last line
+        self.watch.largest_norm = None
         if val_loss is not None:
             row["val_loss"] = val_loss
             self.history.add_val_loss(val_loss)
-        self.log.metric(row)
+        self.log.metric({**(further or {}), **row})
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint keeps beside tensors."""
-        return {"seconds": self.seconds, "history": self.history.to_dict()}
+        return {"seconds": self.seconds, "history": self.history.to_dict(), "watch": self.watch.to_dict()}
 
     def resume(self, found: tuple[int, dict[str, Any]] | None) -> None:
         """Go on from what a checkpoint kept."""
@@ -142,6 +179,7 @@ class Account:
         self.resumed_from = self.done
         self.seconds = float(progress["seconds"])
         self.history = LossHistory(**progress["history"])
+        self.watch = SpikeWatch(**progress.get("watch", {}))
         self.log.event("resumed", step=self.done)
 
     def record(self, status: RecordStatus, error: object, facts: Mapping[str, Any]) -> RunRecord:
@@ -184,16 +222,20 @@ class Loop(Account):
             if reason is not None:
                 self.seconds += time.perf_counter() - mark
                 return self.stopped(reason)
+            trainer.observing = trainer.observer is not None and self.logging(ahead=1)
             loss, norm, lr = trainer.step(self.done)
             self.done += 1
+            self.pending.append((loss, norm))
             if not self.logging() and not log.checkpoint_due():
                 continue
             train_loss, grad_norm = float(loss), float(norm)  # the device is waited for here
             self.took(time.perf_counter() - mark, self.done - mark_step)
+            self.watched()
             if self.logging():
                 self.history.add_train_loss(train_loss)
                 measured = self.validating() and math.isfinite(train_loss)
-                self.note(train_loss, grad_norm, lr, trainer.validation_loss() if measured else None)
+                val_loss = trainer.validation_loss() if measured else None
+                self.note(train_loss, grad_norm, lr, val_loss, trainer.observed)
             if not self.history.finite:
                 break
             if log.checkpoint_due() and self.done < spec.steps:
@@ -208,6 +250,7 @@ class Loop(Account):
         Raises:
             Preempted: the run is to go on later.
         """
+        self.watched()
         if self.done > self.resumed_from:
             self.trainer.save(self.log, self.done, self.progress())
         if reason == "preempted":

@@ -57,6 +57,7 @@ class AttemptLog:
         self.device = str(intent.get("device", "auto"))
         self.threads = int(intent.get("threads", 1))
         self.mesh: str | None = intent.get("mesh")
+        self.diagnostics: dict[str, Any] | None = folder.read_json(self.run_folder / folder.DIAGNOSTICS)
         self._checkpoint_seconds = float(intent.get("checkpoint_seconds", 30.0))
         self._last_checkpoint = self._looked = time.monotonic()
         self._metrics = self._open(folder.METRICS)

@@ -51,6 +51,12 @@ def command(
             "--pack", help="K runs of one shape in one program (jax) [default: where bench --pack found a gain]."
         ),
     ] = None,
+    diagnostics: Annotated[
+        str | None,
+        typer.Option(
+            "--diagnostics", help="full: norms, ratios, attention at each line; full,layers; full,./mine.py:name."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Keep the first N runs.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved runs and their cost; write nothing.")
@@ -69,11 +75,14 @@ def command(
     Examples: optsweep run --grid quickstart | optsweep run -o adamw,muon -m 130m -c 1,8 --dry-run
     | optsweep run --grid quickstart --host box1,box2 --detach
     """
-    from optsweep_tui import flow, packs, preview
+    from optsweep_tui import diagnosing, flow, packs, preview
     from optsweep_tui.cli import progress
 
+    asked = diagnosing.parsed(diagnostics)
     place = options.with_sinks(options.open_workspace(context, workspace), sinks)
     hosts = flow.chosen_hosts(place, host, accelerator)
+    if asked is not None:
+        diagnosing.require_local(hosts)
     request = flow.Request(
         grid=grid,
         optimizers=options.split(optimizers),
@@ -98,7 +107,7 @@ def command(
     for note in flow.cautions(chosen.specs):
         output.say(f"note: {note}")
     chosen = flow.plan(place, request, prepare=True)
-    queued = flow.launch(place, chosen, force=force, pack=pack, hosts=hosts, say=output.say)
+    queued = flow.launch(place, chosen, force=force, pack=pack, hosts=hosts, diagnostics=asked, say=output.say)
     if detach:
         pid = flow.detach(place)
         output.say(f"{output.runs_text(len(queued))} launched, controller {pid} left behind; optsweep watch shows them")

@@ -28,6 +28,7 @@ class FolderLog:
         self.device = "cpu"
         self.threads = 1
         self.mesh: str | None = None
+        self.diagnostics: dict[str, Any] | None = None
         self.optimizer_file = folder / "optimizer.py"
         self.checkpoint_every = checkpoint_every
         """Loop turns between checkpoints; 0 = none. Deterministic, unlike the seconds of the real log."""

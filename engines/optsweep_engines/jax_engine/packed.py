@@ -129,6 +129,8 @@ class Pack:
         if reason is not None:
             raise ValueError(f"these {len(trainers)} runs cannot be packed: {reason}")
         self.trainers = list(trainers)
+        self.unseen: list[tuple[jax.Array, jax.Array]] = []
+        """Losses and norms of steps that no member was shown."""
         first = self.trainers[0]
         self.params = jax.tree.map(lambda *values: jnp.stack(values), *(trainer.params for trainer in trainers))
         self.states = jax.tree.map(lambda *values: jnp.stack(values), *(trainer.states for trainer in trainers))
@@ -169,6 +171,15 @@ class Pack:
             found.append((program(params, inputs, targets), len(inputs)))
         totals = np.sum([np.asarray(losses, np.float64) * count for losses, count in found], axis=0) / len(x)
         return [float(value) for value in totals]
+
+    def shown(self, members: Sequence[Member]) -> None:
+        """Show the members their losses and norms of the steps since the last time; waits for the device."""
+        found = [(np.asarray(losses, np.float64), np.asarray(norms, np.float64)) for losses, norms in self.unseen]
+        self.unseen = []
+        for index, member in enumerate(members):
+            if member.ended is None:
+                member.pending = [(losses[index], norms[index]) for losses, norms in found]
+                member.watched()
 
     def spread(self) -> None:
         """Give each trainer its own arrays, for checkpoints and hashes."""
@@ -226,10 +237,11 @@ def _trained(members: list[Member]) -> None:
         open_ = [member for member in members if member.ended is None]
         reasons = {id(member): member.log.stop_requested() for member in open_}
         if any(reasons.values()):
-            _stopped(pack, open_, reasons)
+            _stopped(pack, members, open_, reasons)
             if not any(member.ended is None and not member.preempted for member in members):
                 return
         losses, norms, lrs = pack.step(first.done)
+        pack.unseen.append((losses, norms))
         for member in members:
             member.done += 1
         due = first.log.checkpoint_due()
@@ -239,6 +251,7 @@ def _trained(members: list[Member]) -> None:
         elapsed = time.perf_counter() - mark
         for member in members:
             member.took(elapsed / len(members), member.done - mark_step)
+        pack.shown(members)
         if first.logging():
             measured = pack.validation_losses() if first.validating() else [None] * len(members)
             for member, loss, norm, lr, val in zip(members, values, sizes, lrs, measured, strict=True):
@@ -264,9 +277,10 @@ def _trained(members: list[Member]) -> None:
             member.close("diverged" if reason else "done", reason)
 
 
-def _stopped(pack: Pack, members: list[Member], reasons: Mapping[int, str | None]) -> None:
+def _stopped(pack: Pack, everyone: list[Member], members: list[Member], reasons: Mapping[int, str | None]) -> None:
     """Save those that are to stop; a cancelled one ends, the others of the pack go on."""
     pack.spread()
+    pack.shown(everyone)
     for member in members:
         reason = reasons[id(member)]
         if reason is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import jax
 import numpy as np
 
 from optsweep_engines import data
+from optsweep_engines.diagnostics import Wanted, wanted
 from optsweep_engines.engine import RunLog
 from optsweep_engines.jax_engine import checkpoint
 from optsweep_engines.jax_engine.device import description, opened, peak_bytes, versions
 from optsweep_engines.jax_engine.layout import Layout, layout
+from optsweep_engines.jax_engine.observe import Observer
 from optsweep_engines.jax_engine.optimizer import States
 from optsweep_engines.jax_engine.programs import (
     exact_scalars,
@@ -58,6 +60,9 @@ class Trainer:
         }
         with exact_scalars():
             self.states: States = self.update.init(self.params)
+        self.observer: Observer | None = None
+        self.observing = False
+        self.observed: dict[str, float] = {}
         self.peak_lr = number(spec, "lr")
         self.max_grad_norm = number(spec, "max_grad_norm")
 
@@ -77,6 +82,8 @@ class Trainer:
         """
         x_BT, y_BT = self.batch(step)
         loss, grads, norm = gradients_program(self.key)(self.params, x_BT, y_BT, self.max_grad_norm)
+        if self.observing and self.observer is not None:
+            self.observer.before(self.params, x_BT, grads, norm, self.max_grad_norm)
         lr, events = self.lr(step), self.optimizer.events(step + 1)
         extra: dict[str, dict[str, jax.Array]] = {}
         if events:
@@ -85,7 +92,17 @@ class Trainer:
             self.params, self.states = self.update.step(
                 self.params, grads, self.states, lr, float(step + 1), extra, self.given, events=events
             )
+        self.observed = self.observer.after(self.params) if self.observing and self.observer is not None else {}
         return loss, norm, lr
+
+    def observe(self, asked: Wanted | None, tell: Callable[..., None]) -> None:
+        """Take statistics on the steps that the loop asks for.
+
+        Args:
+            tell: writes an event.
+        """
+        if asked is not None:
+            self.observer = Observer(self.key, asked, tell)
 
     def evaluated(self) -> dict[str, jax.Array]:
         """The values to evaluate and to keep."""
@@ -160,6 +177,7 @@ def train(spec: RunSpec, log: RunLog) -> RunRecord:
     trainer: Trainer | None = None
     try:
         trainer = Trainer(spec, log.data_root, place, log.optimizer_file)
+        trainer.observe(wanted(log), log.event)
         return run.run(trainer)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(word in str(error) for word in OUT_OF_MEMORY):

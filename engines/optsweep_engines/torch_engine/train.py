@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from optsweep_engines import data
+from optsweep_engines.diagnostics import Wanted, wanted
 from optsweep_engines.engine import RunLog
 from optsweep_engines.loop import Loop, number, require_trainable, z_loss
 from optsweep_engines.models import initial_parameters, parameter_table
@@ -20,6 +21,7 @@ from optsweep_engines.spec import RunRecord, RunSpec
 from optsweep_engines.torch_engine import checkpoint
 from optsweep_engines.torch_engine.device import description, opened, peak_bytes, versions
 from optsweep_engines.torch_engine.model import decoder
+from optsweep_engines.torch_engine.observe import Observer
 from optsweep_engines.torch_engine.services import Services
 from optsweep_engines.torch_engine.user import optimizer_of
 
@@ -53,6 +55,9 @@ class Trainer:
         self.optimizer, self.versions = optimizer_of(
             spec, parameter_table(spec.shape), self.params, dtype, optimizer_file
         )
+        self.observer: Observer | None = None
+        self.observing = False
+        self.observed: dict[str, float] = {}
         self.peak_lr = number(spec, "lr")
         self.max_grad_norm = number(spec, "max_grad_norm")
 
@@ -102,11 +107,24 @@ class Trainer:
         """One optimizer step, counted from 0: loss and gradient norm (still on the device), learning rate."""
         x_BT, y_BT = self.batch(step)
         loss, grads = self.gradients(x_BT, y_BT)
+        if self.observing and self.observer is not None:
+            self.observer.before(x_BT, dict(zip(self.names, grads, strict=True)))
         norm = self.clip(grads)
         lr = self.lr(step)
         services = self.services.at(x_BT, y_BT) if self.optimizer.plain else None
         self.optimizer.step(dict(zip(self.names, grads, strict=True)), step + 1, lr, services)
+        self.observed = self.observer.after() if self.observing and self.observer is not None else {}
         return loss, norm, lr
+
+    def observe(self, asked: Wanted | None, tell: Callable[..., None]) -> None:
+        """Take statistics on the steps that the loop asks for.
+
+        Args:
+            tell: writes an event.
+        """
+        if asked is not None:
+            dtype = torch.bfloat16 if self.spec.dtype == "bf16" else torch.float32
+            self.observer = Observer(self.spec, self.params, dtype, asked, tell)
 
     @torch.no_grad()
     def validation_loss(self) -> float:
@@ -166,6 +184,7 @@ def train(spec: RunSpec, log: RunLog) -> RunRecord:
     trainer: Trainer | None = None
     try:
         trainer = Trainer(spec, log.data_root, device, log.optimizer_file)
+        trainer.observe(wanted(log), log.event)
         return run.run(trainer)
     except (torch.OutOfMemoryError, MemoryError) as error:
         return run.record("oom", error, facts(device, trainer))
