@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.settings import Workspace
 
 PARTS = (diagnostics.FULL, diagnostics.LAYERS)
+USUAL = {"step", "tokens", "train_seconds", "train_loss", "val_loss", "lr", "grad_norm", "grad_norm_max"}
+"""Keys of every run's metric lines."""
+TAIL_BYTES = 1 << 16
 FORM = "write --diagnostics full, full,layers or full,./mine.py:name"
 
 
@@ -58,6 +63,25 @@ def keep(workspace: Workspace, run_ids: Iterable[str], asked: dict[str, Any]) ->
             folder.write_json(workspace.runs / run_id / folder.DIAGNOSTICS, asked)
         except OSError as error:
             raise OptsweepError(f"{workspace.runs / run_id} cannot be written: {error.strerror}", FORM) from None
+
+
+def last(attempt_folder: Path) -> tuple[int, dict[str, float | None]]:
+    """(step, statistics by key) of the last whole metric line that has any; (0, {}) without one."""
+    try:
+        with open(attempt_folder / folder.METRICS, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]
+    except OSError:
+        return 0, {}
+    for line in reversed(lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        found = {key: value for key, value in row.items() if key not in USUAL}
+        if found:
+            return int(row.get("step", 0)), found
+    return 0, {}
 
 
 def require_local(hosts: Iterable[str]) -> None:

@@ -29,7 +29,7 @@ SPARSE_BELOW = 1e-8
 
 WINDOW = 100
 """Steps that a running median is over."""
-FEWEST = 20
+FEWEST = 10
 """Steps before anything counts as a spike."""
 NORM_FACTOR = 10.0
 """A gradient norm above this many running medians is a spike."""
@@ -40,6 +40,11 @@ QUIET_STEPS = 10
 """Steps without a spike after which the next one is an event of its own."""
 MOST_EVENTS = 100
 """Of one kind in one run."""
+
+
+def short(value: float) -> float:
+    """Six significant digits."""
+    return float(f"{value:.6g}")
 
 
 @dataclass(kw_only=True)
@@ -62,7 +67,15 @@ class SpikeWatch:
             middle = medians.median(self.norms) if len(self.norms) >= FEWEST else None
             if middle and norm > NORM_FACTOR * middle and self._is_new("spike", step):
                 found.append(
-                    ("spike", {"step": step, "grad_norm": norm, "median": middle, "ratio": round(norm / middle, 3)})
+                    (
+                        "spike",
+                        {
+                            "step": step,
+                            "grad_norm": short(norm),
+                            "median": short(middle),
+                            "ratio": short(norm / middle),
+                        },
+                    )
                 )
             self.norms = [*self.norms[-(WINDOW - 1) :], norm]
             self.largest_norm = norm if self.largest_norm is None else max(norm, self.largest_norm)
@@ -71,7 +84,8 @@ class SpikeWatch:
                 middle = medians.median(self.losses)
                 spread = medians.median(abs(value - middle) for value in self.losses)
                 if loss - middle > max(LOSS_RISE, LOSS_DEVIATIONS * spread) and self._is_new("loss_spike", step):
-                    fields = {"step": step, "train_loss": loss, "median": middle, "rise": round(loss - middle, 4)}
+                    rise = loss - middle
+                    fields = {"step": step, "train_loss": short(loss), "median": short(middle), "rise": short(rise)}
                     found.append(("loss_spike", fields))
             self.losses = [*self.losses[-(WINDOW - 1) :], loss]
         return found

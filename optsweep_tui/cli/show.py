@@ -60,6 +60,8 @@ def command(
         for event in attempt["events"][-12:]:
             rest = "  ".join(f"{key}={value}" for key, value in event.items() if key not in ("seq", "time", "kind"))
             print(f"             {event['kind']}  {rest}")
+    if data["attempts"]:
+        _diagnosed(data["attempts"][-1])
     record = data["record"]
     if record:
         print(
@@ -72,6 +74,21 @@ def command(
         )
         print(f"           parameters {record['parameters_sha256']}")
         print(f"           {'  '.join(f'{name} {value}' for name, value in record['versions'].items())}")
+
+
+def _diagnosed(attempt: dict[str, Any]) -> None:
+    """The last statistics of `--diagnostics full`, four to a line; those per role and layer are in `optsweep sql`."""
+    from pathlib import Path
+
+    from optsweep_tui import diagnosing
+
+    step, found = diagnosing.last(Path(attempt["folder"]))
+    shown = [f"{key} {output.number(value, 4)}" for key, value in found.items() if "/" not in key]
+    for index in range(0, len(shown), 4):
+        head = f"at step {step}" if index == 0 else ""
+        print(f"{head:<13}{'   '.join(shown[index : index + 4])}")
+    if len(found) > len(shown):
+        print(f"             {len(found) - len(shown)} per role and layer: optsweep sql, v_metric")
 
 
 def _story(attempt: dict[str, Any]) -> list[str]:
