@@ -47,7 +47,7 @@ bench: install
 faults: install
 	OPTSWEEP_FAULTS=20 $(BIN)/python -m pytest -q tests/e2e/test_kill.py
 	OPTSWEEP_SSH_FAULTS=300 OPTSWEEP_SSH_RUNS=60 OPTSWEEP_SSH_RATIO=0.25 $(BIN)/python -m pytest -q -s tests/e2e/test_ssh_faults.py
-	OPTSWEEP_SSH_CUTS=40 OPTSWEEP_SSH_CUT_SECONDS=180 $(BIN)/python -m pytest -q tests/e2e/test_ssh.py -k cut
+	OPTSWEEP_SSH_CUTS=40 OPTSWEEP_SSH_CUT_SECONDS=180 $(BIN)/python -m pytest -q --timeout 3600 tests/e2e/test_ssh.py
 	OPTSWEEP_RESUME_KILLS=20 OPTSWEEP_RESUME_STEPS=400 $(BIN)/python -m pytest -q --timeout 7200 tests/e2e/test_certificates.py -k killed
 	OPTSWEEP_JAX_RULES=all OPTSWEEP_JAX_RULE_STEPS=14 $(BIN)/python -m pytest -q --timeout 7200 tests/jax
 	OPTSWEEP_FUZZ=20000 $(BIN)/python -m pytest -q tests/store/test_import_marin.py tests/store/test_import_files.py \

@@ -1,4 +1,7 @@
-"""Hosts behind a real sshd: cuts, wrong keys, two controllers, a lost host, bad machines; nothing lost, nothing twice."""
+"""Hosts behind a real sshd: cuts, wrong keys, two controllers, a lost host, bad machines; nothing lost, nothing twice.
+
+OPTSWEEP_SSH_CUTS=40 OPTSWEEP_SSH_CUT_SECONDS=180 makes it long (`make faults`).
+"""
 
 from __future__ import annotations
 
@@ -351,6 +354,7 @@ def test_a_full_disk_on_a_host_loses_nothing(made: Lab, tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", str(small)], check=False)
 
 
+@pytest.mark.skipif(CUTS < 2, reason="part of make faults: OPTSWEEP_SSH_CUTS=40")
 def test_a_server_that_allows_one_connection_and_one_session_is_enough(made: Lab, tmp_path: Path) -> None:
     box = made.boxes["b"]
     box.stop()
