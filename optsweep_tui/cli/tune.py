@@ -93,6 +93,7 @@ def command(
 
     if host != "local":
         raise UnknownName("host", host, ["local"], hint="(optsweep doctor lists the hosts)")
+    _no_features([*(sets or []), *(sweeps or [])])
     place = options.open_workspace(context, workspace)
     typed = {"grid": grid, "-o": optimizers, "-m": models, "-c": ratios, "--set": sets, "--sweep": sweeps}
     typed |= {"--knobs": knobs, "--phases": phases}
@@ -137,6 +138,18 @@ def _tuning(workspace: Workspace, request: Request) -> Tuning:
     from optsweep_tui.tune import asked
 
     return asked.tuning_of(request, DatasetLookup(workspace, prepare=False), workspace.grids)
+
+
+def _no_features(assignments: list[str]) -> None:
+    """A tuning is of one model: a shape with a feature changed is another, and has a name."""
+    from optsweep_tui import grid
+    from optsweep_tui.errors import OptsweepError
+
+    for text in (part for assignment in assignments for part in assignment.split("*")):
+        feature = text.partition("=")[0].strip().rpartition(".")[2]
+        if feature in grid.FEATURES:
+            line = f'"{text.strip()}" is of another model, and a tuning is of one'
+            raise OptsweepError(line, f"name it: -m MODEL+{feature}=VALUE")
 
 
 def _nothing_else(typed: dict[str, Any]) -> None:

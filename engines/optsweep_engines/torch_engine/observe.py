@@ -66,7 +66,9 @@ def attention_of(q_BHTD: Tensor, k_BHTD: Tensor, scale: float) -> tuple[Tensor, 
     hidden_TT = torch.ones(tokens, tokens, dtype=torch.bool, device=q_BHTD.device).triu(1)
     at_once = max(1, LARGEST_SCORES // tokens**2)
     largest, entropy = [], []
-    for q_zTD, k_zTD in zip(q_BHTD.flatten(0, 1).split(at_once), k_BHTD.flatten(0, 1).split(at_once), strict=True):
+    for q_zTD, k_zTD in zip(
+        torch.split(q_BHTD.flatten(0, 1), at_once), torch.split(k_BHTD.flatten(0, 1), at_once), strict=True
+    ):
         scores = (q_zTD.float() @ k_zTD.float().mT * scale).masked_fill_(hidden_TT, float("-inf"))
         logs = scores.log_softmax(-1)
         largest.append(scores.amax())
