@@ -19,7 +19,7 @@ from optsweep_engines.spec import RunRecord, RunSpec
 from optsweep_engines.torch_engine.observe import attention_of
 from tests.numerics.run_log import FolderLog
 from tests.numerics.test_families import shape_of
-from tests.numerics.toy import shape, spec
+from tests.numerics.toy import spec
 
 OWN = """
 def kurtosis(xp, table, params, grads, updates):

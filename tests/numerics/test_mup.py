@@ -57,7 +57,8 @@ def shaped(family: str, width: int, mup: bool) -> ModelShape:
         vocab_size=VOCAB,
         positions=TOKENS,
         mup_base_width=BASE if mup else 0,
-        init_std=stds[0], embedding_std=stds[1],
+        init_std=stds[0],
+        embedding_std=stds[1],
     )
 
 

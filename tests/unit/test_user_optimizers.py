@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import pytest
 
-from optsweep_engines.optimizers import user
 from optsweep_engines.families import FEATURES
+from optsweep_engines.optimizers import user
 from optsweep_engines.optimizers.knobs import RUN_KNOBS
 from optsweep_engines.optimizers.user import OwnOptimizerError, Source
 from optsweep_engines.optimizers.user_knobs import call_arguments, check_step, signature
