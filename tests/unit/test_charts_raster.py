@@ -147,7 +147,9 @@ def test_what_another_attempt_has_measured_is_dashed() -> None:
     def columns(curve: Curve) -> list[int]:
         text = plain(rasterise([curve], view)).split("\n")
         width = max(map(len, text))
-        return [place for place in range(width) if any(0x2800 < ord(line.ljust(width)[place]) < 0x2900 for line in text)]
+        return [
+            place for place in range(width) if any(0x2800 < ord(line.ljust(width)[place]) < 0x2900 for line in text)
+        ]
 
     solid = columns(Curve(x=x, y=np.ones(101), colour="#ffffff"))
     dashed = columns(Curve(x=x, y=np.ones(101), colour="#ffffff", dashed_to=50.0))
