@@ -10,9 +10,12 @@ import json
 import os
 import shutil
 import sys
+import time
 import zipfile
 
 OLDEST = (3, 11)
+LARGEST = 64 << 20
+"""Bytes of an archive; the engine is far below it."""
 
 
 def line() -> bytes:
@@ -31,6 +34,23 @@ def say(**answer: object) -> None:
     os.write(1, (json.dumps(answer) + "\n").encode())
 
 
+def sync(path: str) -> None:
+    """Have a file or folder on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def tidy(engines: str) -> None:
+    """Remove what unpackings that were killed have left; the folder may be shared, so only what is old."""
+    for name in os.listdir(engines):
+        path = os.path.join(engines, name)
+        if name.partition(".")[2].isdigit() and time.time() - os.path.getmtime(path) > 3600:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def unpack(home: str, archive: str, size: int) -> None:
     """Read the archive, check its hash, and put it in place whole or not at all."""
     data = b""
@@ -41,11 +61,16 @@ def unpack(home: str, archive: str, size: int) -> None:
         data += part
     if hashlib.sha256(data).hexdigest() != archive:
         raise OSError("the engine's archive came with another hash")
+    tidy(os.path.dirname(home))
     temporary = home + "." + str(os.getpid())
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as packed:
             packed.extractall(temporary)
+        for folder, _, names in os.walk(temporary):  # the name is the hash: after a power cut, too
+            for path in [folder] + [os.path.join(folder, name) for name in names]:
+                sync(path)
         os.rename(temporary, home)
+        sync(os.path.dirname(home))
     except OSError:
         if not os.path.isdir(home):  # else another controller was quicker
             raise
@@ -70,7 +95,7 @@ def main() -> None:
         os.makedirs(os.path.join(root, "engine"), mode=0o700, exist_ok=True)
         if not os.path.isdir(home):
             say(need=True)
-            unpack(home, asked["archive"], int(line()))
+            unpack(home, asked["archive"], min(int(line()), LARGEST))
     except (OSError, ValueError) as error:
         say(problem="disk", version=str(getattr(error, "strerror", None) or error), errno=getattr(error, "errno", None))
         sys.exit(4)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import binascii
 import contextlib
 import json
 import os
@@ -36,6 +35,8 @@ CARRIED = (folder.OPTIMIZER, "diagnostics.json")
 """Files that may lie beside a spec: a user's own optimizer, what the engine is asked to tell."""
 LIBRARIES = ("numpy", "torch", "jax", "jaxlib", "optax", "safetensors", "array-api-compat")
 LARGEST_BATCH = 20_000
+FENCE_SECONDS = 20.0
+"""For fencing in one message: an answer is waited for 45 s."""
 SMALL_BYTES = 4 << 20
 """Largest record, exit or spec file."""
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}(/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}){0,4}")
@@ -71,7 +72,7 @@ class Helper:
             return verb(header, body)
         except OSError as error:
             return {"refused": f"{error.filename or self.root}: {error.strerror or error}", "errno": error.errno}, b""
-        except (Refused, KeyError, ValueError, TypeError, AttributeError, binascii.Error) as error:
+        except (Refused, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             return {"refused": f"message refused: {type(error).__name__}: {error}"[:500]}, b""
 
     # ------------------------------------------------------------ the machine
@@ -83,7 +84,7 @@ class Helper:
         device = str(header.get("device", "auto"))
         if device == "auto":
             device = "cuda" if gpus else "cpu"
-        per_run = int(header.get("gpus_per_run", 1))
+        per_run = max(1, int(header.get("gpus_per_run", 1)))
         usual = max(1, len(gpus) // per_run) if device == "cuda" else 1 if device == "tpu" else cores
         slots = min(int(header.get("slots") or usual), 1024)
         self._bench = workers.Bench(
@@ -255,9 +256,13 @@ class Helper:
     def do_place(self, header: Header, _body: bytes) -> Answer:
         """Write down on which host an attempt is, once: `<run_id>.a<n>` -> host id of whoever was first."""
         answers = {}
-        for name, host_id in dict(header["places"]).items():
+        for name, host_id in _bounded(dict(header["places"])).items():
             run_id, _, attempt = str(name).partition(".a")
-            if not folder.is_run_id(run_id) or not attempt.isdigit() or not re.fullmatch(r"[0-9a-f]{16}", str(host_id)):
+            if (
+                not folder.is_run_id(run_id)
+                or not re.fullmatch(r"[1-9][0-9]{0,8}", attempt)
+                or not re.fullmatch(r"[0-9a-f]{16}", str(host_id))
+            ):
                 raise Refused(f"place {str(name)[:60]!r}")
             path = self._placed / f"{run_id}.a{int(attempt)}"
             try:
@@ -296,19 +301,25 @@ class Helper:
         return {"withdrawn": done}, b""
 
     def do_fence(self, header: Header, _body: bytes) -> Answer:
-        """End attempts that were given to another host meanwhile: kill what runs, by pid, start time and boot."""
+        """End attempts that were given to another host meanwhile: kill what runs, by pid, start time and boot.
+
+        "gone": the caller has proof that what ran on another machine is over. Answers with those that have ended; what
+        would take longer than FENCE_SECONDS is left for the next message.
+        """
+        gone, why = bool(header.get("gone")), str(header.get("why") or "fenced: its host had been given up")[:300]
         ended = []
+        limit = time.monotonic() + FENCE_SECONDS
         for run_id, number in _pairs(header["attempts"]):
             where = self.runs / run_id / f"a{number}"
             if not where.is_dir() or (where / folder.EXIT).exists() or attempts.withdraw(where, "superseded"):
                 ended.append(f"{run_id}.a{number}")
-                continue
-            attempts.kill_engine(where)
-            limit = time.monotonic() + attempts.SETTLE_SECONDS
-            while folder.lock_held(where) and time.monotonic() < limit:
-                time.sleep(0.02)
-            if attempts.settle(where, "fenced: its host had been given up"):
-                ended.append(f"{run_id}.a{number}")
+            elif time.monotonic() < limit:
+                attempts.kill_engine(where)
+                patience = time.monotonic() + attempts.SETTLE_SECONDS
+                while folder.lock_held(where) and time.monotonic() < patience:
+                    time.sleep(0.02)
+                if attempts.settle(where, why, gone=gone):
+                    ended.append(f"{run_id}.a{number}")
         return {"ended": ended}, b""
 
     def do_drain(self, header: Header, _body: bytes) -> Answer:
@@ -406,6 +417,12 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _bounded(value: dict[Any, Any]) -> dict[Any, Any]:
+    if len(value) > LARGEST_BATCH:
+        raise Refused("a table is too long")
+    return value
 
 
 def _list(value: Any) -> list[Any]:

@@ -100,6 +100,8 @@ def summary(look: Progress) -> str:
     text = f"total  {done} done, {running} running, {waiting} waiting, {failed} failed"
     if unreachable:
         text += f", {unreachable} on hosts that do not answer now"
+    if look.elsewhere:
+        text += f", {look.elsewhere} of them given by another controller to hosts that are not in hosts.toml here"
     if cancelled:
         text += f", {cancelled} cancelled"
     to_go = "" if look.complete else f", {output.duration_text(look.eta_seconds)} to go"

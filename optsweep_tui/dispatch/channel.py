@@ -27,6 +27,8 @@ OPTIONS = (
     "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3", "-o", "ForwardAgent=no",
     "-o", "ClearAllForwardings=yes", "-o", "PermitLocalCommand=no", "-o", "RemoteCommand=none",
 )  # fmt: skip
+FULL = (28, 122)
+"""ENOSPC, EDQUOT."""
 START_SECONDS = 30.0
 """From the start of ssh to the first word of the host, its slow login files included."""
 STAGE_SECONDS = 300.0
@@ -105,7 +107,8 @@ class Channel:
         if answer["problem"] == "platform":
             return OptsweepError(f"host {name} runs {said}; workers need Linux", "use another host")
         return OptsweepError(
-            f"host {name}: {self.entry.root} there cannot be written: {said}", "free some space there, or set its root"
+            f"host {name}: {self.entry.root} there cannot be written: {said}",
+            "free some space there" if answer.get("errno") in FULL else f"name another folder: hosts.{name}.root",
         )
 
     def call(
@@ -258,6 +261,6 @@ def _asked(entry: HostEntry) -> dict[str, Any]:
 
 
 def _next_step(answer: dict[str, Any]) -> str:
-    if answer.get("errno") in (28, 122):  # ENOSPC, EDQUOT
+    if answer.get("errno") in FULL:
         return "its disk is full: free some space there; nothing is lost"
     return "optsweep hosts check tells more"

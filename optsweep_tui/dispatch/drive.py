@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -44,7 +45,8 @@ def drive(workspace: Workspace, dispatcher: Dispatcher, run_ids: Iterable[str]) 
         lines = [ended.get(run_id) or run_line(workspace, run_id, fresh.get(run_id)) for run_id in wanted]
         complete = not added and all(run_id in settled for run_id in wanted)
         specs = [spec_of(workspace, run_id) for run_id in wanted]
-        yield progress_of(specs, lines, set(settled), started, meter, complete)
+        look = progress_of(specs, lines, set(settled), started, meter, complete)
+        yield dataclasses.replace(look, elsewhere=getattr(dispatcher, "elsewhere", 0))
         if complete:
             dispatcher.gc()
             return

@@ -46,7 +46,7 @@ class Fleet:
         self._members: dict[str, Any] = {}
         self._host_of: dict[tuple[str, int], str] = {}
         self._states: dict[str, RunState] = {}
-        self._placements = Placements(workspace, self._others)
+        self._placements = Placements(self._others)
         self._measured: dict[str, float] | None = None
         self._whole: set[Attempt] = set()
         """Openings that are known to be whole."""
@@ -113,11 +113,16 @@ class Fleet:
                 pump.start()
         return self._members[name]
 
+    @property
+    def elsewhere(self) -> int:
+        """Runs that another controller has given to a host that is not in hosts.toml here: they are not started twice."""
+        return len(self._placements.elsewhere)
+
     def _others(self) -> list[Any]:
         """Members behind ssh, every host of hosts.toml among them: they remember where runs are."""
         found = []
         for name, entry in self._entries.items():
-            if entry.backend == "ssh":
+            if entry.ssh:
                 found.append(self._member(name))
         return found
 

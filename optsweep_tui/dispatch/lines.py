@@ -58,6 +58,8 @@ class Progress:
     complete: bool
     """Every run is over and no fresh seed is still to come."""
     counts: Mapping[str, int] = field(default_factory=dict)
+    elsewhere: int = 0
+    """Runs among those that wait that another controller has given to a host that is not known here."""
 
 
 _specs: dict[tuple[str, str], RunSpec] = {}

@@ -12,7 +12,6 @@ from typing import Any
 
 from optsweep_tui.dispatch.mirror import Attempt
 from optsweep_tui.errors import OptsweepError
-from optsweep_tui.settings import Workspace
 
 BATCH = 2000
 
@@ -20,25 +19,31 @@ BATCH = 2000
 class Placements:
     """The agreement of all controllers of a set of hosts."""
 
-    def __init__(self, workspace: Workspace, members: Callable[[], list[Any]]) -> None:
-        """`members`: the dispatchers behind ssh, reachable or not."""
-        self._workspace, self._members = workspace, members
+    def __init__(self, members: Callable[[], list[Any]]) -> None:
+        """`members`: the dispatchers behind ssh, login nodes among them, reachable or not."""
+        self._members = members
+        self.elsewhere: set[str] = set()
+        """Runs that another controller has given to a host that is not known here."""
 
     def agreed(self, choice: Mapping[Attempt, str]) -> dict[Attempt, str]:
         """The choice as it stands: where another controller was first, its host. "" where that host is not known here."""
         members = [member for member in self._members() if member.link.host_id and member.link.state == "connected"]
-        if len(self._members()) < 2 or not members:
+        if not members:
             return dict(choice)
         members.sort(key=lambda member: str(member.link.host_id))
         ids = {member.entry.name: str(member.link.host_id) for member in members}
-        remote = {attempt: name for attempt, name in choice.items() if name in ids}
-        found = {attempt: name for attempt, name in choice.items() if name not in ids}
-        places = {_name(attempt): ids[name] for attempt, name in remote.items()}
+        placed = {attempt: ids[_base(name)] for attempt, name in choice.items() if _base(name) in ids}
+        places = {_name(attempt): host_id for attempt, host_id in placed.items()}
         for member in members:
             places = self._written(member, places)
         names = {host_id: name for name, host_id in ids.items()}
-        for attempt in remote:
-            found[attempt] = names.get(places[_name(attempt)], "")
+        found = dict(choice)
+        for attempt, host_id in placed.items():
+            where = places[_name(attempt)]
+            if where != host_id:
+                found[attempt] = names.get(where, "")
+        self.elsewhere -= {attempt[0] for attempt in choice}
+        self.elsewhere |= {attempt[0] for attempt, name in found.items() if not name}
         return found
 
     @staticmethod
@@ -52,9 +57,14 @@ class Placements:
                 said, _ = member.pump.site.call("place", {"places": batch})
                 answer |= {name: str(said["places"][name])[:16] for name in batch}
         except (OptsweepError, KeyError, TypeError):
-            return places
+            pass  # what it said before it went counts
         return answer
 
 
 def _name(attempt: Attempt) -> str:
     return f"{attempt[0]}.a{attempt[1]}"
+
+
+def _base(name: str) -> str:
+    """The host of NAME or NAME:PARTITION."""
+    return name.partition(":")[0]

@@ -153,9 +153,12 @@ class Pump:
 
     def _greet(self, hello: Mapping[str, Any]) -> None:
         self._told.clear()
-        host_id = str(hello["host_id"])
-        if not host_id.isalnum() or len(host_id) > 64:
-            raise ValueError("a host id that is none")
+        host_id = host_id_of(hello)
+        if str(hello["device"]) == "cuda" and not hello["gpus"]:
+            raise OptsweepError(
+                f"host {self.site.name}: device cuda is asked for, but no NVIDIA GPU is visible there",
+                f'set hosts.{self.site.name}.device = "cpu", or mend its driver (nvidia-smi)',
+            )
         before = self._link.host_id
         if before and before != host_id and any(state != "submitting" for state in self._acknowledged()):
             self.site.close()
@@ -317,6 +320,18 @@ class Pump:
                 self._written = time.monotonic()
             except OSError:
                 return  # a full disk here: the display waits, the runs do not
+
+
+def host_id_of(hello: Mapping[str, Any]) -> str:
+    """The name that a host has given itself: it becomes part of file names here.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    host_id = str(hello["host_id"])
+    if not host_id.isascii() or not host_id.isalnum() or len(host_id) > 64:
+        raise ValueError("a host id that is none")
+    return host_id
 
 
 def _plain(path: Path) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from optsweep_tui.dispatch import links, slurm_commands, slurm_submit
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.mirror import Attempt
-from optsweep_tui.dispatch.pump import Pump
+from optsweep_tui.dispatch.pump import Pump, host_id_of
 from optsweep_tui.dispatch.site import LocalSite, Site, Staged
 from optsweep_tui.dispatch.slurm_chunks import Chunk, Chunks
 from optsweep_tui.dispatch.slurm_commands import Limits, Snapshot
@@ -85,6 +85,8 @@ class Cluster(Pump):
         if self._staged is None:
             self._staged = self._place.stage(())
             self._script = ""
+            if isinstance(self._place, SshSite):  # a login node remembers places for all controllers, as any host does
+                self._link = self._replaced(host_id=host_id_of(self._place.connect()))
         if self.limits is None:
             if time.monotonic() < self._ask_at:
                 self._trouble = ("unreachable", self._link.error)

@@ -201,7 +201,7 @@ class SlurmPump(Handover):
         if self.local:
             settling.settle(self._where(attempt), why, gone=True)
         else:
-            self.site.call("fence", {"attempts": [list(attempt)], "gone": True})
+            self.site.call("fence", {"attempts": [list(attempt)], "gone": True, "why": why})
         self._due.add(attempt)
 
     def _unclaimed(self, attempt: Attempt, seen: Seen) -> None:

@@ -19,7 +19,9 @@ from optsweep_engines import bootstrap, datafiles, folder, frames, workers
 from optsweep_engines.helper import Helper
 from optsweep_tui.dispatch import channel, hostsfile
 from optsweep_tui.dispatch.hostsfile import HostEntry
+from optsweep_tui.dispatch.links import Link
 from optsweep_tui.dispatch.mirror import Mirror, Misbehaving
+from optsweep_tui.dispatch.placements import Placements
 from optsweep_tui.errors import OptsweepError
 
 RUN = "0123456789abcdef0123456789abcdef"
@@ -330,3 +332,52 @@ def test_only_files_that_belong_beside_a_spec_come_with_it(tmp_path: Path) -> No
     for name in ("../optimizer.py", "spec.json", "a1/claim", "/tmp/x", "cancel"):
         answer, _ = helper.answer({"verb": "put", "parcels": [parcel | {"files": {name: "cGFzcw=="}}]}, b"")
         assert "refused" in answer
+
+
+MALFORMED: list[dict[str, Any]] = [
+    {"verb": "sync", "attempts": [[]], "room": 1},
+    {"verb": "hello", "gpus_per_run": 0, "device": "cuda"},
+    {"verb": "data_piece", "name": "a", "sha256": "0" * 64, "file": "tokens.bin", "offset": float("inf")},
+    {"verb": "speed", "bytes": float("inf")},
+    {"verb": "place", "places": {f"{RUN}.a{'9' * 4000}": "0" * 16}},
+    {"verb": "place", "places": {f"{RUN}.a{number + 1}": "0" * 16 for number in range(20_001)}},
+    {"verb": "fence", "attempts": [[RUN]]},
+    {},
+]
+
+
+@pytest.mark.parametrize("header", MALFORMED, ids=lambda header: str(header.get("verb")))
+def test_a_malformed_message_is_answered_and_the_helper_goes_on(header: dict[str, Any], tmp_path: Path) -> None:
+    helper = Helper(tmp_path)
+    answer, _ = helper.answer(header, b"")
+    assert "refused" in answer or header["verb"] == "hello"
+    assert helper.answer({"verb": "hello"}, b"")[0]["host_id"]
+
+
+class Reached:
+    """A host as one controller sees it: a real helper, without the channel."""
+
+    def __init__(self, name: str, helper: Helper) -> None:
+        hello, _ = helper.answer({"verb": "hello"}, b"")
+        self.entry = HostEntry(name=name, backend="ssh", ssh=name)
+        self.link = Link(state="connected", host_id=hello["host_id"])
+        self.helper = helper
+        self.pump = self.site = self
+
+    def call(self, verb: str, header: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        answer, body = self.helper.answer({"verb": verb, **header}, b"")
+        assert "refused" not in answer, answer
+        return answer, body
+
+
+def test_controllers_that_share_a_host_agree_however_different_their_lists_are(tmp_path: Path) -> None:
+    """One knows both hosts, the other one of them, by another name, and a partition: no attempt is on two hosts."""
+    a, b = Helper(tmp_path / "a"), Helper(tmp_path / "b")
+    wide = Placements(lambda: [Reached("a", a), Reached("b", b)])
+    narrow = Placements(lambda: [Reached("mine", a)])
+    other = "f" * 32
+    assert wide.agreed({(RUN, 1): "b", (other, 1): "a"}) == {(RUN, 1): "b", (other, 1): "a"}
+    found = narrow.agreed({(RUN, 1): "mine", (other, 1): "mine:gpu", (RUN, 2): "mine:gpu", (other, 2): "local"})
+    assert found == {(RUN, 1): "", (other, 1): "mine:gpu", (RUN, 2): "mine:gpu", (other, 2): "local"}
+    assert narrow.elsewhere == {RUN}
+    assert wide.agreed({(RUN, 2): "b"}) == {(RUN, 2): "a"}, "the one that knows one host was first"
