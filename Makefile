@@ -34,12 +34,13 @@ check: install
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -m 'not slow and not system' tests
 
+# Files side by side, in their order: the long ones of tests/app and tests/e2e first, so that no core waits for them at the end.
 test: install deps
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder tests
 
 bench: install
 	$(BIN)/python benchmarks/run_all.py

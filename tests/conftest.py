@@ -5,21 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
-
-ONE_AT_A_TIME = ("app/test_tmux.py", "app/test_bytes.py", "e2e/", "cli/test_trouble.py")
-"""Tests that draw, kill or sweep against the clock: beside the others, but never two of them at once."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups of `--dist loadgroup`: each file one, the tests of ONE_AT_A_TIME together one."""
-    here = Path(__file__).parent
-    for item in items:
-        name = item.path.relative_to(here).as_posix() if item.path.is_relative_to(here) else item.path.name
-        item.add_marker(pytest.mark.xdist_group("one at a time" if name.startswith(ONE_AT_A_TIME) else name))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
