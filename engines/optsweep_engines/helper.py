@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines import attempts, datafiles, folder, frames, sources, survey, workers
+from optsweep_engines import attempts, datafiles, envfile, folder, frames, sources, survey, workers
 
 Header = dict[str, Any]
 Answer = tuple[Header, bytes]
@@ -40,7 +39,6 @@ FENCE_SECONDS = 20.0
 SMALL_BYTES = 4 << 20
 """Largest record, exit or spec file."""
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}(/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}){0,4}")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,200}")
 
 
 class Refused(Exception):
@@ -94,7 +92,7 @@ class Helper:
             gpus=gpus if device == "cuda" else (),
             gpus_per_run=per_run,
             pinned=device == "cpu",
-            environment=self._environment(str(header.get("env_file") or "")),
+            environment=envfile.read(str(header["env_file"])) if header.get("env_file") else {},
         )
         return {
             "host_id": self._host_id(),
@@ -120,20 +118,6 @@ class Helper:
             with contextlib.suppress(FileExistsError):
                 folder.write_new(path, os.urandom(8).hex().encode())
         return path.read_text().strip()
-
-    def _environment(self, env_file: str) -> dict[str, str]:
-        """PYTHONPATH as it is now, and the lines of the user's own file, which nobody else may read."""
-        found: dict[str, str] = {}
-        if env_file:
-            path = Path(os.path.expanduser(env_file))
-            mode = path.stat().st_mode
-            if not stat.S_ISREG(mode) or mode & 0o077:
-                raise Refused(f"env_file {path} can be read by others: chmod 600 {path}")
-            for text in path.read_text().splitlines():
-                name, equals, value = text.strip().removeprefix("export ").partition("=")
-                if equals and _VARIABLE.fullmatch(name):
-                    found[name] = value.strip().strip("\"'")
-        return found
 
     def do_look(self, _header: Header, _body: bytes) -> Answer:
         """The host as the Hosts screen shows it."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines import folder
+from optsweep_engines import envfile, folder
 from optsweep_engines.attempts import seen, settle
 from optsweep_engines.shim import LEASE_SECONDS, Shim
 
@@ -148,26 +148,6 @@ def entry_of(manifest: Mapping[str, Any], index: int) -> tuple[Path, int]:
     return Path(str(manifest["runs"])) / run_id, int(attempt)
 
 
-def secrets_of(path: str) -> dict[str, str]:
-    """NAME=VALUE lines of a file that only its owner may read; a blank line or one with # in front says nothing.
-
-    Raises:
-        ValueError: others may read it, or a line is not NAME=VALUE.
-    """
-    where = Path(path).expanduser()
-    if where.stat().st_mode & 0o077:
-        raise ValueError(f"{where} can be read by others: chmod 600 {where}")
-    found = {}
-    for number, line in enumerate(where.read_text().splitlines(), 1):
-        name, mark, value = line.strip().removeprefix("export ").partition("=")
-        if not name or name.startswith("#"):
-            continue
-        if not mark or not name.replace("_", "").isalnum():
-            raise ValueError(f"{where} line {number} is not NAME=VALUE")
-        found[name] = value.strip().strip("\"'")
-    return found
-
-
 def requeue(job: Job) -> bool:
     """Ask the scheduler to start this task again later; what it has saved is what it will go on from."""
     if job.name is None:
@@ -192,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         manifest = folder.read_json(options.manifest) or {}
         run_folder, number = entry_of(manifest, index)
-        environment = {**os.environ, **(secrets_of(manifest["env_file"]) if manifest.get("env_file") else {})}
+        environment = {**os.environ, **(envfile.read(manifest["env_file"]) if manifest.get("env_file") else {})}
     except (OSError, ValueError, KeyError) as error:
         print(f"optsweep: {options.manifest}: {error}", file=sys.stderr)
         return EXIT_UNUSABLE

@@ -212,6 +212,9 @@ def test_an_env_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     file.chmod(0o644)
     assert "chmod 600" in helper.answer({"verb": "hello", "env_file": str(file)}, b"")[0]["refused"]
     file.chmod(0o600)
+    refused = helper.answer({"verb": "hello", "env_file": str(file)}, b"")[0]["refused"]
+    assert "line 2 is not NAME=VALUE" in refused and "abc" not in refused
+    file.write_text("export TOKEN='abc'\nOTHER=1\n")
     answer, _ = helper.answer({"verb": "hello", "env_file": str(file)}, b"")
     assert "abc" not in json.dumps(answer)
     assert helper._bench is not None and helper._bench.environment == {"TOKEN": "abc", "OTHER": "1"}

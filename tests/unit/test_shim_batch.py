@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from optsweep_engines import folder, shim_batch
+from optsweep_engines import envfile, folder, shim_batch
 from optsweep_engines.shim_batch import Job, Task
 
 RUN = "0123456789abcdef" * 2
@@ -179,9 +179,9 @@ def test_secrets_are_read_from_a_file_of_ones_own_only(tmp_path: Path) -> None:
     path.write_text("# mine\nexport TOKEN='abc=1'\n\nEMPTY=\n")
     path.chmod(0o644)
     with pytest.raises(ValueError, match="chmod 600"):
-        shim_batch.secrets_of(str(path))
+        envfile.read(str(path))
     path.chmod(0o600)
-    assert shim_batch.secrets_of(str(path)) == {"TOKEN": "abc=1", "EMPTY": ""}
+    assert envfile.read(str(path)) == {"TOKEN": "abc=1", "EMPTY": ""}
     path.write_text("no assignment\n")
     with pytest.raises(ValueError, match="line 1"):
-        shim_batch.secrets_of(str(path))
+        envfile.read(str(path))
