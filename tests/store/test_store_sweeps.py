@@ -56,7 +56,15 @@ def store_of(runs: Iterable[Trained]) -> duckdb.DuckDBPyConnection:
             """INSERT INTO run (run, run_id, origin, state, attempts, optimizer, model, tokens, seed, batch_size, schedule,
                                 dtype, hyperparameters, repeats)
                VALUES (?, ?, 'native', ?, 1, ?, 'micro', 1000, ?, ?, 'linear', 'fp32', ?, false)""",
-            [number, f"r{number}", run.state, run.optimizer, run.seed, run.batch_size, json.dumps(run.knobs)],
+            [
+                number,
+                f"r{number}",
+                run.state,
+                run.optimizer,
+                run.seed,
+                run.batch_size,
+                json.dumps(run.knobs, sort_keys=True),
+            ],
         )
         connection.execute(
             "INSERT INTO run_final (run, attempt, state, loss) VALUES (?, 1, ?, ?)", [number, run.state, run.loss]
