@@ -333,11 +333,10 @@ def test_a_full_disk_on_a_host_loses_nothing(made: Lab, tmp_path: Path) -> None:
         )
         wait_for(lambda: list((small / "root" / "runs").glob("*/a1/metrics.jsonl")))
         filler = small / "filler"
-        with open(filler, "wb") as file:
+        with open(filler, "wb", buffering=0) as file:  # a buffer would be written once more at the end, and fail
             try:
                 while True:
                     file.write(bytes(1 << 16))
-                    file.flush()
             except OSError:
                 pass
         time.sleep(2.0)
