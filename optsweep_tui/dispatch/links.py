@@ -64,6 +64,15 @@ def read_link(workspace: Workspace, host: str) -> Link | None:
         return None
 
 
+def read_plain(path: Path) -> dict[str, Any] | None:
+    """The table in a small file; None where there is none that can be read."""
+    try:
+        data = folder.read_json(path)
+    except (ValueError, OSError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
 def write_plain(path: Path, data: Any) -> None:
     """A file that may be lost in a crash of the machine, but is never seen half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")

@@ -36,7 +36,7 @@ def opened(workspace: Workspace, run_id: str, number: int, intent: Mapping[str, 
     except FileExistsError:
         return False
     try:
-        if not _intended(where, intent):
+        if not intended(where, intent):
             return False
     except OSError:
         where.rmdir()  # a full disk: leave no attempt that was never intended
@@ -52,13 +52,14 @@ def complete(workspace: Workspace, state: RunState, intent: Mapping[str, Any]) -
         return
     host = rundir.host_of(where)
     if host is None:
-        _intended(where, intent)
+        intended(where, intent)
         host = rundir.host_of(where)
     if host not in (None, "local"):
         _announce(workspace, state.run_id, state.attempt, where, str(host))
 
 
-def _intended(where: Path, intent: Mapping[str, Any]) -> bool:
+def intended(where: Path, intent: Mapping[str, Any]) -> bool:
+    """Write the intent of an attempt, durably; False where there is one already."""
     try:
         folder.write_new(where / rundir.INTENT, (json.dumps(dict(intent), sort_keys=True) + "\n").encode())
     except FileExistsError:

@@ -207,7 +207,7 @@ class Pump:
         parcels, cancelled, specs = [], [], []
         for attempt in attempts:
             where = self.site.mirror.folder_of(attempt)
-            intent, spec = _plain(where / rundir.INTENT), _spec(where.parent)
+            intent, spec = links.read_plain(where / rundir.INTENT), _spec(where.parent)
             if intent is None or spec is None:
                 continue  # a broken folder is told by `ls`; the others go on
             specs.append(spec)
@@ -332,14 +332,6 @@ def host_id_of(hello: Mapping[str, Any]) -> str:
     if not host_id.isascii() or not host_id.isalnum() or len(host_id) > 64:
         raise ValueError("a host id that is none")
     return host_id
-
-
-def _plain(path: Path) -> dict[str, Any] | None:
-    try:
-        data = folder.read_json(path)
-    except (ValueError, OSError):
-        return None
-    return data if isinstance(data, dict) else None
 
 
 def _spec(run_folder: Path) -> RunSpec | None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 from optsweep_engines import attempts as settling
 from optsweep_engines import folder
 from optsweep_tui import rundir
-from optsweep_tui.dispatch import slurm_commands, slurm_submit
+from optsweep_tui.dispatch import links, slurm_commands, slurm_submit
 from optsweep_tui.dispatch.lines import spec_of
 from optsweep_tui.dispatch.mirror import Attempt
 from optsweep_tui.dispatch.site import Parcel
@@ -108,7 +106,7 @@ class Handover(Cluster):
         self._staged = self._place.stage({(spec.dataset, spec.dataset_hash) for spec in specs if spec.dataset_hash})
         parcels = []
         for run_id, number in chunk.attempts:
-            intent = _plain(self._workspace.runs / run_id / f"a{number}" / rundir.INTENT) or {}
+            intent = links.read_plain(self._workspace.runs / run_id / f"a{number}" / rundir.INTENT) or {}
             intent |= {"data_root": self._staged.data}
             parcels.append(Parcel(run_id=run_id, attempt=number, intent=intent, enqueue=False))
         self._place.put(parcels)
@@ -187,15 +185,3 @@ class Handover(Cluster):
         ending = {"returncode": None, "signal": None, "reason": reason, "error": error, "ended_at": time.time()}
         folder.write_json(self._where(attempt) / rundir.EXIT, ending)
         self._over(attempt)
-
-
-def _plain(path: Path) -> dict[str, Any] | None:
-    try:
-        data = folder.read_json(path)
-    except (ValueError, OSError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def _line(data: dict[str, Any]) -> bytes:
-    return (json.dumps(data, sort_keys=True) + "\n").encode()

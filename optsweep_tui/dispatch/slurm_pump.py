@@ -7,18 +7,14 @@ go on with one any more, and only where it answers, twice, does that count.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from optsweep_engines import attempts as settling
-from optsweep_engines import folder
 from optsweep_engines.shim_batch import STILL_SECONDS
 from optsweep_tui import rundir
-from optsweep_tui.dispatch import links, slurm_commands
+from optsweep_tui.dispatch import links, opening, slurm_commands
 from optsweep_tui.dispatch.mirror import Attempt
 from optsweep_tui.dispatch.site import Seen
 from optsweep_tui.dispatch.slurm_chunks import Chunk
@@ -82,7 +78,7 @@ class SlurmPump(Handover):
         if (where / rundir.EXIT).exists() or not where.is_dir():
             links.mark_closed(self._workspace, self.entry.name, attempt)
             return False
-        intent = _plain(where / rundir.INTENT) or {}
+        intent = links.read_plain(where / rundir.INTENT) or {}
         chunk = self.chunks.of(attempt) or self._of_job(str(intent.get("requeued") or ""))
         if chunk is not None:
             self.chunks.adopt(attempt, chunk)
@@ -270,12 +266,8 @@ class SlurmPump(Handover):
         where = self._where(new)
         if not where.is_dir():
             where.mkdir(mode=0o700, exist_ok=True)
-            intent = _plain(self._where(old) / rundir.INTENT) or {"host": self.entry.name}
-            with contextlib.suppress(FileExistsError):
-                folder.write_new(
-                    where / rundir.INTENT,
-                    _line({**intent, "asked": False, "requeued": f"{chunk.job if chunk else ''}"}),
-                )
+            intent = links.read_plain(self._where(old) / rundir.INTENT) or {"host": self.entry.name}
+            opening.intended(where, {**intent, "asked": False, "requeued": f"{chunk.job if chunk else ''}"})
         links.mark_open(self._workspace, self.entry.name, new)
         self._states[new] = "queued"
         if chunk is not None:
@@ -336,15 +328,3 @@ class SlurmPump(Handover):
             return True
         newer = (attempt[0], state.attempt)
         return state.attempt > attempt[1] and self.chunks.of(newer) is not chunk
-
-
-def _plain(path: Path) -> dict[str, Any] | None:
-    try:
-        data = folder.read_json(path)
-    except (ValueError, OSError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def _line(data: dict[str, Any]) -> bytes:
-    return (json.dumps(data, sort_keys=True) + "\n").encode()
