@@ -249,6 +249,21 @@ class SlurmNode:
             raise AssertionError(f"{command} ended with {result.returncode}: {result.stderr}")
         return result
 
+    def mend(self) -> None:
+        """What an administrator does: resume a node that Slurm has drained of itself, release the tasks that it holds.
+
+        A slurmctld that is killed before it has saved its state starts running tasks anew, finds them there, and drains
+        the node for that ("Duplicate jobid").
+        """
+        answer = self.run("sinfo", "-h", "-o", "%T", "-p", "main", check=False)
+        if answer.stdout.strip().startswith(("drain", "down")):
+            self.run("scontrol", "update", f"nodename={self._values['host']}", "state=resume", check=False)
+        held = self.run("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i|%r", check=False).stdout
+        for line in held.splitlines():
+            task, _, reason = line.partition("|")
+            if "held" in reason:
+                self.run("scontrol", "release", task, check=False)
+
     def queue(self) -> list[list[str]]:
         """Jobs that Slurm has now, each task a line: id, state, reason."""
         text = self.run("squeue", "-h", "-r", "-o", "%i|%T|%r").stdout

@@ -31,7 +31,7 @@ from tests.slurm_node import SlurmNode
 
 pytestmark = [pytest.mark.slow, pytest.mark.system("slurmctld"), pytest.mark.system("munged")]
 
-FAULTS = int(os.environ.get("OPTSWEEP_SLURM_FAULTS", "0"))
+FAULTS = int(os.environ.get("OPTSWEEP_SLURM_FAULTS", "5"))
 TIME_LIMIT = bool(os.environ.get("OPTSWEEP_SLURM_TIME_LIMIT"))
 GRID = """
 name = "walks"
@@ -124,24 +124,35 @@ def wait_for(what: Callable[[], Any], why: str, seconds: float = 60.0) -> Any:
 
 
 @contextlib.contextmanager
-def no_overlaps(workspace: Path) -> Iterator[None]:
-    """Fails where two attempts of a run were open at once at any of many looks."""
-    doubled: list[dict[str, set[str]]] = []
+def again_and_again(look: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Meanwhile call this, with so many seconds between."""
     over = threading.Event()
 
-    def look() -> None:
-        while not over.wait(0.02):
-            found = {run: names for run, names in workbench.attempts_in_training(workspace).items() if len(names) > 1}
-            if found:
-                doubled.append(found)
+    def work() -> None:
+        while not over.wait(seconds):
+            look()
 
-    watcher = threading.Thread(target=look)
+    watcher = threading.Thread(target=work)
     watcher.start()
     try:
         yield
     finally:
         over.set()
         watcher.join()
+
+
+@contextlib.contextmanager
+def no_overlaps(workspace: Path) -> Iterator[None]:
+    """Fails where two attempts of a run were open at once at any of many looks."""
+    doubled: list[dict[str, set[str]]] = []
+
+    def look() -> None:
+        found = {run: names for run, names in workbench.attempts_in_training(workspace).items() if len(names) > 1}
+        if found:
+            doubled.append(found)
+
+    with again_and_again(look, 0.02):
+        yield
     assert doubled == [], "two attempts of a run were alive at once"
 
 
@@ -199,7 +210,6 @@ def test_sbatch_that_takes_a_job_and_then_says_it_failed_starts_every_run_once(
 
 
 @pytest.mark.timeout(3000)
-@pytest.mark.skipif(not FAULTS, reason="a campaign of make faults: what it kills, the node of the other tests needs")
 def test_a_storm_of_requeues_and_kills_loses_nothing_and_doubles_nothing(place: Path, node: SlurmNode) -> None:
     os.environ[walker.PACE] = "0.03"  # 10 s a run
     grid = grid_file(place, 8 if FAULTS <= 5 else 4 * FAULTS)  # more to do than the faults take
@@ -242,7 +252,7 @@ def test_a_storm_of_requeues_and_kills_loses_nothing_and_doubles_nothing(place: 
 
     kinds = ["requeue", "slurmctld", "shim", "warn", "controller", "stepd", "slurmd", "engine"]
     try:
-        with no_overlaps(place):
+        with no_overlaps(place), again_and_again(node.mend, 2.0):
             for number in range(FAULTS):
                 fault(kinds[number % len(kinds)])
                 time.sleep(chance.uniform(0.0, 1.0))
