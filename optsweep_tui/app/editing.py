@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from optsweep_engines.engine import engine_names
-from optsweep_tui import flow, preview
+from optsweep_tui import flow, machines, preview
 from optsweep_tui.app.actions import runs_text
 from optsweep_tui.app.screens.pick import Entry, Pick
 from optsweep_tui.app.screens.prompt import Prompt
@@ -76,7 +76,7 @@ class Editing:
             return
         notes = {"local": "this machine"}
         entries = [
-            Entry(value=name, label=name, note=notes.get(name, "")) for name in flow.host_names(self._app.workspace)
+            Entry(value=name, label=name, note=notes.get(name, "")) for name in machines.names(self._app.workspace)
         ]
 
         def taken(name: str | None) -> None:

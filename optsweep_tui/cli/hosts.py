@@ -73,13 +73,13 @@ def command(
 
 
 def _add(place: Workspace, entry: HostEntry, yes: bool, json_: bool) -> None:
-    from optsweep_tui import flow
+    from optsweep_tui import machines
     from optsweep_tui.errors import OptsweepError
 
-    flow.check_new_host(place, entry)
+    machines.check_new(place, entry)
     keys: list[Any] = []
     if entry.ssh is not None:
-        address, known, keys = flow.host_keys(entry.ssh)
+        address, known, keys = machines.keys(entry.ssh)
         for key in keys:
             output.say(f"{address.lookup} {'is known as' if known else 'shows the key'} {key.fingerprint}")
         if not known and not yes:
@@ -93,8 +93,8 @@ def _add(place: Workspace, entry: HostEntry, yes: bool, json_: bool) -> None:
                     f"host {entry.name} was not added", "ask its owner for ssh-keygen -lf on its host key"
                 )
         if not known:
-            output.say(f"key taken into {flow.accept_host_keys(address, keys)}")
-    problem = flow.add_host(place, entry)
+            output.say(f"key taken into {machines.accept_keys(address, keys)}")
+    problem = machines.add(place, entry)
     row = {
         "name": entry.name, "backend": entry.backend, "ssh": entry.ssh,
         "fingerprints": [key.fingerprint for key in keys], "problem": problem or None,
@@ -109,10 +109,10 @@ def _add(place: Workspace, entry: HostEntry, yes: bool, json_: bool) -> None:
 
 
 def _check(place: Workspace, name: str | None, json_: bool) -> None:
-    from optsweep_tui import flow
+    from optsweep_tui import machines
 
     rows = []
-    for finding in flow.check_hosts(place, name):
+    for finding in machines.check(place, name):
         rows.append(finding)
         if not json_:
             print(f"{finding.host:12} {finding.check:16} {finding.state:5} {finding.found}", flush=True)
@@ -127,9 +127,9 @@ def _check(place: Workspace, name: str | None, json_: bool) -> None:
 
 
 def _list(place: Workspace, json_: bool) -> None:
-    from optsweep_tui import flow
+    from optsweep_tui import machines
 
-    looks = flow.host_looks(place)()
+    looks = machines.looks(place)()
     if json_:
         output.emit_json([{"name": look.host.name, **output.clean(look)} for look in looks])
         return
@@ -160,9 +160,9 @@ def _list(place: Workspace, json_: bool) -> None:
 
 
 def _drain(place: Workspace, name: str, on: bool, json_: bool) -> None:
-    from optsweep_tui import flow
+    from optsweep_tui import machines
 
-    problem = flow.drain(place, name, on=on)
+    problem = machines.drain(place, name, on=on)
     if json_:
         output.emit_json([{"name": name, "drained": on, "problem": problem or None}])
     else:
@@ -172,9 +172,9 @@ def _drain(place: Workspace, name: str, on: bool, json_: bool) -> None:
 
 
 def _remove(place: Workspace, name: str, lost: bool, json_: bool) -> None:
-    from optsweep_tui import flow
+    from optsweep_tui import machines
 
-    back = flow.remove_host(place, name, lost=lost)
+    back = machines.remove(place, name, lost=lost)
     if json_:
         output.emit_json([{"name": name, "given_back": [run_id for run_id, _ in back]}])
         return

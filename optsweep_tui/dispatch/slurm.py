@@ -19,6 +19,7 @@ from optsweep_tui.dispatch import links, opening, retry
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.links import Link
 from optsweep_tui.dispatch.mirror import Attempt
+from optsweep_tui.dispatch.pumped import PumpedDispatcher
 from optsweep_tui.dispatch.site import LocalSite, Site
 from optsweep_tui.dispatch.slurm_pump import SlurmPump
 from optsweep_tui.dispatch.sshsite import SshSite
@@ -31,14 +32,14 @@ _pumps: dict[tuple[Workspace, str], SlurmPump] = {}
 """One per cluster and process: partitions share a connection and a question to the queue."""
 
 
-class SlurmDispatcher:
+class SlurmDispatcher(PumpedDispatcher):
     """One cluster, or one partition of it."""
 
     def __init__(self, workspace: Workspace, entry: HostEntry, partition: str | None = None) -> None:
-        self._workspace, self.entry, self._partition = workspace, entry, partition
-        self.pump = pump_of(workspace, entry)
+        super().__init__(workspace, entry)
+        self._partition = partition
+        self.pump: SlurmPump = pump_of(workspace, entry)
         self._runs, self._marks = str(workspace.runs), str(links.folder_of(workspace, entry.name) / "open")
-        self._cached: dict[str, RunState] = {}
         self._opened: set[Attempt] = set()
 
     @property
@@ -55,16 +56,6 @@ class SlurmDispatcher:
             device = "cuda" if "gpu" in (self.entry.options(self._partition).gres or "") else "cpu"
         slots = self.entry.slots or link.slots or 1
         return Host(name=self.name, backend="slurm", slots=slots, device=device, address=self.entry.ssh)
-
-    @property
-    def link(self) -> Link:
-        """How the scheduler answers."""
-        return self.pump.link
-
-    @property
-    def usable(self) -> bool:
-        """The scheduler takes jobs."""
-        return self.link.state == "connected" and not self.entry.drained
 
     def connect(self, seconds: float = CONNECT_SECONDS) -> Link:
         """Start talking to the scheduler and wait for its first word; options that it refuses are said here."""
@@ -206,25 +197,11 @@ class SlurmDispatcher:
             return dataclasses.replace(state, state="running" if state.state == "orphan" else "submitting")
         return state
 
-    def forget(self, run_id: str) -> None:
-        """Read this run's files at the next poll."""
-        self._cached.pop(run_id, None)
-
-    def advance(self) -> None:
-        """Have what waits handed over."""
-        if links.open_attempts(self._workspace, self.entry.name):
-            self.pump.start()
-            self.pump.wake()
-
     def cancel(self, run_ids: Iterable[str]) -> None:
         """Leave the marker; the pump takes the tasks out of the scheduler, and what runs stops by itself."""
         rundir.cancel_all(self._workspace.runs, run_ids)
         self.pump.start()
         self.pump.wake()
-
-    def gc(self) -> int:
-        """Lists of arrays go when their runs are over."""
-        return 0
 
     def close(self) -> None:
         """Let go of the scheduler; what runs there goes on."""

@@ -8,10 +8,11 @@ from typing import Any
 
 from optsweep_tui import rundir
 from optsweep_tui.core import Host
-from optsweep_tui.dispatch import links, opening, retry
+from optsweep_tui.dispatch import opening, retry
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.links import Link
 from optsweep_tui.dispatch.pump import Pump
+from optsweep_tui.dispatch.pumped import PumpedDispatcher
 from optsweep_tui.dispatch.sshsite import SshSite
 from optsweep_tui.rundir import RunState
 from optsweep_tui.settings import Workspace
@@ -20,13 +21,12 @@ CONNECT_SECONDS = 40.0
 """How long the first word of a host is waited for: a little more than `channel.START_SECONDS`."""
 
 
-class SshDispatcher:
+class SshDispatcher(PumpedDispatcher):
     """One host. All of its verbs work on files here; a thread (`Pump`) makes the host agree with them."""
 
     def __init__(self, workspace: Workspace, entry: HostEntry, partition: str | None = None) -> None:
-        self._workspace, self.entry = workspace, entry
+        super().__init__(workspace, entry)
         self.pump = Pump(workspace, SshSite(workspace, entry))
-        self._cached: dict[str, RunState] = {}
 
     @property
     def host(self) -> Host:
@@ -39,16 +39,6 @@ class SshDispatcher:
             device=link.device or (self.entry.device if self.entry.device != "auto" else "cpu"),
             address=self.entry.ssh,
         )
-
-    @property
-    def link(self) -> Link:
-        """How the connection is."""
-        return self.pump.link
-
-    @property
-    def usable(self) -> bool:
-        """It answers, and may be given runs."""
-        return self.link.state == "connected" and not self.entry.drained
 
     def connect(self, seconds: float = CONNECT_SECONDS) -> Link:
         """Start talking to the host and wait for its first word; the link says what came of it."""
@@ -111,25 +101,11 @@ class SshDispatcher:
             states[run_id] = known
         return states
 
-    def forget(self, run_id: str) -> None:
-        """Read this run's files at the next poll."""
-        self._cached.pop(run_id, None)
-
-    def advance(self) -> None:
-        """Have the host's slots kept busy."""
-        if links.open_attempts(self._workspace, self.entry.name):
-            self.pump.start()
-            self.pump.wake()
-
     def cancel(self, run_ids: Iterable[str]) -> None:
         """Leave the marker here; the pump takes it there."""
         for run_id in run_ids:
             rundir.cancel(self._workspace.runs / run_id)
         self.pump.wake()
-
-    def gc(self) -> int:
-        """Stale entries of the host's queue go at each connection."""
-        return 0
 
     def close(self) -> None:
         """Let go of the host; what runs there goes on."""

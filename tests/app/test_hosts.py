@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from optsweep_engines import folder, shim, workers
-from optsweep_tui import flow, rundir
+from optsweep_tui import machines, rundir
 from optsweep_tui.app.screens.hosts import HostsScreen
 from optsweep_tui.app.views import hosts as views
 from optsweep_tui.charts.chart import plain
@@ -104,12 +104,12 @@ def test_a_drained_host_starts_nothing_and_a_filled_one_goes_on(
     made.plant(empty_workspace, of, "planned")
     dispatcher = LocalDispatcher(empty_workspace)
     dispatcher.submit([of.run_id])
-    flow.drain(empty_workspace, "local")
+    machines.drain(empty_workspace, "local")
     dispatcher.advance()
     assert started == []
     assert hosts.Looker(empty_workspace).look()[0].drained
-    flow.drain(empty_workspace, "local", on=False)
-    flow.drain(empty_workspace, "local", on=False)
+    machines.drain(empty_workspace, "local", on=False)
+    machines.drain(empty_workspace, "local", on=False)
     dispatcher.advance()
     assert started == [0]
 
@@ -118,14 +118,14 @@ def test_a_worker_of_a_drained_host_takes_no_further_entry(empty_workspace: Work
     of = made.spec(ratio=0.05)
     made.plant(empty_workspace, of, "planned")
     LocalDispatcher(empty_workspace).submit([of.run_id])
-    flow.drain(empty_workspace, "local")
+    machines.drain(empty_workspace, "local")
     shim.work_queue(shim.Shim({}), empty_workspace.queue / "local", empty_workspace.runs)
     assert rundir.state_of(empty_workspace.runs / of.run_id).state == "queued"
 
 
 def test_an_unknown_host_is_named(empty_workspace: Workspace) -> None:
     with pytest.raises(OptsweepError, match='host "locl" is not known; did you mean "local"'):
-        flow.drain(empty_workspace, "locl")
+        machines.drain(empty_workspace, "locl")
 
 
 def test_what_nvidia_smi_prints_becomes_devices() -> None:

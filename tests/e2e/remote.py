@@ -17,27 +17,13 @@ from tests.e2e import workbench
 from tests.e2e.workbench import optsweep
 from tests.sshd import Box, Lab
 
-GRID = """
-name = "counted"
-dataset = "embedded"
-engine = "counting"
-seeds = {seeds}
-[defaults]
-batch_size = 4
-seq_len = 32
-validation_tokens = 2048
-[[cells]]
-optimizer = ["adamw"]
-model = ["bench-micro"]
-chinchilla = [{ratios}]
-"""
 
-
-def grid(folder: Path, runs: int, ratio: str = "0.02") -> Path:
-    """A sweep of so many runs; ratio 0.02 are 332 steps."""
-    path = folder / f"counted-{runs}.toml"
-    path.write_text(GRID.format(seeds=list(range(runs)), ratios=ratio))
-    return path
+def grid(folder: Path, runs: int, ratio: str = "0.02", first_seed: int = 0) -> Path:
+    """A sweep of so many runs of the counting engine; ratio 0.02 are 332 steps."""
+    return workbench.grid_file(
+        folder, ratio, runs, first_seed=first_seed, name="counted", engine="counting", optimizers=["adamw"],
+        file=f"counted-{first_seed}-{ratio}-{runs}",
+    )  # fmt: skip
 
 
 def specs(workspace: Path) -> dict[str, dict[str, Any]]:

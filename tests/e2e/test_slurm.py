@@ -33,20 +33,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.system("slurmctld"), pytest.mark.sys
 
 FAULTS = int(os.environ.get("OPTSWEEP_SLURM_FAULTS", "5"))
 TIME_LIMIT = bool(os.environ.get("OPTSWEEP_SLURM_TIME_LIMIT"))
-GRID = """
-name = "walks"
-dataset = "embedded"
-engine = "walker"
-seeds = {seeds}
-[defaults]
-batch_size = 4
-seq_len = 32
-validation_tokens = 2048
-[[cells]]
-optimizer = ["adamw"]
-model = ["bench-micro"]
-chinchilla = [{ratio}]
-"""
 STEPS_OF = {0.02: 332, 0.005: 83}
 """Steps of bench-micro at these ratios with 128 tokens each."""
 
@@ -88,9 +74,7 @@ def place(tmp_path: Path, node: SlurmNode) -> Iterator[Path]:
 
 
 def grid_file(folder: Path, seeds: int, ratio: float = 0.02) -> str:
-    path = folder / "walks.toml"
-    path.write_text(GRID.format(seeds=list(range(seeds)), ratio=ratio))
-    return str(path)
+    return str(workbench.grid_file(folder, str(ratio), seeds, name="walks", engine="walker", optimizers=["adamw"]))
 
 
 def run_ids(workspace: Path) -> list[str]:

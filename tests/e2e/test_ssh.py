@@ -60,10 +60,7 @@ def wait_for(what: Any, seconds: float = 90.0, every: float = 0.05) -> Any:
 
 
 def one_run(folder: Path, seed: int, ratio: str = "0.02", runs: int = 1) -> Path:
-    path = folder / f"one-{seed}-{ratio}-{runs}.toml"
-    seeds = list(range(seed, seed + runs))
-    path.write_text(remote.GRID.format(seeds=seeds, ratios=ratio))
-    return path
+    return remote.grid(folder, runs, ratio, first_seed=seed)
 
 
 def test_a_connection_cut_at_any_moment_of_a_launch_starts_each_run_once(made: Lab, tmp_path: Path) -> None:

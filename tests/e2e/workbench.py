@@ -9,26 +9,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 OPTSWEEP = [sys.executable, "-m", "optsweep_tui"]
 
-TINY_GRID = """
-name = "tiny"
+GRID = """
+name = "{name}"
 dataset = "embedded"
+engine = "{engine}"
 seeds = {seeds}
 [defaults]
 batch_size = 4
 seq_len = 32
 validation_tokens = 2048
+"""
+CELLS = """
 [[cells]]
-optimizer = ["adamw"]
-model = ["bench-micro"]
-chinchilla = [{ratios}]
-[[cells]]
-optimizer = ["muon"]
+optimizer = ["{optimizer}"]
 model = ["bench-micro"]
 chinchilla = [{ratios}]
 """
@@ -61,11 +60,22 @@ def start(*arguments: str, workspace: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def grid_file(folder: Path, ratios: str, seeds: int = 2) -> Path:
-    """A small real sweep as a grid file."""
+def grid_file(
+    folder: Path,
+    ratios: str,
+    seeds: int = 2,
+    *,
+    first_seed: int = 0,
+    name: str = "tiny",
+    engine: str = "torch",
+    optimizers: Sequence[str] = ("adamw", "muon"),
+    file: str | None = None,
+) -> Path:
+    """A small real sweep as a grid file, called after the study unless `file` names it."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tiny.toml"
-    path.write_text(TINY_GRID.format(ratios=ratios, seeds=list(range(seeds))))
+    path = folder / f"{file or name}.toml"
+    text = GRID.format(name=name, engine=engine, seeds=list(range(first_seed, first_seed + seeds)))
+    path.write_text(text + "".join(CELLS.format(optimizer=optimizer, ratios=ratios) for optimizer in optimizers))
     return path
 
 

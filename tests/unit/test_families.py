@@ -19,6 +19,7 @@ from optsweep_engines.shape import ModelShape
 from optsweep_engines.spec import RunSpec
 from optsweep_tui import grid
 from optsweep_tui.errors import OptsweepError
+from tests.unit.test_spec import spec as made_spec
 
 
 def small(family: str, **changes: Any) -> ModelShape:
@@ -26,22 +27,8 @@ def small(family: str, **changes: Any) -> ModelShape:
 
 
 def spec(name: str, **changes: Any) -> RunSpec:
-    values: dict[str, Any] = {
-        "engine": "torch",
-        "optimizer": "adamw",
-        "hyperparameters": {"lr": 0.006, "beta1": 0.9, "weight_decay": 0.1, "warmup": 0.1},
-        "model": name,
-        "shape": model(name).shape,
-        "dataset": "embedded",
-        "dataset_hash": "0" * 64,
-        "tokens": 100_000,
-        "batch_size": 8,
-        "seq_len": 64,
-        "schedule": "linear",
-        "dtype": "fp32",
-        "seed": 0,
-    }
-    return RunSpec(**{**values, **changes})
+    knobs = {"lr": 0.006, "beta1": 0.9, "weight_decay": 0.1, "warmup": 0.1}
+    return made_spec(**{"model": name, "shape": model(name).shape, "hyperparameters": knobs, **changes})
 
 
 # ---------------------------------------------------------------- ids

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widget import Widget
 
-from optsweep_tui import flow
+from optsweep_tui import machines
 from optsweep_tui.app import newhost
 from optsweep_tui.app.actions import Undo
 from optsweep_tui.app.model import WAITING, RunRow
@@ -88,7 +88,7 @@ class HostsScreen(BaseScreen):
 
     def on_mount(self) -> None:
         """Look again while the screen is on."""
-        self._look = flow.host_looks(self.bench.workspace)
+        self._look = machines.looks(self.bench.workspace)
         self.set_interval(LOOK_SECONDS, self._tick)
 
     def _tick(self) -> None:
@@ -189,7 +189,7 @@ class HostsScreen(BaseScreen):
         name, on, workspace = look.host.name, not look.drained, self.bench.workspace
 
         def work() -> str:
-            flow.drain(workspace, name, on=on)
+            machines.drain(workspace, name, on=on)
             if on:
                 self.bench.actions.offer(Undo(of=f"the draining of {name}", act=fill))
                 return f"{name} is drained: what runs is finished, nothing more is started   U takes it back"
@@ -200,7 +200,7 @@ class HostsScreen(BaseScreen):
             self._ask()
 
         def _filled(host: str) -> str:
-            flow.drain(workspace, host, on=False)
+            machines.drain(workspace, host, on=False)
             return f"{host} starts runs again"
 
         self.bench.work(work)
@@ -212,7 +212,7 @@ class HostsScreen(BaseScreen):
 
         def check(text: str) -> str:
             entry = newhost.typed(text)
-            flow.check_new_host(workspace, entry)
+            machines.check_new(workspace, entry)
             return f"{entry.backend} host {entry.name} at {entry.ssh}; its key is looked at next"
 
         def taken(text: str | None) -> None:
@@ -223,7 +223,7 @@ class HostsScreen(BaseScreen):
 
     def _ask_keys(self, entry: HostEntry) -> None:
         def look() -> Message:
-            return self.KeysSeen(entry, *flow.host_keys(entry.ssh or ""))
+            return self.KeysSeen(entry, *machines.keys(entry.ssh or ""))
 
         self.notify(f"asking {entry.ssh} for its key ...", timeout=3)
         self.bench.in_thread(self, look, lambda text: self.bench.Answered(text, wrong=True), group="host-keys")
@@ -247,8 +247,8 @@ class HostsScreen(BaseScreen):
 
         def work() -> str:
             if trust:
-                flow.accept_host_keys(message.place, message.keys)
-            problem = flow.add_host(workspace, entry)
+                machines.accept_keys(message.place, message.keys)
+            problem = machines.add(workspace, entry)
             return f"host {entry.name} added" + (f", but: {problem}" if problem else "   p proves it")
 
         self.bench.work(work)
@@ -263,7 +263,7 @@ class HostsScreen(BaseScreen):
             return
 
         def work() -> Message:
-            return self.Proved(f"host {name}", list(flow.check_hosts(workspace, name)))
+            return self.Proved(f"host {name}", list(machines.check(workspace, name)))
 
         self.notify(f"proving {name} ...", timeout=3)
         self.bench.in_thread(self, work, lambda text: self.bench.Answered(text, wrong=True), group="prove")
