@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from optsweep_tui import flow
+from optsweep_tui import machines
 from optsweep_tui.app import newhost
 from optsweep_tui.dispatch.checkup import Finding
 from optsweep_tui.dispatch.fingerprint import Address, HostKey
@@ -62,10 +62,10 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         found["entry"] = entry
         return ""
 
-    monkeypatch.setattr(flow, "host_keys", lambda target: (place, False, [key]))
-    monkeypatch.setattr(flow, "accept_host_keys", accept)
-    monkeypatch.setattr(flow, "add_host", add)
-    monkeypatch.setattr(flow, "check_hosts", findings)
+    monkeypatch.setattr(machines, "keys", lambda target: (place, False, [key]))
+    monkeypatch.setattr(machines, "accept_keys", accept)
+    monkeypatch.setattr(machines, "add", add)
+    monkeypatch.setattr(machines, "check", findings)
     return found
 
 
