@@ -7,6 +7,7 @@ A host that does not answer is passed over; docs/hosts.md says what that leaves 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from optsweep_tui.dispatch.mirror import Attempt
 from optsweep_tui.errors import OptsweepError
 
 BATCH = 2000
+CONNECT_SECONDS = 40.0
+"""For all hosts together; one that is switched off has been given up after 10 (ssh's ConnectTimeout)."""
 
 
 class Placements:
@@ -27,7 +30,7 @@ class Placements:
 
     def agreed(self, choice: Mapping[Attempt, str]) -> dict[Attempt, str]:
         """The choice as it stands: where another controller was first, its host. "" where that host is not known here."""
-        members = [member for member in self._members() if member.link.host_id and member.link.state == "connected"]
+        members = self._reached()
         if not members:
             return dict(choice)
         members.sort(key=lambda member: str(member.link.host_id))
@@ -45,6 +48,14 @@ class Placements:
         self.elsewhere -= {attempt[0] for attempt in choice}
         self.elsewhere |= {attempt[0] for attempt, name in found.items() if not name}
         return found
+
+    def _reached(self) -> list[Any]:
+        """Members that answer; those that were never spoken to are waited for, also where no run is to go to them."""
+        members = self._members()
+        limit = time.monotonic() + CONNECT_SECONDS
+        for member in members:
+            member.pump.tried(max(0.0, limit - time.monotonic()))
+        return [member for member in members if member.link.host_id and member.link.state == "connected"]
 
     @staticmethod
     def _written(member: Any, places: dict[str, str]) -> dict[str, str]:

@@ -149,6 +149,32 @@ def test_two_controllers_on_two_machines_with_one_host_list_start_no_run_twice(m
     assert hosts[0] == hosts[1] and set(hosts[0].values()) == {"a", "b"}
 
 
+def test_controllers_whose_host_lists_differ_start_no_run_twice_and_say_where_it_is_not(
+    made: Lab, tmp_path: Path
+) -> None:
+    """The second one knows only a host that the first did not choose: the run is not its own, and it says so."""
+    wide, narrow = made.workspace("wide"), made.workspace("narrow", "a")
+    grid = one_run(tmp_path, 4500, "0.1", runs=2)
+    first = workbench.start("run", "--grid", str(grid), "--host", "b", workspace=wide)
+    wait_for(lambda: len(list(wide.glob("runs/*/a1/metrics.jsonl"))) >= 1)
+    with open(tmp_path / "said", "wb") as said:
+        second = subprocess.Popen(
+            [*workbench.OPTSWEEP, "run", "--grid", str(grid), "--host", "a", "--workspace", str(narrow)],
+            stdin=subprocess.DEVNULL, stdout=said, stderr=said,
+        )  # fmt: skip
+        try:
+            assert first.wait(timeout=300) == 0
+            wait_for(lambda: "2 of them given by another controller" in (tmp_path / "said").read_text())
+        finally:
+            second.kill()
+            second.wait()
+    ids = set(remote.specs(wide))
+    assert ids == set(remote.specs(narrow)) and len(ids) == 2
+    begun = remote.starts(list(made.boxes.values()))
+    assert {begun[run_id] for run_id in ids} == {1}, "a run was trained twice"
+    remote.require_whole(wide, 2)
+
+
 def test_metrics_and_log_lines_are_here_within_two_seconds_while_a_run_goes_on(made: Lab, tmp_path: Path) -> None:
     workspace = made.workspace("live", "a")
     controller = workbench.start(
