@@ -236,8 +236,9 @@ class _Field:
         if isinstance(base, str):
             return "REFUSE", f"the baseline {self.name}: {base}", ""
         if not found.crossed:
-            # The last point of a curve that never arrives bounds the ratio on the other side.
-            bound = f"< {base.bracket_high / found.end:.3g}x" if base.crossed and found.missed else ""
+            # The last point of a curve that never arrives bounds the ratio on the other side; one at step 0 says nothing.
+            bounded = base.crossed and found.missed and found.end > 0
+            bound = f"< {base.bracket_high / found.end:.3g}x" if bounded else ""
             return "REFUSE", "; ".join(filter(None, (found.reason, bound))), bound
         if not base.crossed:
             bound = f"> {base.end / found.bracket_high:.3g}x" if base.missed else ""

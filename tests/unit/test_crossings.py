@@ -269,6 +269,12 @@ def test_empty_frames_give_no_rows_and_all_columns() -> None:
     assert len(found) == 0 and list(found.columns) == list(CROSSINGS)
 
 
+def test_a_run_that_has_only_begun_bounds_nothing() -> None:
+    results, points = study({"adamw": [(0.0, 3.0), (10.0, 1.0)], "muon": [(0.0, 3.0)]})
+    found = by_optimizer(in_run_crossings(results, points, targets=[2.0]))["muon"]
+    assert (found["state"], found["bound"]) == ("REFUSE", "") and "3.0000 at step 0" in found["reason"]
+
+
 CURVE = st.lists(
     st.one_of(st.floats(1.0, 5.0), st.sampled_from([math.nan, math.inf, 3.0])), min_size=0, max_size=12
 ).map(lambda losses: [(10.0 * place, loss) for place, loss in enumerate(losses)])
