@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines import models, schedules
+from optsweep_engines import families, models, schedules
 from optsweep_engines.optimizers import catalogue, user, user_plan
 from optsweep_engines.optimizers.base import OptimizerEntry, find_knob, unsuited
 from optsweep_engines.spec import RunSpec, Scalar
@@ -114,6 +114,9 @@ def model_name(name: str, where: str = "") -> str:
     """Catalogue name of a model, from any case."""
     try:
         return models.model(name).name
+    except families.NoSuchFeature as error:
+        at = f"{where}: " if where else ""
+        raise OptsweepError(f'{at}model "{name}": {error}', "optsweep models lists what each has") from None
     except LookupError:
         raise UnknownName("model", name, models.MODELS, where, "(optsweep models lists all)") from None
 

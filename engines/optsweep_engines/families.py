@@ -328,12 +328,17 @@ def _text(feature: str, value: Any, family: str) -> str:
     return str(value).lower()
 
 
+class NoSuchFeature(LookupError):
+    """A model of the catalogue with something behind its name that no model can have."""
+
+
 @functools.lru_cache(maxsize=1024)
 def model(name: str) -> ModelEntry:
     """The entry of a name, matched without case; after "+" features that are changed: "olmo-150m+qk_norm=false".
 
     Raises:
         LookupError: no such model; the argument is the name that was asked for.
+        NoSuchFeature: a feature behind it that is not known, or a value that it cannot have.
     """
     base, *parts = name.strip().lower().split("+")
     by_name = {key.lower(): entry for key, entry in MODELS.items()}
@@ -343,12 +348,23 @@ def model(name: str) -> ModelEntry:
     for part in parts:
         feature, equals, value = part.partition("=")
         if not equals or feature in features:
-            raise LookupError(name)
+            raise NoSuchFeature(f'"{part}" is not one FEATURE=VALUE')
         features[feature] = {"true": True, "false": False}.get(value, int(value) if value.isdigit() else value)
     try:
         return varied(by_name[base], features) if features else by_name[base]
-    except ValueError:
-        raise LookupError(name) from None
+    except ValueError as error:
+        raise NoSuchFeature(str(error)) from None
 
 
-__all__ = ["CHOICES", "FAMILIES", "FEATURES", "MODELS", "ModelEntry", "changed", "family_shape", "model", "varied"]
+__all__ = [
+    "CHOICES",
+    "FAMILIES",
+    "FEATURES",
+    "MODELS",
+    "ModelEntry",
+    "NoSuchFeature",
+    "changed",
+    "family_shape",
+    "model",
+    "varied",
+]

@@ -154,21 +154,25 @@ _SLURM: Mapping[str, re.Pattern[str] | type] = {
     "account": _WORD, "qos": _WORD, "constraint": _WORD, "time": _TIME, "gres": _WORD, "cpus": int, "mem": _MEMORY,
     "requeue": bool, "max_submitted": int,
 }  # fmt: skip
+COMMAND_LINE = "the command line"
+"""Where an entry comes from that nobody has written into a file: it has no lines."""
 _KEYS = ("backend", *_TEXTS, "slots", "gpus_per_run", "engine", "device", "drained", "partitions", "partition", *_SLURM)
 
 
 def _entry(name: str, table: Any, text: str, where: str) -> HostEntry:
+    def place(key: str) -> str:
+        line = _line_of(text, name, key) if where != COMMAND_LINE else None
+        return f"{where} line {line}" if line else where
+
     def wrong(key: str, why: str, hint: str) -> OptsweepError:
-        line = _line_of(text, name, key)
-        return OptsweepError(f"{where}{f' line {line}' if line else ''}: hosts.{name}.{key} {why}", hint)
+        return OptsweepError(f"{place(key)}: hosts.{name}.{key} {why}", hint)
 
     check_name(name, where)
     if not isinstance(table, dict):
         raise OptsweepError(f"{where}: hosts.{name} is not a table", f"write [hosts.{name}]")
     for key in table:
         if key not in _KEYS:
-            line = _line_of(text, name, key)
-            raise UnknownName("key", key, _KEYS, where=f"{where}{f' line {line}' if line else ''}: hosts.{name}")
+            raise UnknownName("key", key, _KEYS, where=f"{place(key)}: hosts.{name}")
     backend = table.get("backend", "ssh")
     if backend not in BACKENDS:
         raise wrong("backend", f"= {backend!r} is not known", 'write backend = "ssh" or "slurm"')
@@ -302,7 +306,7 @@ def check_new(workspace: Workspace, entry: HostEntry) -> None:
         OptsweepError: with what to change.
     """
     check_name(entry.name)
-    parse(_table(entry), "the command line")
+    parse(_table(entry), COMMAND_LINE)
     if entry.name in read(workspace):
         raise OptsweepError(f"host {entry.name} is there already", f"optsweep hosts rm {entry.name}, or another name")
 

@@ -154,7 +154,7 @@ FILES = {
 }
 
 MISTAKES: list[tuple[list[str], str]] = [
-    (["./missing.py:X"], "optimizer file ./missing.py does not exist"),
+    (["./missing.py:X"], "file ./missing.py does not exist"),
     (["./broken.py"], "./broken.py line 1: SyntaxError"),
     (["./raises.py"], "./raises.py line 2: KeyError: 'x'"),
     (["./two.py"], "defines 2 optimizers: mine, other. name one: ./two.py:mine"),

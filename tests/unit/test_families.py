@@ -234,6 +234,14 @@ def test_a_changed_shape_is_a_model_of_its_own_with_one_spelling(asked: str, nam
 def test_what_is_no_feature_is_no_model(bad: str) -> None:
     with pytest.raises(LookupError):
         model(bad)
+    with pytest.raises(OptsweepError) as error:
+        grid.model_name(bad)
+    said = {
+        "depth": "no feature of a model; known: family",
+        "qk_norm": "not one FEATURE=VALUE",
+        "biases=2": "neither true nor false",
+    }
+    assert next((text for part, text in said.items() if part in bad), "is not known") in str(error.value)
 
 
 def datasets(name: str) -> grid.DatasetFacts:

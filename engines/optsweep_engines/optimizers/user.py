@@ -123,11 +123,11 @@ def read(path: Path, label: str) -> Source:
             )
         content = path.read_bytes()
     except FileNotFoundError:
-        raise OwnOptimizerError(f"optimizer file {label} does not exist", "check the path") from None
+        raise OwnOptimizerError(f"file {label} does not exist", "check the path") from None
     except IsADirectoryError:
         raise OwnOptimizerError(f"optimizer file {label} is a folder", "name a Python file") from None
     except OSError as error:
-        raise OwnOptimizerError(f"optimizer file {label} cannot be read: {error.strerror}", "check it") from None
+        raise OwnOptimizerError(f"file {label} cannot be read: {error.strerror}", "check it") from None
     return Source(label=label, stem=path.stem, content=content)
 
 
