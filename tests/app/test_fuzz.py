@@ -15,9 +15,10 @@ import pytest
 from textual.binding import Binding
 from textual.pilot import OutOfBounds, Pilot
 
-from optsweep_tui import flow
+from optsweep_tui import flow, machines
 from optsweep_tui.app.app import OptsweepApp
 from optsweep_tui.app.keymap import keys_of
+from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 from tests.app import made
 
@@ -75,6 +76,11 @@ async def prod(pilot: Pilot[None], app: OptsweepApp, chance: random.Random, keys
         await pilot.press("escape")
 
 
+def nobody_there(target: str) -> Any:
+    """In place of asking a machine for its key."""
+    raise OptsweepError(f"{target} does not answer", "name another")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(max(600, EVENTS))
 @pytest.mark.parametrize("mode", OptsweepApp.MODES)
@@ -84,7 +90,8 @@ async def test_random_input_never_crashes(
     for name in ("retry", "cancel", "launch"):
         monkeypatch.setattr(flow, name, lambda workspace, *rest, **options: [])
     monkeypatch.setattr(flow, "detach", lambda workspace: 1)
-    monkeypatch.setattr(flow, "drain", lambda workspace, name, on=True: None)
+    monkeypatch.setattr(machines, "drain", lambda workspace, name, on=True: "")
+    monkeypatch.setattr(machines, "keys", nobody_there)  # random letters are somebody's machine, now and then
     monkeypatch.setattr(OptsweepApp, "action_quit", stay)
     monkeypatch.chdir(tmp_path)  # exports and grids with names of random letters
     chance = random.Random(mode)
