@@ -284,9 +284,11 @@ def attend(workspace: Workspace) -> None:
 
 def ask_hosts(workspace: Workspace, seconds: float = 20.0) -> dict[str, str]:
     """Bring what other machines have of the runs into the workspace; host -> why it could not be asked."""
+    if not workspace.placing.exists():  # said here once more: loading the fleet takes a tenth of a second
+        return {}
     from optsweep_tui.dispatch import fleet
 
-    return fleet.of(workspace).flush(seconds) if fleet.needed(workspace) else {}
+    return fleet.of(workspace).flush(seconds)
 
 
 def send_to(workspace: Workspace, run_ids: Sequence[str], hosts: Sequence[str]) -> None:

@@ -61,6 +61,11 @@ class Workspace:
         return self.root / "grids"
 
     @property
+    def placing(self) -> Path:
+        """Which runs may go to which hosts, a line per launch; absent where no run was ever sent elsewhere."""
+        return self.root / "placing.jsonl"
+
+    @property
     def queue(self) -> Path:
         return self.root / "queue"
 

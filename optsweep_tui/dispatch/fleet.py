@@ -431,7 +431,7 @@ _fleets: dict[Workspace, Fleet] = {}
 
 def needed(workspace: Workspace) -> bool:
     """Whether any run of a workspace may be elsewhere."""
-    return (workspace.root / "placing.jsonl").exists()
+    return workspace.placing.exists()
 
 
 def of(workspace: Workspace) -> Fleet:

@@ -20,7 +20,7 @@ GPU_SPEED = 50.0
 
 
 def _file(workspace: Workspace) -> Path:
-    return workspace.root / "placing.jsonl"
+    return workspace.placing
 
 
 def remember(workspace: Workspace, study: str, run_ids: Sequence[str], hosts: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 from optsweep_engines.optimizers import catalogue
 from optsweep_tui.core import Filter
 from optsweep_tui.errors import OptsweepError, UnknownName
+from optsweep_tui.store import archive
 from optsweep_tui.store.connect import WAIT_SECONDS, interruptible, open_store
 from optsweep_tui.store.explain import about_the_file
 from optsweep_tui.store.statement import SCHEMA_HINT, checked_statement, first_line, predicate
@@ -88,6 +89,7 @@ def curves(
         found = connection.execute(
             "SELECT run, repeats FROM run WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))", [wanted]
         ).fetchall()
+        archive.narrow(connection, archive.folder_of(store), (run for run, _ in found))
         keys = connection.execute("SELECT key FROM metric_key WHERE name = ?", [key]).fetchall()
         # Numbers are written into the query: only constants let DuckDB skip the blocks of other runs.
         numbers = ", ".join(str(int(run)) for run, _ in found) or "NULL"
