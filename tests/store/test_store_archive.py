@@ -91,6 +91,22 @@ def test_archived_points_are_found_as_before_and_moving_twice_moves_nothing(stor
     assert contents(store) == before
 
 
+def test_a_curve_reads_only_the_files_that_hold_its_run(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [folder_of(seed) for seed in (2, 3, 1)]  # one of them goes on: nothing of it is in any file
+    before = {run_id: queries.curves(store, [run_id]) for run_id in wanted}
+    together = queries.curves(store, wanted)
+    monkeypatch.setattr(archive, "FILE_POINTS", 70)
+    archive_finished(store)
+    assert len(files(store)) >= 3
+    for run_id, curve in before.items():
+        assert len(curve) and queries.curves(store, [run_id]).equals(curve)
+    assert queries.curves(store, wanted).equals(together)
+    holds = sql_rows(store, f"SELECT DISTINCT file FROM archive JOIN run USING (run) WHERE run_id = '{wanted[0]}'")
+    for name in set(files(store)) - {name for (name,) in holds}:
+        (Path(archive.folder_of(store)) / name).write_bytes(b"no Parquet")  # whoever opens it fails
+    assert queries.curves(store, wanted[:1]).equals(before[wanted[0]])
+
+
 def test_programs_that_know_duckdb_only_read_the_archive_too(store: Path) -> None:
     query = "SELECT key, count(*), count(value), max(value), max(attempt) FROM v_metric GROUP BY key ORDER BY key"
     before = outside(store, query)
