@@ -17,7 +17,7 @@ import pytest
 from tests.e2e import workbench
 from tests.e2e.workbench import optsweep
 
-FAULTS = int(os.environ.get("OPTSWEEP_FAULTS", "6"))
+FAULTS = int(os.environ.get("OPTSWEEP_FAULTS", "3"))
 RATIOS = "0.05, 0.1"
 VICTIMS = ("engine", "controller", "shim")
 SEEDS = 1 + FAULTS // 3

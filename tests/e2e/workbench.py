@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -12,6 +13,8 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.e2e.preloaded import Server
 
 OPTSWEEP = [sys.executable, "-m", "optsweep_tui"]
 
@@ -36,18 +39,16 @@ chinchilla = [{ratios}]
 def optsweep(
     *arguments: str, workspace: Path, timeout: float = 300, check: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end."""
-    result = subprocess.run(
-        [*OPTSWEEP, *arguments, "--workspace", str(workspace)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    """Run one command to its end, in a process of its own that need not load its libraries first."""
+    result = _commands().run([*arguments, "--workspace", str(workspace)], timeout)
     if check and result.returncode != 0:
         raise AssertionError(f"{arguments} ended with {result.returncode}\n{result.stdout}\n{result.stderr}")
     return result
+
+
+@functools.cache
+def _commands() -> Server:
+    return Server()
 
 
 def start(*arguments: str, workspace: Path) -> subprocess.Popen[bytes]:
