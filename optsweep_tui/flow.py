@@ -276,15 +276,16 @@ def _dispatcher(workspace: Workspace) -> Dispatcher:
 
 def attend(workspace: Workspace) -> None:
     """Have what runs on other machines stream into the workspace while this process lives."""
+    if not workspace.sends_elsewhere:
+        return
     from optsweep_tui.dispatch import fleet
 
-    if fleet.needed(workspace):
-        fleet.of(workspace)
+    fleet.of(workspace)
 
 
 def ask_hosts(workspace: Workspace, seconds: float = 20.0) -> dict[str, str]:
     """Bring what other machines have of the runs into the workspace; host -> why it could not be asked."""
-    if not workspace.placing.exists():  # said here once more: loading the fleet takes a tenth of a second
+    if not workspace.sends_elsewhere:  # and then the fleet, a tenth of a second, need not be loaded
         return {}
     from optsweep_tui.dispatch import fleet
 
@@ -369,9 +370,9 @@ def drive(workspace: Workspace, run_ids: Iterable[str], say: Callable[[str], Non
 
 def _require_homes(workspace: Workspace, run_ids: Sequence[str]) -> None:
     """Raise where runs are left whose hosts have all been taken out of hosts.toml."""
-    from optsweep_tui.dispatch import fleet, hosts, placing
+    from optsweep_tui.dispatch import hosts, placing
 
-    if not fleet.needed(workspace):
+    if not workspace.sends_elsewhere:
         return
     choices, known = placing.Choices(workspace), set(hosts.names(workspace))
     lost = [run_id for run_id in run_ids if not known & {name.partition(":")[0] for name in choices.of(run_id)}]
@@ -526,7 +527,7 @@ def _drop_far_checkpoints(workspace: Workspace) -> list[Removed]:
     """Remove the checkpoints of done runs from the hosts that answer."""
     from optsweep_tui.dispatch import fleet, tidy
 
-    if not fleet.needed(workspace):
+    if not workspace.sends_elsewhere:
         return []
     kinds = fleet.of(workspace).drop_checkpoints()
     return [

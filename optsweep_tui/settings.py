@@ -66,6 +66,11 @@ class Workspace:
         return self.root / "placing.jsonl"
 
     @property
+    def sends_elsewhere(self) -> bool:
+        """Whether any run may be on another machine."""
+        return self.placing.exists()
+
+    @property
     def queue(self) -> Path:
         return self.root / "queue"
 

@@ -429,11 +429,6 @@ def greeting(workspace: Workspace, entry: hostsfile.HostEntry) -> str:
 _fleets: dict[Workspace, Fleet] = {}
 
 
-def needed(workspace: Workspace) -> bool:
-    """Whether any run of a workspace may be elsewhere."""
-    return workspace.placing.exists()
-
-
 def of(workspace: Workspace) -> Fleet:
     """The one fleet of a workspace in this process: each host is talked to by one thread of it."""
     if workspace not in _fleets:
@@ -444,4 +439,4 @@ def of(workspace: Workspace) -> Fleet:
 
 def dispatcher(workspace: Workspace) -> Dispatcher:
     """The dispatcher of a workspace: this machine alone where no run was ever sent elsewhere."""
-    return of(workspace) if needed(workspace) else LocalDispatcher(workspace)
+    return of(workspace) if workspace.sends_elsewhere else LocalDispatcher(workspace)

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from optsweep_tui import rundir
 from optsweep_tui.dispatch import hostsfile
@@ -19,13 +18,9 @@ GPU_SPEED = 50.0
 """A GPU slot against a core slot before anything was measured: only the order of filling hangs on it."""
 
 
-def _file(workspace: Workspace) -> Path:
-    return workspace.placing
-
-
 def remember(workspace: Workspace, study: str, run_ids: Sequence[str], hosts: Sequence[str]) -> None:
     """Append a choice; the last one that names a run counts. Nothing is written while everything stays here."""
-    path = _file(workspace)
+    path = workspace.placing
     if tuple(hosts) == LOCAL and not path.exists():
         return
     line = json.dumps({"study": study, "hosts": list(hosts), "runs": list(run_ids)}) + "\n"
@@ -63,7 +58,7 @@ class Choices:
         return list(dict.fromkeys(name for hosts in self._studies.values() for name in hosts))
 
     def _read(self) -> None:
-        lines, offset = rundir.whole_lines(_file(self._workspace), self._offset)
+        lines, offset = rundir.whole_lines(self._workspace.placing, self._offset)
         if offset == self._offset:
             return
         self._offset = offset

@@ -42,9 +42,10 @@ def folder_of(store: Path) -> str:
     return f"{os.path.abspath(store)}.archive"
 
 
-def files(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """Names of the files that count, oldest first."""
-    rows = connection.execute("SELECT file FROM archive GROUP BY file ORDER BY min(part)").fetchall()
+def files(connection: duckdb.DuckDBPyConnection, runs: Iterable[int] | None = None) -> list[str]:
+    """Names of the files that count, or of those among them that hold points of some runs, oldest first."""
+    where = "" if runs is None else f"WHERE run IN ({', '.join(str(int(run)) for run in runs) or 'NULL'})"
+    rows = connection.execute(f"SELECT file FROM archive {where} GROUP BY file ORDER BY min(part)").fetchall()
     return [name for (name,) in rows]
 
 
@@ -53,21 +54,15 @@ def paths(folder: str, names: Iterable[str]) -> list[str]:
     return [f"{folder}/{name}" for name in names]
 
 
-def point_at(connection: duckdb.DuckDBPyConnection, folder: str) -> None:
-    """Let v_archive of this connection read the files in `folder`, whatever path is written into the view."""
-    names = files(connection)
+def point_at(connection: duckdb.DuckDBPyConnection, folder: str, runs: Iterable[int] | None = None) -> None:
+    """Let v_archive of this connection read the files in `folder`, whatever path is written into the view.
+
+    Args:
+        runs: numbers of the runs that will be asked for: files that hold none of them are not opened.
+    """
+    names = files(connection, runs)
     if names:
         connection.execute(f"SET VARIABLE {VARIABLE} = {_list(paths(folder, names))}")
-
-
-def narrow(connection: duckdb.DuckDBPyConnection, folder: str, runs: Iterable[int]) -> None:
-    """Let v_archive of this connection read only the files that hold points of these runs."""
-    numbers = ", ".join(str(int(run)) for run in runs) or "NULL"
-    rows = connection.execute(
-        f"SELECT file FROM archive GROUP BY file HAVING bool_or(run IN ({numbers})) ORDER BY min(part)"
-    ).fetchall()
-    if rows:
-        connection.execute(f"SET VARIABLE {VARIABLE} = {_list(paths(folder, (name for (name,) in rows)))}")
 
 
 def source_sql(folder: str, names: Sequence[str]) -> str:

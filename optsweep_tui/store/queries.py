@@ -89,7 +89,7 @@ def curves(
         found = connection.execute(
             "SELECT run, repeats FROM run WHERE run_id IN (SELECT unnest(CAST(? AS VARCHAR[])))", [wanted]
         ).fetchall()
-        archive.narrow(connection, archive.folder_of(store), (run for run, _ in found))
+        archive.point_at(connection, archive.folder_of(store), (run for run, _ in found))
         keys = connection.execute("SELECT key FROM metric_key WHERE name = ?", [key]).fetchall()
         # Numbers are written into the query: only constants let DuckDB skip the blocks of other runs.
         numbers = ", ".join(str(int(run)) for run, _ in found) or "NULL"

@@ -1,8 +1,8 @@
 """The command in a process of its own whose libraries are loaded already: a server that forks itself for every call.
 
-Half of the processor time of a short command is loading DuckDB, pandas and the rest; a thousand commands of the tests make
-that ten minutes. The server has only imported: each call is a fork of it with its own arguments, environment, folder, output
-and signals, and ends by its own exit code. `test_contract` and `test_wheel` start the installed command itself.
+Half of the processor time of a short command is loading DuckDB, pandas and the rest. The server has only imported: each call
+is a fork of it with its own arguments, environment, folder and output, and ends by its own exit code. Controllers and the
+catalogues of `test_contract` are new interpreters as ever (`workbench.OPTSWEEP`); `test_wheel` starts the installed command.
 """
 
 from __future__ import annotations
