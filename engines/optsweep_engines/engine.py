@@ -76,8 +76,8 @@ class Engine(Protocol):
     def trainer(self, spec: RunSpec, log: RunLog) -> Any:
         """The `loop.Trainer` of a spec at its first step: for certificates, which look at single steps and arrays."""
 
-    def matmul_flops(self, device: str) -> float:
-        """FLOP/s of a plain fp32 matrix product on a device: the roof that `optsweep bench` compares with."""
+    def matmul_flops(self, device: str, dtype: str = "fp32") -> float:
+        """FLOP/s of a plain matrix product in a compute type on a device: the roof that `optsweep bench` compares with."""
 
     def devices(self) -> list[dict[str, Any]]:
         """What can be trained on here: [{"device": "cuda:0", "name": ..., "memory_bytes": ...}]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import resource
 import sys
@@ -26,3 +27,11 @@ def resident_peak_bytes() -> int:
                 return int(line.split()[1]) * 1024  # "VmHWM:    123456 kB"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def exact_wanted() -> bool:
+    """OPTSWEEP_EXACT=1: on a GPU, too, the same run gives the same bits, at some cost in speed.
+
+    The fast backward passes of attention add up in the order in which blocks happen to end. On a CPU every run is exact.
+    """
+    return os.environ.get("OPTSWEEP_EXACT", "") not in ("", "0")

@@ -96,7 +96,7 @@ def measured(request: dict[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
         each.steps(1)
         counts.append(max(1, round(request["turn_seconds"] / (time.perf_counter() - started))))
-    roof = engine.matmul_flops(request["device"])
+    roof = engine.matmul_flops(request["device"], runs[0].spec.dtype)
     for turn in range(request["turns"]):
         order = list(zip(runs, counts, strict=True))
         for each, count in order[turn % len(order) :] + order[: turn % len(order)]:

@@ -12,6 +12,7 @@ import torch
 
 from optsweep_engines.models import initial_parameters, model, training_bytes
 from optsweep_engines.spec import ModelShape
+from optsweep_engines.torch_engine import loss
 from optsweep_engines.torch_engine.cpu_model import CpuDecoder
 from optsweep_engines.torch_engine.loss import cross_entropy
 from optsweep_engines.torch_engine.model import Decoder, decoder
@@ -183,6 +184,29 @@ def test_chunked_cross_entropy_equals_the_plain_one(rows: int) -> None:
     for plain, chunked in zip(*results, strict=True):
         # logits are taken in fp32 by both
         assert torch.allclose(plain.double(), chunked.double(), atol=1e-6)
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+@pytest.mark.parametrize("rows", [6, 7])
+def test_the_fused_cross_entropy_equals_the_plain_one(
+    rows: int, z_loss: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "fused_softmax_part", lambda: loss.softmax_part)  # as it is before it is compiled
+    stream = torch.Generator().manual_seed(0)
+    hidden, head = (torch.randn(size, generator=stream).requires_grad_() for size in ((rows, 5), (20, 5)))
+    y = torch.randint(0, 20, (rows,), generator=stream)
+    logits = hidden.double() @ head.double().T
+    plain = torch.nn.functional.cross_entropy(logits, y)
+    target = plain + z_loss * logits.logsumexp(-1).square().mean()
+    for largest in (1 << 26, 3 * 20):
+        found, found_target = loss.fused_cross_entropy_and_target(hidden, head, y, z_loss, largest)
+        assert [found.item(), found_target.item()] == pytest.approx([plain.item(), target.item()], abs=1e-6)
+        for one, other in zip(
+            torch.autograd.grad(found_target, [hidden, head]),
+            torch.autograd.grad(target, [hidden, head], retain_graph=True),
+            strict=True,
+        ):
+            assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_chunked_cross_entropy_takes_no_gradients_where_none_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy
 
-from optsweep_engines.machine import cpu_name, resident_peak_bytes
+from optsweep_engines.machine import cpu_name, exact_wanted, resident_peak_bytes
 
 PLATFORMS = {"gpu": "gpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu", "cpu": "cpu"}
 """What a device may be called -> the name of its kind in the engine."""
@@ -67,23 +67,31 @@ def model_options(platform_name: str) -> dict[str, Any] | None:
     """Compiler options for the programs of the model; None: the compiler's own.
 
     On a CPU XLA puts products into the kernels of YNNPACK with what follows them; its older ones were 1.1 to 1.15 times as
-    fast on an AVX2 processor (benchmarks/jax_speed.md). A compiler that does not know the option goes without.
+    fast on an AVX2 processor (benchmarks/jax_speed.md). On a GPU, where exactness is
+    asked for, what adds up in an order of chance is left out. A compiler that does not know the option goes without.
     """
-    if platform_name != "cpu":
+    options: dict[str, Any] = {}
+    if platform_name == "cpu":
+        options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    elif platform_name == "gpu" and exact_wanted():
+        options = {"xla_gpu_exclude_nondeterministic_ops": True}
+    if not options:
         return None
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
     try:
-        jax.jit(lambda x: x + 1, compiler_options=options)(jax.device_put(numpy.float32(0), jax.devices("cpu")[0]))
+        place = jax.devices(platform_name)[0]
+        jax.jit(lambda x: x + 1, compiler_options=options)(jax.device_put(numpy.float32(0), place))
     except Exception:  # whatever another version of the compiler raises
         return None
     return options
 
 
-def matmul_flops(name: str, size: int = 1024, rounds: int = 5) -> float:
-    """FLOP/s of a plain fp32 product of square matrices, the best of some rounds."""
+def matmul_flops(name: str, dtype: str = "fp32", rounds: int = 5) -> float:
+    """FLOP/s of a plain product of square matrices in a compute type, the best of some rounds."""
     place = opened(name)[0]
-    left = jax.device_put(numpy.ones((size, size), numpy.float32), place)
-    product = jax.jit(lambda a, b: a @ b)
+    size = 1024 if place.platform == "cpu" else 8192
+    drawn = numpy.random.Generator(numpy.random.Philox(0)).standard_normal((size, size), numpy.float32)
+    left = jax.device_put(drawn, place).astype("bfloat16" if dtype == "bf16" else "float32")
+    product = jax.jit(lambda a, b: jax.numpy.matmul(a, b, precision="highest" if dtype == "fp32" else "default"))
     product(left, left).block_until_ready()
     best = float("inf")
     for _ in range(rounds):

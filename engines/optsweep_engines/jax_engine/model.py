@@ -14,7 +14,8 @@ import numpy as np
 
 from optsweep_engines.jax_engine import pieces
 from optsweep_engines.jax_engine.loss import cross_entropy, cross_entropy_and_target, plain_cross_entropy
-from optsweep_engines.models import attention_scale, logit_multiplier, parameter_table
+from optsweep_engines.machine import exact_wanted
+from optsweep_engines.models import LARGEST_LOGITS, attention_scale, logit_multiplier, parameter_table
 from optsweep_engines.spec import ModelShape
 
 Params: TypeAlias = Mapping[str, Any]
@@ -56,13 +57,21 @@ class Decoder:
         if shape.positions and seq_len > shape.positions:
             raise ValueError(f"sequences of {seq_len} tokens, the model learns {shape.positions} positions")
         self.z_loss = z_loss
+        self.largest_logits = LARGEST_LOGITS << (2 if platform == "gpu" else 0)  # fewer sums of the head's gradient
         self.banks = tuple(item.name for item in parameter_table(shape) if item.stacked)
         self.linear = pieces.plain_linear if smooth else pieces.linear
         self.gated = pieces.plain_gated if smooth else pieces.gated
         self.shape = shape
         self.dtype = dtype
-        self.unrolled = shape.layers <= UNROLLED_LAYERS[platform] if unrolled is None else unrolled
         head_size = shape.width // shape.heads
+        self.fused_attention = (
+            platform == "gpu" and dtype == jnp.bfloat16 and not smooth and head_size % 8 == 0 and head_size <= 128
+        )
+        """Attention by cuDNN's kernel, which keeps no scores; in fp32 it has none."""
+        # XLA of jax 0.11.2 breaks off (raw_hash_map::at) on several of those kernels in one program in their exact form.
+        several = self.fused_attention and exact_wanted()
+        few = shape.layers <= UNROLLED_LAYERS[platform] and not several
+        self.unrolled = few if unrolled is None else unrolled
         exponents = np.arange(0, head_size, 2, dtype=np.float64) / head_size
         angles_TD = np.arange(seq_len, dtype=np.float64)[:, None] * shape.rope_theta**-exponents
         self.cos_TD = np.cos(angles_TD).astype(np.float32)  # angles in bf16 would be off by 1 in 256
@@ -71,7 +80,8 @@ class Decoder:
     def loss(self, params: Params, x_BT: jax.Array, y_BT: jax.Array) -> jax.Array:
         """Mean cross-entropy in nats per token, fp32 scalar."""
         hidden_BTW = self.hidden(params, x_BT)
-        return cross_entropy(hidden_BTW.reshape(-1, self.shape.width), self.head(params), y_BT.reshape(-1))
+        hidden_NW = hidden_BTW.reshape(-1, self.shape.width)
+        return cross_entropy(hidden_NW, self.head(params), y_BT.reshape(-1), self.largest_logits)
 
     def smooth_loss(self, params: Params, x_BT: jax.Array, y_BT: jax.Array) -> jax.Array:
         """The same, all of its logits at once; of a smooth decoder it can be differentiated twice."""
@@ -96,7 +106,9 @@ class Decoder:
             loss = self.loss(params, x_BT, y_BT)
             return loss, loss
         hidden_NW = self.hidden(params, x_BT).reshape(-1, self.shape.width)
-        return cross_entropy_and_target(hidden_NW, self.head(params), y_BT.reshape(-1), self.z_loss)
+        return cross_entropy_and_target(
+            hidden_NW, self.head(params), y_BT.reshape(-1), self.z_loss, self.largest_logits
+        )
 
     def head(self, params: Params) -> jax.Array:
         """The matrix of the output projection [V, W]."""
@@ -164,6 +176,12 @@ class Decoder:
     def attended(self, q_BHTD: jax.Array, k_BHTD: jax.Array, v_BHTD: jax.Array) -> jax.Array:
         """softmax(scale q k) v over the tokens up to each; divided by the sum after the product, T / D times fewer."""
         tokens = q_BHTD.shape[-2]
+        if self.fused_attention:
+            by_token = (part.swapaxes(1, 2) for part in (q_BHTD, k_BHTD, v_BHTD))
+            fused_BTHD: jax.Array = jax.nn.dot_product_attention(
+                *by_token, is_causal=True, scale=attention_scale(self.shape), implementation="cudnn"
+            )
+            return fused_BTHD.swapaxes(1, 2)
         scores_BHTT = jnp.einsum("bhtd,bhsd->bhts", q_BHTD * attention_scale(self.shape), k_BHTD).astype(jnp.float32)
         scores_BHTT = scores_BHTT + np.triu(np.full((tokens, tokens), MASKED, np.float32), 1)
         largest_BHT1 = jax.lax.stop_gradient(jnp.max(scores_BHTT, axis=-1, keepdims=True))

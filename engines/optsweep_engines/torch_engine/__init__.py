@@ -24,11 +24,11 @@ class TorchEngine:
 
         return train(spec, log)
 
-    def matmul_flops(self, device: str) -> float:
-        """FLOP/s of a plain fp32 matrix product on a device."""
+    def matmul_flops(self, device: str, dtype: str = "fp32") -> float:
+        """FLOP/s of a plain matrix product in a compute type on a device."""
         from optsweep_engines.torch_engine.device import matmul_flops  # noqa: PLC0415
 
-        return matmul_flops(device)
+        return matmul_flops(device, dtype)
 
     def trainer(self, spec: RunSpec, log: RunLog) -> Any:
         """The trainer of a spec at its first step."""

@@ -8,12 +8,13 @@ import functools
 import os
 import platform
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy
 import torch
 
-from optsweep_engines.machine import cpu_name, resident_peak_bytes
+from optsweep_engines.machine import cpu_name, exact_wanted, resident_peak_bytes
 from optsweep_engines.torch_engine.probe import use_fast_matmul
 
 
@@ -48,10 +49,14 @@ def opened(name: str, threads: int) -> torch.device:
             raise ValueError(f'device "{name}": torch {torch.__version__} finds no CUDA device here')
         if (device.index or 0) >= torch.cuda.device_count():
             raise ValueError(f'device "{name}": only {torch.cuda.device_count()} CUDA devices here')
+        device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         torch.set_float32_matmul_precision("highest")
+        if exact_wanted():
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     elif device.type == "cpu":
         keep_freed_memory()
         use_fast_matmul()
@@ -60,10 +65,28 @@ def opened(name: str, threads: int) -> torch.device:
     return device
 
 
-def matmul_flops(name: str, size: int = 1024, rounds: int = 5) -> float:
-    """FLOP/s of a plain fp32 product of square matrices, the best of some rounds."""
+@contextlib.contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """Forward and backward give the same bits each time, where that is asked for and not so anyway.
+
+    torch takes the slower backward of its attention kernel only where nothing else is let pass.
+    """
+    if device.type != "cuda" or not exact_wanted():
+        yield
+        return
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def matmul_flops(name: str, dtype: str = "fp32", rounds: int = 5) -> float:
+    """FLOP/s of a plain product of square matrices in a compute type, the best of some rounds."""
     device = opened(name, torch.get_num_threads())
-    left = torch.ones(size, size, device=device)
+    size = 1024 if device.type == "cpu" else 8192
+    kind = torch.bfloat16 if dtype == "bf16" else torch.float32
+    left = torch.randn(size, size, generator=torch.Generator(device).manual_seed(0), device=device).to(kind)
     best = float("inf")
     for _ in range(rounds + 1):
         started = time.perf_counter()
@@ -102,4 +125,5 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
+        found["exact"] = "yes" if exact_wanted() else "no"
     return found

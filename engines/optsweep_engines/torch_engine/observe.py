@@ -42,7 +42,7 @@ class Observer:
         self.grads = {name: grad.detach().clone() for name, grad in grads.items()}
         seen: list[tuple[Tensor, Tensor]] = []
         self.decoder.watcher = lambda q, k, scale: seen.append(attention_of(q, k, scale))
-        self.decoder.plain_hidden(x_BT[:SEQUENCES])
+        self.decoder.hidden(x_BT[:SEQUENCES])
         self.decoder.watcher = None
         self.attention = {
             "attention_logit_max": torch.stack([largest for largest, _ in seen]).max(),

@@ -19,11 +19,16 @@ from optsweep_engines.models import initial_parameters, parameter_table
 from optsweep_engines.schedules import lr_factor
 from optsweep_engines.spec import RunRecord, RunSpec
 from optsweep_engines.torch_engine import checkpoint
+from optsweep_engines.torch_engine.cpu_model import CpuDecoder
 from optsweep_engines.torch_engine.device import description, opened, peak_bytes, versions
-from optsweep_engines.torch_engine.model import decoder
+from optsweep_engines.torch_engine.graphed import Graphed
+from optsweep_engines.torch_engine.model import Decoder, decoder
 from optsweep_engines.torch_engine.observe import Observer
 from optsweep_engines.torch_engine.services import Services
 from optsweep_engines.torch_engine.user import optimizer_of
+
+# Of a micro-batch: up to here a GPU is done with it before its kernels are launched one by one (about 5 ms of 700 launches).
+GRAPH_FLOPS = 2e12
 
 # As torch.nn.utils.clip_grad_norm_.
 CLIP_EPSILON = 1e-6
@@ -50,7 +55,12 @@ class Trainer:
         }
         self.names = list(self.params)
         dtype = torch.bfloat16 if spec.dtype == "bf16" else torch.float32
-        self.decoder = decoder(spec.shape, spec.seq_len, self.params, dtype, spec.flops, z_loss(spec))
+        self.decoder: Decoder | CpuDecoder | Graphed = decoder(
+            spec.shape, spec.seq_len, self.params, dtype, spec.flops, z_loss(spec)
+        )
+        part_flops = spec.flops / spec.steps / spec.accumulation
+        if device.type == "cuda" and isinstance(self.decoder, Decoder) and part_flops <= GRAPH_FLOPS:
+            self.decoder = Graphed(self.decoder)
         self.services = Services(spec, self.params, dtype)
         self.optimizer, self.versions = optimizer_of(
             spec, parameter_table(spec.shape), self.params, dtype, optimizer_file
