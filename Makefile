@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# One more than there are cores: many tests wait for a server, a terminal or a clock.
-WORKERS ?= $(shell echo $$(( $$(nproc) + 1 )))
+# More than there are cores: a third of the time tests wait for a server, a terminal or a clock.
+WORKERS ?= $(shell echo $$(( $$(nproc) + 3 )))
 STAMP := $(VENV)/.installed
 
 .PHONY: help quickstart install test check fast bench faults deps format
@@ -50,8 +50,9 @@ bench: install
 faults: install
 	OPTSWEEP_FAULTS=20 $(BIN)/python -m pytest -q tests/e2e/test_kill.py
 	OPTSWEEP_SSH_FAULTS=300 OPTSWEEP_SSH_RUNS=60 OPTSWEEP_SSH_RATIO=0.25 $(BIN)/python -m pytest -q -s tests/e2e/test_ssh_faults.py
+	OPTSWEEP_EVERYWHERE_FAULTS=60 $(BIN)/python -m pytest -q -s tests/e2e/test_everywhere.py
 	OPTSWEEP_SSH_CUTS=40 OPTSWEEP_SSH_CUT_SECONDS=180 $(BIN)/python -m pytest -q --timeout 3600 tests/e2e/test_ssh.py
-	OPTSWEEP_RESUME_KILLS=20 OPTSWEEP_RESUME_STEPS=400 $(BIN)/python -m pytest -q --timeout 7200 tests/e2e/test_certificates.py -k killed
+	OPTSWEEP_RESUME_KILLS=20 OPTSWEEP_RESUME_STEPS=400 $(BIN)/python -m pytest -q --timeout 7200 tests/e2e/test_certificates.py tests/numerics/test_resume.py -k kill
 	OPTSWEEP_JAX_RULES=all OPTSWEEP_JAX_RULE_STEPS=14 $(BIN)/python -m pytest -q --timeout 7200 tests/jax
 	OPTSWEEP_FUZZ=20000 $(BIN)/python -m pytest -q tests/store/test_import_marin.py tests/store/test_import_files.py \
 		tests/store/test_import_logs.py tests/store/test_import_olmo.py tests/store/test_export_bundle.py -k mutated

@@ -45,7 +45,7 @@ def random_tokens(root: Path, vocabulary: int = VOCABULARY) -> Any:
     """The dataset of the benchmark: random tokens below a number, prepared once."""
     import numpy as np
 
-    from optsweep_engines import data
+    from optsweep_engines import data, shards
 
     def documents() -> Iterator[tuple[str, Any]]:
         stream = np.random.Generator(np.random.Philox(0))
@@ -61,7 +61,7 @@ def random_tokens(root: Path, vocabulary: int = VOCABULARY) -> Any:
         fingerprint=lambda: "random",
     )
     ready = sorted(root.glob(f"random-{vocabulary}-*"))
-    return data._read(ready[0]) if ready else data.write(entry, root)
+    return shards.read(ready[0]) if ready else data.write(entry, root)
 
 
 def spec_of(

@@ -45,12 +45,12 @@ def expected(spec: dict[str, Any]) -> tuple[int, str, dict[int, float]]:
 
 
 class Overlaps(threading.Thread):
-    """Looks again and again which attempts some process has open for metrics, on every box: the kernel's own account."""
+    """Looks again and again which attempts some process has open for metrics, in these runs folders: the kernel's account."""
 
-    def __init__(self, boxes: list[Box]) -> None:
+    def __init__(self, folders: list[Path]) -> None:
         super().__init__(daemon=True)
         self._pattern = re.compile(
-            "(?:" + "|".join(re.escape(str(box.runs)) for box in boxes) + r")/([0-9a-f]{32})/(a\d+)/metrics\.jsonl"
+            "(?:" + "|".join(re.escape(str(folder)) for folder in folders) + r")/([0-9a-f]{32})/(a\d+)/metrics\.jsonl"
         )
         self._over = threading.Event()
         self.found: list[tuple[str, set[str]]] = []

@@ -10,9 +10,9 @@ import pytest
 
 from tests.e2e.workbench import optsweep
 
-KILLS = int(os.environ.get("OPTSWEEP_RESUME_KILLS", "2"))
+KILLS = int(os.environ.get("OPTSWEEP_RESUME_KILLS", "1"))
 STEPS = os.environ.get("OPTSWEEP_RESUME_STEPS", "60")
-ENGINES = ("jax", "torch") if KILLS > 2 else ("jax",)  # a kill test of torch is in tests/numerics
+ENGINES = ("jax", "torch") if KILLS > 1 else ("jax",)  # a kill test of torch is in tests/numerics
 CELL = ["run", "-o", "adamw", "-m", "bench-micro", "-c", "0.01"]
 QUICK = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 """Programs of tests run a few steps each: compiling well costs more than it gives."""
