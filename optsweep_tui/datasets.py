@@ -38,35 +38,48 @@ class DatasetLookup:
 
     def __call__(self, name: str) -> DatasetFacts:
         if name not in self._found:
+            root = self._workspace.data
             try:
-                entry = data.dataset(name)
+                entry = data.dataset(name, root)
             except LookupError:
-                raise UnknownName("dataset", name, data.datasets(), hint="(optsweep datasets lists all)") from None
-            try:
-                prepared = data.find(entry.name, self._workspace.data)
-            except ValueError as error:
-                hint = "move that folder away: the dataset is then prepared anew"
-                raise OptsweepError(f"dataset {entry.name} is damaged: {error}", hint) from None
+                known = [*data.datasets(), *(entry.name for entry in data.own(root))]
+                hint = f"optsweep datasets lists all; optsweep data prepare {name} --from PATH makes one of your own"
+                raise UnknownName("dataset", name, known, hint=hint) from None
+            prepared = self._there(entry)
             if prepared is None and self._prepare:
-                if entry.documents is None:
-                    raise OptsweepError(
-                        f"dataset {entry.name} cannot be prepared here", "--dataset embedded is always there"
-                    )
-                try:
-                    prepared = data.prepare(entry.name, self._workspace.ensure().data)
-                except (ValueError, LookupError) as error:
-                    raise OptsweepError(
-                        f"dataset {entry.name}: {error}", "--dataset embedded is always there"
-                    ) from None
-                except OSError as error:
-                    raise OptsweepError(
-                        f"dataset {entry.name} cannot be written to {self._workspace.data}: {error.strerror}",
-                        "free some space or name another folder with --workspace DIR",
-                    ) from None
+                prepared = self._made(entry)
             self._found[name] = DatasetFacts(
                 name=entry.name,
                 sha256=prepared.sha256 if prepared else None,
-                vocab_size=entry.vocab_size,
+                vocab_size=prepared.vocab_size if prepared else entry.vocab_size,
                 held_out=prepared.validation_tokens if prepared else None,
             )
         return self._found[name]
+
+    def _there(self, entry: data.DatasetEntry) -> data.PreparedDataset | None:
+        """What is prepared here; every token is hashed before a launch, once after each change of the files."""
+        try:
+            prepared = data.find(entry.name, self._workspace.data)
+            if prepared is not None and self._prepare:
+                prepared.verify_once()
+        except ValueError as error:
+            again = " --from PATH" if entry.documents is None else ""
+            hint = f"move that folder away, then optsweep data prepare {entry.name}{again} makes it anew"
+            raise OptsweepError(f"dataset {entry.name} is damaged: {error}", hint) from None
+        return prepared
+
+    def _made(self, entry: data.DatasetEntry) -> data.PreparedDataset:
+        if entry.documents is None:
+            raise OptsweepError(
+                f"dataset {entry.name} is not prepared here",
+                f"optsweep data prepare {entry.name} [--from PATH] makes it; --dataset embedded is always there",
+            )
+        try:
+            return data.prepare(entry.name, self._workspace.ensure().data)
+        except (ValueError, LookupError) as error:
+            raise OptsweepError(f"dataset {entry.name}: {error}", "--dataset embedded is always there") from None
+        except OSError as error:
+            raise OptsweepError(
+                f"dataset {entry.name} cannot be written to {self._workspace.data}: {error.strerror}",
+                "free some space or name another folder with --workspace DIR",
+            ) from None

@@ -63,7 +63,7 @@ def draft(workspace: Workspace, name: str, baseline: str, wanted: Sequence[Wante
     """
     gridfile.check_name(name, "the grid's name")
     engine = _one("engine", {item.engine or "torch" for item in wanted})
-    dataset = _one("dataset", {_dataset(item.dataset) for item in wanted})
+    dataset = _one("dataset", {_dataset(item.dataset, workspace) for item in wanted})
     bare = Study(name=name, baseline=baseline, engine=engine, dataset=dataset, cells=(), seeds=(0,))
     lookup = DatasetLookup(workspace, prepare=False)
     runs: list[ListedRun] = []
@@ -127,10 +127,10 @@ def _one(what: str, values: Iterable[Any]) -> Any:
     return found[0] if found else None
 
 
-def _dataset(name: str | None) -> str | None:
+def _dataset(name: str | None, workspace: Workspace) -> str | None:
     """The dataset where this program has it; None leaves it to the model's entry."""
     try:
-        return None if name is None else data.dataset(name).name
+        return None if name is None else data.dataset(name, workspace.data).name
     except LookupError:
         return None
 

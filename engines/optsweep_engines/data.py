@@ -1,11 +1,9 @@
-"""Datasets: prepared once into memory-mapped uint16 shards; every batch is a pure function of (hash, seed, step)."""
+"""Datasets: a catalogue, prepared once into memory-mapped shards; every batch is a pure function of (hash, seed, step)."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
-import os
 import shutil
 import sys
 import sysconfig
@@ -14,16 +12,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from optsweep_engines import shards
+from optsweep_engines.shards import PreparedDataset, Tokens
 from optsweep_engines.spec import RunSpec
 
-ENTRY_POINT_GROUP = "optsweep.datasets"
+__all__ = ["DatasetEntry", "PreparedDataset", "Tokens", "batch", "dataset", "dataset_of", "datasets", "find",
+           "open_dataset", "prepare", "validation_windows", "write"]  # fmt: skip
 
-Tokens: TypeAlias = npt.NDArray[np.uint16]
+ENTRY_POINT_GROUP = "optsweep.datasets"
 
 VALIDATION_PERCENT = 5
 """Share of the documents that go to the validation split, chosen by a hash of their names."""
@@ -39,43 +40,9 @@ class DatasetEntry:
     source: str
     doc: str
     documents: Callable[[], Iterator[tuple[str, Tokens]]] | None = None
-    """Yields (document name, its tokens) in a fixed order; None: the dataset cannot be prepared here."""
+    """Yields (document name, its tokens) in a fixed order; None: `optsweep data prepare` makes the shards."""
     fingerprint: Callable[[], str] | None = None
     """A cheap text that changes when the documents here may differ; compared before prepared shards are reused."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedDataset:
-    """Shards on disk: train.bin and validation.bin (little-endian uint16) beside manifest.json."""
-
-    name: str
-    sha256: str
-    """Hash over header and tokens of both splits."""
-    vocab_size: int
-    train_tokens: int
-    validation_tokens: int
-    source: str
-    folder: Path
-
-    @functools.cached_property
-    def train(self) -> Tokens:
-        """The training split, memory-mapped."""
-        return np.asarray(np.memmap(self.folder / "train.bin", dtype="<u2", mode="r"))
-
-    @functools.cached_property
-    def validation(self) -> Tokens:
-        """The held-out split, memory-mapped."""
-        return np.asarray(np.memmap(self.folder / "validation.bin", dtype="<u2", mode="r"))
-
-    def verify(self) -> None:
-        """Hash every token again.
-
-        Raises:
-            ValueError: the shards are not what the manifest says.
-        """
-        found = _content_hash(self.vocab_size, self.train, self.validation)
-        if found != self.sha256:
-            raise ValueError(f"{self.folder}: the tokens hash to {found[:12]}, the manifest says {self.sha256[:12]}")
 
 
 def _standard_library() -> Iterator[tuple[str, Tokens]]:
@@ -106,14 +73,14 @@ DATASETS: dict[str, DatasetEntry] = {
             name="dclm-mix",
             vocab_size=128256,
             source="dclm_baseline 3.8, starcoderdata 0.25, proofpile_2 0.055 (weights); https://arxiv.org/abs/2509.02046",
-            doc="training mix of the reference study, Llama 3 tokens; declared for planning, cannot be prepared here",
+            doc="training mix of the reference study in tokens of Llama 3; made by optsweep data prepare",
         ),
         *(
             DatasetEntry(
                 name=name,
                 vocab_size=vocab_size,
                 source=source,
-                doc=f"{text}; declared for planning, cannot be prepared here",
+                doc=f"{text}; made by optsweep data prepare",
             )
             for name, vocab_size, source, text in (
                 ("c4", 32100, "https://huggingface.co/datasets/allenai/c4", "C4 in tokens of T5"),
@@ -142,16 +109,38 @@ def datasets() -> dict[str, DatasetEntry]:
     return found
 
 
-def dataset(name: str) -> DatasetEntry:
+def dataset(name: str, root: Path | None = None) -> DatasetEntry:
     """The entry of a name, matched without case.
+
+    Args:
+        root: datasets that were prepared there from a corpus of the user's own are known too.
 
     Raises:
         LookupError: no such dataset; the argument is the name that was asked for.
     """
     by_name = {key.lower(): entry for key, entry in datasets().items()}
-    if name.lower() not in by_name:
-        raise LookupError(name)
-    return by_name[name.lower()]
+    if name.lower() in by_name:
+        return by_name[name.lower()]
+    for entry in own(root) if root is not None else ():
+        if entry.name.lower() == name.lower():
+            return entry
+    raise LookupError(name)
+
+
+def own(root: Path) -> list[DatasetEntry]:
+    """What was prepared under `root` and is in no catalogue, by name; the newest of each name."""
+    known = {key.lower() for key in datasets()}
+    newest = {manifest["name"]: manifest for _, _, manifest in sorted(shards.manifests(root), key=lambda item: item[0])}
+    return [
+        DatasetEntry(
+            name=name,
+            vocab_size=int(manifest["vocab_size"]),
+            source=str(manifest.get("source", "")),
+            doc=f"your own, tokens of {manifest.get('tokenizer', 'unknown origin')}",
+        )
+        for name, manifest in sorted(newest.items())
+        if name.lower() not in known and isinstance(manifest.get("vocab_size"), int)
+    ]
 
 
 def prepare(name: str, root: Path) -> PreparedDataset:
@@ -172,7 +161,7 @@ def write(entry: DatasetEntry, root: Path) -> PreparedDataset:
         OSError: the folder cannot be written.
     """
     if entry.documents is None or entry.fingerprint is None:
-        raise ValueError(f"dataset {entry.name} cannot be prepared here: {entry.source}")
+        raise ValueError(f"dataset {entry.name} cannot be prepared here: it comes from {entry.source}")
     train: list[Tokens] = []
     validation: list[Tokens] = []
     for document, tokens in entry.documents():
@@ -180,40 +169,26 @@ def write(entry: DatasetEntry, root: Path) -> PreparedDataset:
         (validation if held_out else train).append(tokens)
     if not train or not validation:
         raise ValueError(f"dataset {entry.name}: {len(train) + len(validation)} documents are too few to hold some out")
-    splits = {"train": np.concatenate(train), "validation": np.concatenate(validation)}
+    splits: dict[str, npt.NDArray[Any]] = {"train": np.concatenate(train), "validation": np.concatenate(validation)}
     largest = max(int(tokens.max()) for tokens in splits.values())
     if largest >= entry.vocab_size:
         raise ValueError(f"dataset {entry.name}: token {largest} is outside its vocabulary of {entry.vocab_size}")
-    sha256 = _content_hash(entry.vocab_size, splits["train"], splits["validation"])
     root.mkdir(parents=True, exist_ok=True)
-    final = _folder_of(root, entry.name, sha256)
     temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=root))
     try:
         for split, tokens in splits.items():
-            with (temporary / f"{split}.bin").open("wb") as file:
-                file.write(tokens.tobytes())
-                file.flush()
-                os.fsync(file.fileno())
+            (temporary / f"{split}.bin").write_bytes(tokens.astype(shards.token_type(entry.vocab_size)).tobytes())
         manifest = {
             "name": entry.name,
-            "sha256": sha256,
             "vocab_size": entry.vocab_size,
             "train_tokens": len(splits["train"]),
             "validation_tokens": len(splits["validation"]),
             "source": entry.source,
             "fingerprint": entry.fingerprint(),
         }
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        temporary.chmod(0o755)
-        try:
-            temporary.rename(final)
-        except OSError:  # the same tokens are there already, from another process or another build of the same source
-            if not (final / "manifest.json").is_file():
-                raise
-            os.replace(temporary / "manifest.json", final / "manifest.json")
+        return shards.publish(temporary, root, manifest)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return _read(final)
 
 
 def find(name: str, root: Path) -> PreparedDataset | None:
@@ -223,27 +198,21 @@ def find(name: str, root: Path) -> PreparedDataset | None:
 
     Raises:
         LookupError: no such dataset.
+        ValueError: the newest is damaged.
     """
-    entry = dataset(name)
+    entry = dataset(name, root)
     expected = entry.fingerprint() if entry.fingerprint else None
-    matches = []
-    for path in root.glob(f"{entry.name}-*/manifest.json"):
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            if manifest["name"] == entry.name and (expected is None or manifest["fingerprint"] == expected):
-                matches.append((path.stat().st_mtime_ns, path.parent))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # a foreign or a damaged folder is no prepared dataset
-    return _read(max(matches)[1]) if matches else None
-
-
-def _folder_of(root: Path, name: str, sha256: str) -> Path:
-    return root / f"{name}-{sha256[:12]}"
+    matches = [
+        (time_ns, folder)
+        for time_ns, folder, manifest in shards.manifests(root, entry.name)
+        if manifest["name"] == entry.name and (expected is None or manifest.get("fingerprint") == expected)
+    ]
+    return shards.read(max(matches)[1]) if matches else None
 
 
 def is_there(root: Path, name: str, sha256: str) -> bool:
     """Whether the shards that a spec names lie under `root`, whatever state they are in."""
-    return (_folder_of(root, name, sha256) / "manifest.json").is_file()
+    return (shards.folder_of(root, name, sha256) / shards.MANIFEST).is_file()
 
 
 def open_dataset(root: Path, name: str, sha256: str) -> PreparedDataset:
@@ -252,23 +221,24 @@ def open_dataset(root: Path, name: str, sha256: str) -> PreparedDataset:
     Raises:
         ValueError: they are not under `root`, or are not the ones that the spec names.
     """
-    folder = _folder_of(root, name, sha256)
+    folder = shards.folder_of(root, name, sha256)
     if not is_there(root, name, sha256):
         raise ValueError(f"{folder}: dataset {name} with hash {sha256[:12]} is not prepared there")
-    found = _read(folder)
+    found = shards.read(folder)
     if found.sha256 != sha256:
         raise ValueError(f"{folder}: the manifest has hash {found.sha256}, the spec asks for {sha256}")
     return found
 
 
 def dataset_of(spec: RunSpec, root: Path) -> PreparedDataset:
-    """The data of a run, which its model can read.
+    """The data of a run, which its model can read; every token was hashed since the files were last touched.
 
     Raises:
-        ValueError: as `open_dataset`, or the data have tokens that the model does not know.
+        ValueError: as `open_dataset`, a token is not what the hash says, or the data have tokens that the model does not know.
     """
     assert spec.dataset_hash is not None
     found = open_dataset(root, spec.dataset, spec.dataset_hash)
+    found.verify_once()
     if found.vocab_size > spec.shape.vocab_size:
         raise ValueError(
             f"dataset {spec.dataset} has {found.vocab_size} tokens, model {spec.model} knows {spec.shape.vocab_size}"
@@ -315,33 +285,3 @@ def validation_windows(
     starts = np.arange(count) * (dataset.validation_tokens - 1) // count
     windows = dataset.validation[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
     return windows[:, :-1], windows[:, 1:]
-
-
-def _content_hash(vocab_size: int, train: Tokens, validation: Tokens) -> str:
-    digest = hashlib.sha256(f"optsweep dataset 1 {vocab_size} {len(train)} {len(validation)}\n".encode())
-    digest.update(np.ascontiguousarray(train).data)
-    digest.update(np.ascontiguousarray(validation).data)
-    return digest.hexdigest()
-
-
-def _read(folder: Path) -> PreparedDataset:
-    path = folder / "manifest.json"
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = PreparedDataset(
-            name=manifest["name"],
-            sha256=manifest["sha256"],
-            vocab_size=manifest["vocab_size"],
-            train_tokens=manifest["train_tokens"],
-            validation_tokens=manifest["validation_tokens"],
-            source=manifest["source"],
-            folder=folder,
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a dataset manifest ({error}); remove the folder and prepare it again") from error
-    for split, tokens in (("train", found.train_tokens), ("validation", found.validation_tokens)):
-        shard = folder / f"{split}.bin"
-        size = shard.stat().st_size if shard.is_file() else 0
-        if size != 2 * tokens:
-            raise ValueError(f"{shard}: {size} bytes, the manifest says {2 * tokens}; remove the folder, prepare again")
-    return found

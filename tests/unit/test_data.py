@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from optsweep_engines import data
+from optsweep_engines import data, datafiles, shards
 from optsweep_engines.data import (
     DatasetEntry,
     PreparedDataset,
@@ -167,6 +169,79 @@ def test_validation_windows_are_fixed_spread_and_do_not_overlap(prepared: Prepar
         validation_windows(prepared, prepared.validation_tokens, 50)
     with pytest.raises(ValueError, match="less than one window"):
         validation_windows(prepared, 49, 50)
+
+
+def wide(documents: int = 100) -> DatasetEntry:
+    """Tokens of a vocabulary as large as Llama 3's: the largest that it has, and one that two bytes would cut to 1."""
+
+    def texts() -> Iterator[tuple[str, Tokens]]:
+        for index in range(documents):
+            yield f"text-{index}", np.array([128255, 65537, index, 70000] * 8, dtype="<u4")
+
+    return DatasetEntry(name="wide", vocab_size=128256, source="", doc="", documents=texts, fingerprint=lambda: "1")
+
+
+def test_tokens_of_large_vocabularies_take_four_bytes_and_come_back_whole(tmp_path: Path) -> None:
+    prepared = write(wide(), tmp_path)
+    assert prepared.train.dtype == prepared.validation.dtype == np.dtype("<u4")
+    sizes = [(prepared.folder / f"{split}.bin").stat().st_size for split in ("train", "validation")]
+    assert sizes == [4 * prepared.train_tokens, 4 * prepared.validation_tokens]
+    expected = {128255, 65537, 70000, *range(100)}
+    x, _ = validation_windows(prepared, 32, 16)
+    assert set(np.unique(x)) <= expected and x.max() == 128255
+    seen = np.concatenate([batch(prepared, 0, step, 64, 16)[0].ravel() for step in range(20)])
+    assert set(np.unique(seen)) <= expected and seen.max() == 128255 and 65537 in seen
+    prepared.verify()
+    assert open_dataset(tmp_path, "wide", prepared.sha256) == prepared
+    (prepared.folder / "train.bin").write_bytes((prepared.folder / "train.bin").read_bytes()[:-2])
+    with pytest.raises(ValueError, match=r"train\.bin"):
+        open_dataset(tmp_path, "wide", prepared.sha256)
+
+
+def test_tokens_of_large_vocabularies_arrive_whole_on_a_host(tmp_path: Path) -> None:
+    prepared = write(wide(), tmp_path / "here")
+    place = datafiles.Incoming(tmp_path / "there", "wide", prepared.sha256)
+    for name in datafiles.FILES:
+        place.write(name, 0, (prepared.folder / name).read_bytes())
+    place.publish()
+    arrived = open_dataset(tmp_path / "there", "wide", prepared.sha256)
+    arrived.verify()
+    assert np.array_equal(arrived.train, prepared.train)
+
+
+def test_the_hash_of_shards_is_that_of_header_and_bytes_as_it_always_was(tmp_path: Path) -> None:
+    prepared = write(counting(), tmp_path)
+    digest = hashlib.sha256(f"optsweep dataset 1 65536 {prepared.train_tokens} {prepared.validation_tokens}\n".encode())
+    for split in ("train", "validation"):
+        digest.update((prepared.folder / f"{split}.bin").read_bytes())
+    assert prepared.sha256 == digest.hexdigest()
+    assert prepared.train.dtype == np.dtype("<u2")
+
+
+def test_shards_are_hashed_again_only_after_they_were_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = write(counting(), tmp_path)
+    calls: list[str] = []
+    whole = shards.content_hash
+    monkeypatch.setattr(shards, "content_hash", lambda *given: calls.append("hash") or whole(*given))
+    prepared.verify_once()
+    assert calls == [], "publishing them has hashed them"
+    (prepared.folder / shards.STAMP).unlink()
+    prepared.verify_once()
+    prepared.verify_once()
+    assert calls == ["hash"]
+    shard = prepared.folder / "validation.bin"
+    times = shard.stat()
+    with shard.open("r+b") as file:
+        file.seek(11)
+        byte = file.read(1)[0]
+        file.seek(11)
+        file.write(bytes([byte ^ 1]))
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="hash to"):
+            prepared.verify_once()
+    assert write(counting(), tmp_path) == prepared
+    prepared.verify_once()
 
 
 def test_too_few_documents_and_tokens_outside_the_vocabulary_are_refused(tmp_path: Path) -> None:
