@@ -86,7 +86,7 @@ def examine(workspace: Workspace, libraries: Mapping[str, str]) -> dict[str, Any
         "engines": engines,
         "cores": settings.usable_cores(),
         "gpus": settings.visible_gpus(),
-        "hosts": [{"name": "local", "slots": workspace.slots}, *hosts],
+        "hosts": [{"name": "local", "slots": workspace.run_slots}, *hosts],
         "workspace": {"path": str(workspace.root), "writable": writable, "free_bytes": usage.free},
         "store": store,
         "runs": counts,

@@ -275,7 +275,7 @@ def of(workspace: Workspace, chosen: flow.Plan, rates: Mapping[RateKey, float] |
         "fresh_seed_runs": chosen.fresh_seed_runs,
         "tokens": sum(spec.tokens for spec in chosen.specs),
         "flops": sum(run["flops"] for run in runs),
-        "seconds_estimate": cost.total_seconds(seconds, workspace.slots),
+        "seconds_estimate": cost.total_seconds(seconds, workspace.run_slots),
         "bytes_estimate": max(run["bytes_estimate"] for run in runs),
     }
     return {"study": chosen.study.name, "runs": runs, "totals": totals, "notes": flow.cautions(chosen.specs)}
@@ -290,6 +290,6 @@ def to_do(workspace: Workspace, document: Mapping[str, Any]) -> dict[str, Any]:
         "runs": len(runs),
         "tokens": sum(run["tokens"] for run in runs),
         "flops": sum(run["flops"] for run in runs),
-        "seconds_estimate": cost.total_seconds([run["seconds_estimate"] for run in runs], workspace.slots),
+        "seconds_estimate": cost.total_seconds([run["seconds_estimate"] for run in runs], workspace.run_slots),
         "bytes_estimate": max((run["bytes_estimate"] for run in runs), default=0),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import tomllib
@@ -22,7 +23,7 @@ class Workspace:
 
     root: Path
     slots: int
-    """Runs at a time on this machine."""
+    """Runs at a time on the cores of this machine; `run_slots` says how many in all."""
     device: str
     """"cpu", "cuda", "tpu" (all chips of this machine for one run) or "auto"."""
     checkpoint_seconds: float
@@ -33,6 +34,16 @@ class Workspace:
     """Devices that one run is spread over, "data=4,fsdp=2", on an engine that can; None: the engine's own choice."""
     sinks: tuple[str, ...] = ()
     """Where runs are copied to while they go on: "tensorboard:DIR", "wandb:DIR"; a relative DIR is in the workspace."""
+
+    @property
+    def gpus(self) -> list[str]:
+        """GPUs of this machine that runs may take, one each."""
+        return visible_gpus() if self.device in ("auto", "cuda") else []
+
+    @property
+    def run_slots(self) -> int:
+        """Runs at a time on this machine: one per GPU, or all chips of a TPU for one, else `slots`."""
+        return len(self.gpus) or (1 if self.device == "tpu" else self.slots)
 
     @property
     def runs(self) -> Path:
@@ -177,12 +188,18 @@ def visible_gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip() and name.strip() != "-1"]
+    return list(_installed_gpus(os.environ.get("PATH", "")))
+
+
+@functools.cache
+def _installed_gpus(path: str) -> tuple[str, ...]:
+    """What nvidia-smi on this PATH lists; it takes up to a second, and GPUs do not come and go."""
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    return answer.stdout.split() if answer.returncode == 0 else []
+        return ()
+    return tuple(answer.stdout.split()) if answer.returncode == 0 else ()
 
 
 def ssh_config() -> Path | None:

@@ -200,7 +200,9 @@ def plan(session: Session, json_: bool) -> None:
     print_runs(rows)
     guess = expected["seconds_estimate"]
     clock = (
-        f"~{output.duration_text(guess)} on {session.workspace.slots} slots" if guess else "no rate measured here yet"
+        f"~{output.duration_text(guess)} on {session.workspace.run_slots} slots"
+        if guess
+        else "no rate measured here yet"
     )
     print(
         f"{output.runs_text(count)} if nothing moves and no list is extended   {output.count_text(expected['tokens'])} "
@@ -218,7 +220,7 @@ def seconds(session: Session, each: list[tuple[Any, int]]) -> float | None:
 
     rates = flow.rates(session.workspace)
     singles = [cost.predicted(spec, rates).seconds_estimate for spec, runs in each for _ in range(runs)]
-    return cost.total_seconds(singles, session.workspace.slots) if singles else None
+    return cost.total_seconds(singles, session.workspace.run_slots) if singles else None
 
 
 def phase_text(session: Session, cell: TunedCell) -> str:

@@ -50,16 +50,16 @@ def estimate(workspace: Workspace, chosen: Plan) -> str:
 
     rates = flow.rates(workspace)
     seconds = cost.total_seconds(
-        (cost.predicted(spec, rates).seconds_estimate for spec in chosen.specs), workspace.slots
+        (cost.predicted(spec, rates).seconds_estimate for spec in chosen.specs), workspace.run_slots
     )
     if seconds is None:
         rate = flow.probe_rate()
-        seconds = sum(spec.flops for spec in chosen.specs) / rate / workspace.slots
+        seconds = sum(spec.flops for spec in chosen.specs) / rate / workspace.run_slots
     more = 1.0 + chosen.fresh_seed_runs / len(chosen.specs)
     tokens = sum(spec.steps * spec.tokens_per_step for spec in chosen.specs)
     return (
         f"training {len(chosen.specs)} runs + {chosen.fresh_seed_runs} fresh seeds, {output.count_text(tokens)} tokens, "
-        f"about {output.duration_text(seconds * more)} on {workspace.slots} slots; Ctrl-C detaches, nothing is lost"
+        f"about {output.duration_text(seconds * more)} on {workspace.run_slots} slots; Ctrl-C detaches, nothing is lost"
     )
 
 

@@ -148,7 +148,7 @@ def title(workspace: Workspace, chosen: Plan, hosts: tuple[str, ...] = ("local",
     total = len(chosen.specs) + chosen.fresh_seed_runs
     ratios = " ".join(f"{value:g}" for value in cells)
     head = f"study {chosen.study.name}   {output.runs_text(total)}   {names} x {models} x {ratios}"
-    where = f"{workspace.slots} slots" if hosts == ("local",) else f"on {', '.join(hosts)}"
+    where = f"{workspace.run_slots} slots" if hosts == ("local",) else f"on {', '.join(hosts)}"
     return f"{head}   {engines}, {where}"
 
 
@@ -191,7 +191,7 @@ def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
     totals = data["totals"]
     later = f" + {totals['fresh_seed_runs']} fresh seeds of the best" if totals["fresh_seed_runs"] else ""
     hours = totals["seconds_estimate"]
-    guess = f"~{output.duration_text(hours)} on {workspace.slots} slots" if hours else "no rate measured here yet"
+    guess = f"~{output.duration_text(hours)} on {workspace.run_slots} slots" if hours else "no rate measured here yet"
     print(
         f"{output.runs_text(totals['runs'])}{later}   {output.count_text(totals['tokens'])} tokens   "
         f"{output.count_text(totals['flops'])} FLOPs   {guess}   {totals['bytes_estimate'] / 2**30:.2f} GiB per run"

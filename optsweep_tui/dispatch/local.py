@@ -19,7 +19,7 @@ from optsweep_tui.core import Host
 from optsweep_tui.dispatch import retry
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.rundir import RunState
-from optsweep_tui.settings import Workspace, usable_cores, visible_gpus
+from optsweep_tui.settings import Workspace, usable_cores
 
 
 class LocalDispatcher:
@@ -27,13 +27,13 @@ class LocalDispatcher:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        gpus = visible_gpus() if workspace.device in ("auto", "cuda") else []
+        gpus = workspace.gpus
         if workspace.device == "cuda" and not gpus:
             raise OptsweepError("device cuda is asked for, but no NVIDIA GPU is visible here", 'set device = "cpu"')
         self._gpus = gpus
         # A run takes all chips of a TPU, and a second process could not open them.
         self._tpu = workspace.device == "tpu"
-        slots = len(gpus) if gpus else 1 if self._tpu else workspace.slots
+        slots = workspace.run_slots
         device = "cuda" if gpus else "tpu" if self._tpu else "cpu"
         self.host = Host(name="local", backend="local", slots=slots, device=device)
         self._queue = workspace.queue / "local"

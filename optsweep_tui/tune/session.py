@@ -225,7 +225,7 @@ class Session:
         cells = f"{ended} of {len(placed)} cells   " if len(placed) > 1 else ""
         more = sum(to_come(entry, self.tuning.rules) for entry in placed)
         text = f"tuning {self.tuning.name}   {cells}{more} runs to go if nothing moves"
-        return f"{text}   {self.tuning.engine}, {self.workspace.slots} slots"
+        return f"{text}   {self.tuning.engine}, {self.workspace.run_slots} slots"
 
 
 def begun(workspace: Workspace, tuning: Tuning, known: bool, *, prepare: bool) -> Session:

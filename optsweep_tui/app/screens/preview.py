@@ -153,7 +153,9 @@ class PreviewScreen(EditingActions, ModalScreen[Draft | None]):
             return [(Span("planning ...", style.GREY),)]
         total = self.document["totals"]
         totals = (
-            total | self.left | {"left": self.left["runs"], "runs": total["runs"], "slots": self.bench.workspace.slots}
+            total
+            | self.left
+            | {"left": self.left["runs"], "runs": total["runs"], "slots": self.bench.workspace.run_slots}
         )
         seeds = f"seeds {','.join(map(str, draft.seeds))}" if draft.seeds else ""
         engines = " ".join(dict.fromkeys(run["engine"] for run in self.document["runs"]))

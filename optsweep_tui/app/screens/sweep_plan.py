@@ -118,7 +118,7 @@ class SweepPlan(SweepMatrix):
                 document = preview.of(workspace, preview.plan(workspace, draft), rates)
                 left = preview.to_do(workspace, document)
                 found.update(document["totals"] | left | {"left": left["runs"], "runs": document["totals"]["runs"]})
-                found["slots"] = workspace.slots
+                found["slots"] = workspace.run_slots
                 return ""
 
             text, _ = outcome(work)
