@@ -61,6 +61,8 @@ class Request:
     engine: str | None = None
     dataset: str | None = None
     around: str | None = None
+    scale: str | None = None
+    """"tiny": the same plan on 2 layers x 64, see `scaling`."""
     limit: int | None = None
 
 
@@ -85,7 +87,7 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
         prepare: prepare the datasets first (writes into the workspace); without, an unprepared one has no hash.
     """
     from optsweep_engines.optimizers import user_plan
-    from optsweep_tui import grid, gridfile
+    from optsweep_tui import grid, gridfile, scaling
     from optsweep_tui import plan as planning
     from optsweep_tui.datasets import DatasetLookup
 
@@ -120,7 +122,14 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
     if request.limit is not None and request.limit < 1:
         raise OptsweepError(f"--limit {request.limit} leaves no run", "give a positive number")
     # One more than asked for shows whether the limit cut anything.
-    specs = grid.expand(study, DatasetLookup(workspace, prepare), None if request.limit is None else request.limit + 1)
+    most = None if request.limit is None else request.limit + 1
+    if request.scale is None:
+        specs = grid.expand(study, DatasetLookup(workspace, prepare), most)
+    else:
+        small = scaling.named(study, request.scale)
+        specs = grid.expand(study, DatasetLookup(workspace, prepare=False))
+        specs = scaling.shrunk(specs, DatasetLookup(workspace, prepare)(scaling.DATASET))[:most]
+        study = small
     fresh = planning.fresh_seed_count(study, specs)
     with grid.own_errors():
         user_plan.attempt(specs)

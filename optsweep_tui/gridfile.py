@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from optsweep_engines import models
 from optsweep_engines.folder import write_atomic
 from optsweep_engines.optimizers import catalogue, user
 from optsweep_tui import published
@@ -228,21 +230,34 @@ def _cells(value: Any, where: str) -> tuple[CellSelection, ...]:
     cells = []
     for index, item in enumerate(value):
         place = f"{where}: cells[{index}]"
-        _known(_table(item, place), ("optimizer", "model", "chinchilla"), place)
-        for key in ("optimizer", "model", "chinchilla"):
+        _known(_table(item, place), ("optimizer", "model", "chinchilla", "steps"), place)
+        budget = "steps" if "steps" in item else "chinchilla"
+        if "steps" in item and "chinchilla" in item:
+            raise OptsweepError(f"{place}: chinchilla and steps both say how long", "keep one of them")
+        for key in ("optimizer", "model", budget):
             if not listed(item.get(key, [])):
                 raise OptsweepError(f"{place}: {key} is missing or empty", f"list at least one {key}")
-        cells.append(
-            CellSelection(
-                optimizer=tuple(
-                    optimizer_name(str(name), f"{place}: optimizer[{position}]")
-                    for position, name in enumerate(listed(item["optimizer"]))
-                ),
-                model=tuple(model_name(str(name), f"{place}: model") for name in listed(item["model"])),
-                chinchilla=tuple(ratio(value, f"{place}: chinchilla") for value in listed(item["chinchilla"])),
-            )
+        optimizers = tuple(
+            optimizer_name(str(name), f"{place}: optimizer[{position}]")
+            for position, name in enumerate(listed(item["optimizer"]))
         )
+        named = tuple(model_name(str(name), f"{place}: model") for name in listed(item["model"]))
+        if budget == "chinchilla":
+            ratios = tuple(ratio(value, f"{place}: chinchilla") for value in listed(item["chinchilla"]))
+            cells.append(CellSelection(optimizer=optimizers, model=named, chinchilla=ratios))
+            continue
+        for name in named:  # a step count is another ratio for each size
+            ratios = tuple(_ratio_of_steps(name, value, place) for value in listed(item["steps"]))
+            cells.append(CellSelection(optimizer=optimizers, model=(name,), chinchilla=ratios))
     return tuple(cells)
+
+
+def _ratio_of_steps(model: str, steps: Any, place: str) -> float:
+    """The Chinchilla ratio of so many steps of the batch that the model's catalogue entry names."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise OptsweepError(f"{place}: steps = {steps!r} is not a positive whole number", "write steps = [5100]")
+    entry = models.model(model)
+    return float(Fraction(steps * entry.batch_size * entry.seq_len, 20 * entry.shape.non_embedding_params))
 
 
 def _cells_or_published(data: Mapping[str, Any], source: str | None, where: str) -> tuple[CellSelection, ...]:

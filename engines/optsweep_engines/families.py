@@ -186,6 +186,23 @@ def _gpt2(
     )
 
 
+def _scaled(family: str) -> ModelEntry:
+    inner = 192 if family == "llama" else 256
+    return ModelEntry(
+        name=f"{family}-scaled",
+        shape=family_shape(family, layers=2, width=64, heads=4, mlp_width=inner, vocab_size=256, positions=128),
+        seq_len=128,
+        batch_size=8,
+        dataset="embedded",
+        dtype="fp32",
+        schedule="cosine",
+        study="scaled",
+        source="this project: what --scale tiny makes of the family's larger shapes",
+        doc=f"The {family} family at 2 layers x 64, bytes: a study's plan tried out on one CPU core",
+        z_loss=1e-4 if family == "olmo" else 0.0,
+    )
+
+
 _SPEEDRUN = ModelEntry(
     name="speedrun-124m",
     shape=family_shape("speedrun", layers=12, width=768, heads=6, mlp_width=3072, vocab_size=50304, positions=1024),
@@ -219,6 +236,7 @@ MODELS: dict[str, ModelEntry] = {
         _gpt2("gpt2-124m", 12, 12, 768, 1024, 480, "openwebtext", 50304, "bf16"),
         _gpt2("gpt2-350m", 24, 16, 1024, 1024, 480, "openwebtext", 50304, "bf16"),
         _SPEEDRUN,
+        *(_scaled(family) for family in FAMILIES),
     )
 }
 

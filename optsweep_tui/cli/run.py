@@ -45,6 +45,10 @@ def command(
     around: Annotated[
         str | None, typer.Option("--around", help="incumbent or start: which published values to begin from.")
     ] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option("--scale", help="tiny: the plan on 2 layers x 64, 100 steps, bytes, in a study of its own."),
+    ] = None,
     pack: Annotated[
         int | None,
         typer.Option(
@@ -94,6 +98,7 @@ def command(
         engine=engine,
         dataset=dataset,
         around=around,
+        scale=scale,
         limit=limit,
     )
     chosen = flow.plan(place, request, prepare=False)
