@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from optsweep_engines import data
 from optsweep_engines.spec import RunSpec
@@ -27,6 +28,15 @@ def require(workspace: Workspace, specs: Iterable[RunSpec]) -> None:
                 f"prepared here now is {str(facts.sha256)[:12]}",
                 "bring that folder back, or plan the runs anew with optsweep run",
             )
+
+
+def used(workspace: Workspace, name: str) -> Path | None:
+    """The folder that `--dataset NAME` means now; None where there is none, or it is damaged."""
+    try:
+        found = data.find(name, workspace.data)
+    except (LookupError, ValueError):
+        return None
+    return found.folder if found else None
 
 
 class DatasetLookup:
@@ -64,7 +74,7 @@ class DatasetLookup:
                 prepared.verify_once()
         except ValueError as error:
             again = " --from PATH" if entry.documents is None else ""
-            hint = f"move that folder away, then optsweep data prepare {entry.name}{again} makes it anew"
+            hint = f"optsweep data prepare {entry.name}{again} mends it"
             raise OptsweepError(f"dataset {entry.name} is damaged: {error}", hint) from None
         return prepared
 

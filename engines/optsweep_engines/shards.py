@@ -125,6 +125,8 @@ def folder_of(root: Path, name: str, sha256: str) -> Path:
 def manifests(root: Path, name: str = "*") -> Iterator[tuple[int, Path, dict[str, Any]]]:
     """(time of change in ns, folder, manifest) of everything prepared under `root`, unsorted; what is none is passed over."""
     for path in root.glob(f"{name}-*/{MANIFEST}"):
+        if path.parent.name.startswith("."):
+            continue  # in the making
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(manifest["name"], str) and isinstance(manifest["sha256"], str):

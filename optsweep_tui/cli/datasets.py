@@ -26,16 +26,16 @@ def command(
     root = options.open_workspace(context, workspace).data
     if name is not None:
         try:
-            row = _described(data.dataset(name).name, root)
+            row = _described(data.dataset(name, root).name, root)
         except LookupError:
-            raise UnknownName("dataset", name, data.datasets(), hint="(optsweep datasets lists all)") from None
+            raise UnknownName("dataset", name, _names(root), hint="(optsweep datasets lists all)") from None
         if json_:
             output.emit_json(row)
         else:
             for key, value in row.items():
                 print(f"{key:20}{value}")
         return
-    rows = [_described(entry, root) for entry in data.datasets()]
+    rows = [_described(entry, root) for entry in _names(root)]
     if json_:
         output.emit_json(rows)
         return
@@ -57,16 +57,28 @@ def command(
     )
 
 
-def _described(name: str, root: Path) -> dict[str, Any]:
+def _names(root: Path) -> list[str]:
+    """Those of the catalogue, then those that were prepared here from corpora of one's own."""
     from optsweep_engines import data
 
-    entry = data.dataset(name)
-    prepared = data.find(name, root)
+    return [*data.datasets(), *(entry.name for entry in data.own(root))]
+
+
+def _described(name: str, root: Path) -> dict[str, Any]:
+    from optsweep_engines import data
+    from optsweep_tui.errors import OptsweepError
+
+    entry = data.dataset(name, root)
+    try:
+        prepared = data.find(name, root)
+    except ValueError as error:
+        raise OptsweepError(f"dataset {name} is damaged: {error}", "optsweep data ls shows its folder") from None
     return {
         "name": entry.name,
         "prepared": prepared is not None,
         "preparable": entry.documents is not None,
-        "vocab_size": entry.vocab_size,
+        "vocab_size": prepared.vocab_size if prepared else entry.vocab_size,
+        "tokenizer": (prepared.tokenizer or None) if prepared else None,
         "train_tokens": prepared.train_tokens if prepared else None,
         "validation_tokens": prepared.validation_tokens if prepared else None,
         "sha256": prepared.sha256 if prepared else None,

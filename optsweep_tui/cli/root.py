@@ -23,7 +23,7 @@ UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # click's own, or
 ClickError: type[Exception] = UsageError.__bases__[0]
 
 VERBS = (
-    "quickstart", "optimizers", "models", "datasets", "grids",
+    "quickstart", "optimizers", "models", "datasets", "data", "grids",
     "run", "tune", "watch", "ls", "show", "logs", "cancel", "retry", "resume",
     "hosts", "collect", "import", "export", "reproduce", "sql", "snapshot", "gc",
     "table", "fit", "speedup",

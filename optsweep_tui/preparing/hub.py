@@ -1,0 +1,252 @@
+"""Published corpora by name, streamed from the Hugging Face hub: which they are, and what to fetch where there is no network."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optsweep_tui.errors import OptsweepError
+from optsweep_tui.preparing import vocabulary
+from optsweep_tui.preparing.readers import BATCH_BYTES, MOST_ITEMS, Batch, Source
+from optsweep_tui.preparing.worker import HELD_OUT, TRAIN, whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """One split of a repository on the hub."""
+
+    repository: str
+    configuration: str | None = None
+    split: str = "train"
+    field: str = "text"
+    value: int | None = None
+    """TRAIN or HELD_OUT where the publisher has split it; None: the hash of each document decides."""
+    weight: float = 1.0
+    """Bytes in the mix, relative to the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A corpus of the catalogue."""
+
+    streams: tuple[Stream, ...]
+    tokenizer: str
+    """"characters", or the repository of its tokenizer.json."""
+    held_out: float = 0.0005
+    mixed: bool = False
+    """The streams are read in turn by their weights; otherwise one after the other."""
+
+
+# Repositories as their authors name them: https://arxiv.org/abs/2305.07759 (TinyStories), https://arxiv.org/abs/2406.17557
+# (FineWeb), https://huggingface.co/datasets/allenai/c4; weights of the mix as in the reference study,
+# https://arxiv.org/abs/2509.02046. nanoGPT holds 0.05 % of OpenWebText out (data/openwebtext/prepare.py).
+GPT2, T5, LLAMA3 = "openai-community/gpt2", "google-t5/t5-small", "meta-llama/Meta-Llama-3-8B"
+SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+PUBLISHED = {
+    "tinystories": Published(
+        streams=(
+            Stream(repository="roneneldan/TinyStories", split="validation", value=HELD_OUT),
+            Stream(repository="roneneldan/TinyStories", value=TRAIN),
+        ),
+        tokenizer=GPT2,
+    ),
+    "openwebtext": Published(streams=(Stream(repository="Skylion007/openwebtext"),), tokenizer=GPT2),
+    "fineweb": Published(
+        streams=(Stream(repository="HuggingFaceFW/fineweb", configuration="sample-10BT"),), tokenizer=GPT2
+    ),
+    "c4": Published(
+        streams=(
+            Stream(repository="allenai/c4", configuration="en", split="validation", value=HELD_OUT),
+            Stream(repository="allenai/c4", configuration="en", value=TRAIN),
+        ),
+        tokenizer=T5,
+    ),
+    "dclm-mix": Published(
+        streams=(
+            Stream(repository="mlfoundations/dclm-baseline-1.0", weight=3.8),
+            Stream(repository="bigcode/starcoderdata", field="content", weight=0.25),
+            Stream(repository="EleutherAI/proof-pile-2", configuration="default", weight=0.055),
+        ),
+        tokenizer=LLAMA3,
+        mixed=True,
+    ),
+}
+
+
+def tokenizer_of(name: str) -> Path:
+    """The tokenizer.json of a corpus, fetched once into the hub's own cache.
+
+    Raises:
+        OptsweepError: it cannot be fetched.
+    """
+    repository = PUBLISHED[name].tokenizer
+    vocabulary.require("huggingface_hub", f"fetching the tokenizer of {name}")
+    import huggingface_hub
+
+    try:
+        with _quiet():
+            return Path(huggingface_hub.hf_hub_download(repository, "tokenizer.json"))
+    except Exception as error:  # the library's errors, and those of whatever carries them
+        raise _unreachable(name, f"tokenizer.json of {repository}", error) from None
+
+
+def source_of(name: str) -> Source:
+    """A corpus of the catalogue as a stream.
+
+    Raises:
+        OptsweepError: the library is not installed, or the hub cannot be reached.
+    """
+    published = PUBLISHED[name]
+    vocabulary.require("datasets", f"streaming {name}")
+    parts: list[Source] = [HubSource(name, stream) for stream in published.streams]
+    for part in parts:
+        assert isinstance(part, HubSource)
+        part.probe()
+    if published.mixed:
+        return Mixed(parts, [stream.weight for stream in published.streams])
+    return Chain(parts)
+
+
+def _unreachable(name: str, what: str, error: Exception) -> OptsweepError:
+    published = PUBLISHED[name]
+    files = " + ".join(dict.fromkeys(stream.repository for stream in published.streams))
+    reason = " ".join(str(error).split())[:80] or type(error).__name__
+    form = f"optsweep data prepare {name} --from FOLDER --tokenizer tokenizer.json"
+    if published.mixed:
+        form += f" (in FOLDER one folder for each: {', '.join(folder_name(stream) for stream in published.streams)})"
+    return OptsweepError(
+        f"{what} cannot be fetched from huggingface.co ({type(error).__name__}: {reason})",
+        f"where there is a network, download the files of {files} and the tokenizer.json of {published.tokenizer}; then {form}",
+    )
+
+
+def folder_name(stream: Stream) -> str:
+    """The folder of a part of a mix on disk."""
+    return stream.repository.rpartition("/")[2]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' own retries and bars on the terminal."""
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)
+    yield
+
+
+class HubSource:
+    """Documents of one split, as they come; a place is their number."""
+
+    size = 0
+    by_position = False
+    identity = ""
+
+    def __init__(self, name: str, stream: Stream) -> None:
+        self._name, self._stream = name, stream
+
+    def unchanged(self, after: dict[str, Any], identity: str) -> bool:
+        return identity == self._stream.repository
+
+    def probe(self) -> None:
+        """See that it can be reached."""
+        self._opened()
+
+    def _opened(self) -> Any:
+        import datasets
+
+        stream = self._stream
+        try:
+            with _quiet():
+                return datasets.load_dataset(
+                    stream.repository, stream.configuration, split=stream.split, streaming=True
+                )
+        except Exception as error:
+            raise _unreachable(self._name, stream.repository, error) from None
+
+    def batches(self, after: dict[str, Any] | None) -> Iterator[Batch]:
+        count, done = (after["documents"], after["done"]) if after else (0, 0)
+        rows = self._opened()
+        items: list[list[Any]] = []
+        bodies: list[bytes] = []
+        size = 0
+        try:
+            for row in rows.skip(count) if count else rows:
+                content = whole(str(row[self._stream.field])).encode()
+                items.append([len(content), self._stream.value, True, self._stream.repository])
+                bodies.append(content)
+                size += len(content)
+                if size >= BATCH_BYTES or len(items) == MOST_ITEMS:
+                    count, done = count + len(items), done + size
+                    yield self._batch(items, bodies, count, done)
+                    items, bodies, size = [], [], 0
+        except (OSError, KeyError) as error:
+            raise _unreachable(self._name, self._stream.repository, error) from None
+        if items:
+            yield self._batch(items, bodies, count + len(items), done + size)
+
+    def _batch(self, items: list[list[Any]], bodies: list[bytes], count: int, done: int) -> Batch:
+        return Batch(
+            header={"kind": "texts", "items": items},
+            body=b"".join(bodies),
+            after={"documents": count, "done": done},
+            done=done,
+            identity=self._stream.repository,
+        )
+
+
+class Chain:
+    """Corpora one after the other."""
+
+    by_position = False
+
+    def __init__(self, parts: list[Source]) -> None:
+        self._parts = parts
+        self.size = sum(part.size for part in parts)
+        self.identity = " ".join(part.identity for part in parts).strip()
+
+    def unchanged(self, after: dict[str, Any], identity: str) -> bool:
+        part = int(after["part"])
+        return part < len(self._parts) and self._parts[part].unchanged(after["inner"], identity)
+
+    def batches(self, after: dict[str, Any] | None) -> Iterator[Batch]:
+        first, inner = (after["part"], after["inner"]) if after else (0, None)
+        before, done = (after["before"], after["done"]) if after else (0, 0)
+        for number in range(first, len(self._parts)):
+            for batch in self._parts[number].batches(inner):
+                done = before + batch.done
+                place = {"part": number, "before": before, "done": done, "inner": batch.after}
+                yield Batch(header=batch.header, body=batch.body, after=place, done=done, identity=batch.identity)
+            before, inner = done, None
+
+
+class Mixed:
+    """Corpora in turn, so that the bytes read of each are as their weights, until the first of them ends."""
+
+    by_position = False
+
+    def __init__(self, parts: list[Source], weights: list[float]) -> None:
+        self._parts, self._weights = parts, weights
+        self.identity = " ".join(part.identity for part in parts).strip()
+        self.size = 0  # where the first ends is not known
+
+    def unchanged(self, after: dict[str, Any], identity: str) -> bool:
+        each = zip(self._parts, after["inner"], after["identities"], strict=True)
+        return all(place is None or part.unchanged(place, before) for part, place, before in each)
+
+    def batches(self, after: dict[str, Any] | None) -> Iterator[Batch]:
+        count = len(self._parts)
+        state = after or {"inner": [None] * count, "identities": [""] * count, "bytes": [0] * count}
+        read = [part.batches(place) for part, place in zip(self._parts, state["inner"], strict=True)]
+        inner, identities, sizes = list(state["inner"]), list(state["identities"]), list(state["bytes"])
+        while True:
+            part = min(range(count), key=lambda number: sizes[number] / self._weights[number])
+            batch = next(read[part], None)
+            if batch is None:
+                return
+            inner[part], identities[part] = batch.after, batch.identity
+            sizes[part] += len(batch.body)
+            place = {"inner": list(inner), "identities": list(identities), "bytes": list(sizes)}
+            yield Batch(header=batch.header, body=batch.body, after=place, done=sum(sizes), identity="mix")
