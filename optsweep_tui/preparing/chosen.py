@@ -210,7 +210,8 @@ def _vocabulary(name: str, request: Request, source: Source | None, say: Callabl
         say("reading the corpus once for its characters")
         texts = (text for batch in source.batches(None) for text, _, _ in worker.documents_of(batch.header, batch.body))
         return vocabulary.of_characters(texts)
-    found = vocabulary.of_file(hub.tokenizer_of(name) if asked == "hub" else Path(asked).expanduser().resolve())
+    here = hub.tokenizer_of(name, corpus_is_here=source is not None) if asked == "hub" else Path(asked)
+    found = vocabulary.of_file(here.expanduser().resolve())
     if found.end_of_text is None:
         say(f"note: {found.name} has no end-of-text token: nothing separates the documents")
     return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,21 +79,42 @@ PUBLISHED = {
 }
 
 
-def tokenizer_of(name: str) -> Path:
+def tokenizer_of(name: str, *, corpus_is_here: bool) -> Path:
     """The tokenizer.json of a corpus, fetched once into the hub's own cache.
 
     Raises:
         OptsweepError: it cannot be fetched.
     """
     repository = PUBLISHED[name].tokenizer
-    vocabulary.require("huggingface_hub", f"fetching the tokenizer of {name}")
+    vocabulary.require("huggingface_hub", f"the tokenizer of {name}")
     import huggingface_hub
 
     try:
         with _quiet():
+            return Path(huggingface_hub.hf_hub_download(repository, "tokenizer.json", local_files_only=True))
+    except Exception:  # not in the cache: the library has several words for it
+        _require_hub(name, corpus_is_here)
+    try:
+        with _quiet():
             return Path(huggingface_hub.hf_hub_download(repository, "tokenizer.json"))
     except Exception as error:  # the library's errors, and those of whatever carries them
-        raise _unreachable(name, f"tokenizer.json of {repository}", error) from None
+        what = f"tokenizer.json of {repository} cannot be fetched"
+        raise _unreachable(name, what, error, corpus_is_here) from None
+
+
+def _require_hub(name: str, corpus_is_here: bool) -> None:
+    """One quick look: the libraries themselves try for half a minute."""
+    import huggingface_hub
+
+    try:
+        with urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=10):
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error
+        what = f"{huggingface_hub.constants.ENDPOINT} cannot be reached"
+        raise _unreachable(name, what, reason, corpus_is_here) from None
 
 
 def source_of(name: str) -> Source:
@@ -102,6 +125,7 @@ def source_of(name: str) -> Source:
     """
     published = PUBLISHED[name]
     vocabulary.require("datasets", f"streaming {name}")
+    _require_hub(name, corpus_is_here=False)
     parts: list[Source] = [HubSource(name, stream) for stream in published.streams]
     for part in parts:
         assert isinstance(part, HubSource)
@@ -111,17 +135,16 @@ def source_of(name: str) -> Source:
     return Chain(parts)
 
 
-def _unreachable(name: str, what: str, error: Exception) -> OptsweepError:
+def _unreachable(name: str, what: str, reason: object, corpus_is_here: bool = False) -> OptsweepError:
+    """What to download where there is a network, and the call that takes it."""
     published = PUBLISHED[name]
-    files = " + ".join(dict.fromkeys(stream.repository for stream in published.streams))
-    reason = " ".join(str(error).split())[:80] or type(error).__name__
+    files = [] if corpus_is_here else [f"the files of {stream.repository}" for stream in published.streams]
+    wanted = " and ".join([*dict.fromkeys(files), f"tokenizer.json of {published.tokenizer}"])
     form = f"optsweep data prepare {name} --from FOLDER --tokenizer tokenizer.json"
     if published.mixed:
         form += f" (in FOLDER one folder for each: {', '.join(folder_name(stream) for stream in published.streams)})"
-    return OptsweepError(
-        f"{what} cannot be fetched from huggingface.co ({type(error).__name__}: {reason})",
-        f"where there is a network, download the files of {files} and the tokenizer.json of {published.tokenizer}; then {form}",
-    )
+    text = " ".join(str(reason).split())[:100]
+    return OptsweepError(f"{what} ({text})", f"where there is a network, download {wanted}; then {form}")
 
 
 def folder_name(stream: Stream) -> str:
@@ -131,10 +154,12 @@ def folder_name(stream: Stream) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the libraries' own retries and bars on the terminal."""
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)
-    yield
+    """Without the libraries' own warnings and bars on the terminal."""
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 class HubSource:
@@ -164,7 +189,7 @@ class HubSource:
                     stream.repository, stream.configuration, split=stream.split, streaming=True
                 )
         except Exception as error:
-            raise _unreachable(self._name, stream.repository, error) from None
+            raise _unreachable(self._name, f"{stream.repository} cannot be read", error) from None
 
     def batches(self, after: dict[str, Any] | None) -> Iterator[Batch]:
         count, done = (after["documents"], after["done"]) if after else (0, 0)
@@ -183,7 +208,7 @@ class HubSource:
                     yield self._batch(items, bodies, count, done)
                     items, bodies, size = [], [], 0
         except (OSError, KeyError) as error:
-            raise _unreachable(self._name, self._stream.repository, error) from None
+            raise _unreachable(self._name, f"{self._stream.repository} cannot be read", error) from None
         if items:
             yield self._batch(items, bodies, count + len(items), done + size)
 
