@@ -12,7 +12,7 @@ from typing import Any
 
 from optsweep_tui.errors import OptsweepError, UnknownName
 
-_KEYS = {"slots", "device", "checkpoint_seconds", "poll_seconds", "sinks", "mesh"}
+_KEYS = {"slots", "gpus_per_run", "device", "checkpoint_seconds", "poll_seconds", "sinks", "mesh"}
 _APP_TABLES = {"keymap", "tui"}
 """Tables of optsweep.toml that the app reads and checks itself: `app/preferences.py`."""
 
@@ -32,6 +32,8 @@ class Workspace:
     """Between two looks of the controller at its runs."""
     mesh: str | None = None
     """Devices that one run is spread over, "data=4,fsdp=2", on an engine that can; None: the engine's own choice."""
+    gpus_per_run: int = 1
+    """GPUs that one run is spread over, a process each."""
     sinks: tuple[str, ...] = ()
     """Where runs are copied to while they go on: "tensorboard:DIR", "wandb:DIR"; a relative DIR is in the workspace."""
 
@@ -42,8 +44,11 @@ class Workspace:
 
     @property
     def run_slots(self) -> int:
-        """Runs at a time on this machine: one per GPU, or all chips of a TPU for one, else `slots`."""
-        return len(self.gpus) or (1 if self.device == "tpu" else self.slots)
+        """Runs at a time on this machine: as the GPUs suffice, or all chips of a TPU for one, else `slots`."""
+        gpus = self.gpus
+        if gpus:
+            return max(1, len(gpus) // self.gpus_per_run)
+        return 1 if self.device == "tpu" else self.slots
 
     @property
     def runs(self) -> Path:
@@ -121,6 +126,7 @@ def workspace(root: Path | None = None) -> Workspace:
         checkpoint_seconds=float(values.get("checkpoint_seconds", 30.0)),
         poll_seconds=float(values.get("poll_seconds", 0.25)),
         mesh=values.get("mesh"),
+        gpus_per_run=int(values.get("gpus_per_run", 1)),
         sinks=tuple(values.get("sinks", ())),
     )
 

@@ -36,7 +36,8 @@ class RunLog(Protocol):
     optimizer_file: Path
     """The run's own copy of a user's optimizer file; there where the spec names the file's hash."""
 
-    # A log may also hold `diagnostics`, what `--diagnostics` asked for; `diagnostics.wanted` reads it where it is there.
+    # A log may also hold `diagnostics`, what `--diagnostics` asked for; `diagnostics.wanted` reads it where it is there; and
+    # `attempt_folder`, which further processes of the same run read.
 
     def metric(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl (keys of MetricRow and any further numeric ones); non-finite becomes null."""

@@ -48,7 +48,7 @@ class AttemptLog:
             alone: False: in a pack, whose members are cancelled by their marker, without a signal to the process.
         """
         self._alone = alone
-        self._folder = attempt_folder
+        self._folder = self.attempt_folder = attempt_folder
         self.run_folder = attempt_folder.parent
         self.attempt = int(attempt_folder.name[1:])
         self.optimizer_file = self.run_folder / folder.OPTIMIZER

@@ -38,7 +38,12 @@ class LocalDispatcher:
         self.host = Host(name="local", backend="local", slots=slots, device=device)
         self._queue = workspace.queue / "local"
         self._bench = workers.Bench(
-            queue=self._queue, runs=workspace.runs, slots=slots, gpus=tuple(gpus), pinned=not self._tpu
+            queue=self._queue,
+            runs=workspace.runs,
+            slots=slots,
+            gpus=tuple(gpus),
+            gpus_per_run=workspace.gpus_per_run,
+            pinned=not self._tpu,
         )
         self._workers: list[subprocess.Popen[bytes]] = []
         self._queued: dict[str, RunState] = {}

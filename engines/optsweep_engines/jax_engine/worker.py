@@ -11,9 +11,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,74 +20,26 @@ import numpy as np
 from optsweep_engines import folder, run
 from optsweep_engines.engine import Preempted, RunLog
 from optsweep_engines.jax_engine.train import train
+from optsweep_engines.shared_log import SharedLog
 from optsweep_engines.spec import RunSpec
 
-ASKED_EVERY = 10
-"""Steps between two agreements on whether to stop or to save: each one waits for all devices."""
-STOPS = (None, "cancelled", "preempted")
 
-
-class SharedLog:
-    """The log of process 0 for all processes: what it decides is agreed on, what it writes only it writes."""
-
-    def __init__(self, log: run.AttemptLog, mesh: str | None) -> None:
-        self.log = log
-        self.leads = jax.process_index() == 0
-        self.attempt, self.data_root, self.device = log.attempt, log.data_root, log.device
-        self.threads, self.optimizer_file = log.threads, log.optimizer_file
-        self.mesh = mesh or log.mesh
-        self.asked = 0
-        self.due = False
-
-    def metric(self, row: dict[str, Any]) -> None:
-        """By process 0."""
-        if self.leads:
-            self.log.metric(row)
-
-    def event(self, kind: str, **fields: Any) -> None:
-        """By process 0."""
-        if self.leads:
-            self.log.event(kind, **fields)
-
-    def stop_requested(self) -> str | None:
-        """What process 0 was told, agreed on every few steps."""
-        self.asked += 1
-        if self.asked % ASKED_EVERY:
-            return None
-        own = [STOPS.index(self.log.stop_requested()), int(self.log.checkpoint_due())] if self.leads else [0, 0]
-        stop, due = (int(value) for value in agreed(np.array(own)))
-        self.due = bool(due)
-        return STOPS[stop]
-
-    def checkpoint_due(self) -> bool:
-        """As agreed."""
-        return self.due
-
-    def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
-        """By process 0."""
-        self.due = False
-        if self.leads:
-            self.log.save_checkpoint(step, write)
-
-    def checkpoints(self) -> Iterator[tuple[int, Path]]:
-        """The one that process 0 found newest."""
-        newest = next(self.log.checkpoints(), (0, Path())) if self.leads else (0, Path())
-        [step] = (int(value) for value in agreed(np.array([newest[0]])))
-        if step:
-            yield from ((found, path) for found, path in self.log.checkpoints() if found == step)
-
-
-def agreed(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def agreed(values: Sequence[int]) -> Sequence[int]:
     """The numbers of process 0, in all processes."""
     from jax.experimental import multihost_utils  # noqa: PLC0415 (several processes only)
 
-    return np.asarray(multihost_utils.broadcast_one_to_all(values))
+    return [int(value) for value in np.asarray(multihost_utils.broadcast_one_to_all(np.array(values)))]
+
+
+def shared(log: run.AttemptLog, mesh: str | None) -> SharedLog:
+    """The log of this process."""
+    return SharedLog(log, mesh, leads=jax.process_index() == 0, agreed=agreed)
 
 
 def follow(attempt_folder: Path, mesh: str | None) -> int:
     """Train beside process 0."""
     spec = RunSpec.from_dict(folder.read_json(attempt_folder.parent / folder.SPEC) or {})
-    log: RunLog = SharedLog(run.AttemptLog(attempt_folder), mesh)
+    log: RunLog = shared(run.AttemptLog(attempt_folder), mesh)
     try:
         train(spec, log)
     except Preempted:
@@ -109,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     jax.distributed.initialize(options.coordinator, options.processes, options.process)
     where = options.attempt.resolve()
     if jax.process_index() == 0:
-        return run.train_attempt(where, lambda log: SharedLog(log, options.mesh))
+        return run.train_attempt(where, lambda log: shared(log, options.mesh))
     return follow(where, options.mesh)
 
 

@@ -9,7 +9,7 @@ from optsweep_engines.spec import RunRecord, RunSpec
 
 
 class TorchEngine:
-    """Trains on one CUDA device or on CPU threads. Same file names as in the other engine."""
+    """Trains on CPU threads, on one CUDA device, or on several with a process each. Same file names as in the other engine."""
 
     name = "torch"
 
@@ -20,9 +20,18 @@ class TorchEngine:
             Preempted: `log.stop_requested()` said so; a checkpoint was saved first.
             ValueError: the spec cannot be trained here (dataset, device, shape).
         """
-        from optsweep_engines.torch_engine.train import train  # noqa: PLC0415 (torch takes a second to import)
+        from optsweep_engines.torch_engine.device import gpus_for  # noqa: PLC0415 (torch takes a second to import)
+        from optsweep_engines.torch_engine.ranks import joined, wanted  # noqa: PLC0415
+        from optsweep_engines.torch_engine.train import train  # noqa: PLC0415
 
-        return train(spec, log)
+        count = 1 if joined().count > 1 else wanted(spec, log.mesh, gpus_for(log.device))
+        attempt = getattr(log, "attempt_folder", None)
+        if count == 1 or attempt is None:  # a log without a folder, of a test or a benchmark: nothing to follow
+            return train(spec, log)
+        from optsweep_engines.torch_engine.worker import leading  # noqa: PLC0415
+
+        with leading(log, attempt, count) as shared:
+            return train(spec, shared)
 
     def matmul_flops(self, device: str, dtype: str = "fp32") -> float:
         """FLOP/s of a plain matrix product in a compute type on a device."""

@@ -28,6 +28,13 @@ def devices() -> list[dict[str, Any]]:
     return [*found, {"device": "cpu", "name": cpu_name(), "memory_bytes": memory}]
 
 
+def gpus_for(name: str) -> int:
+    """How many GPUs a run may take that was given this device: all that are visible unless one is named; 0 for the CPU."""
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return 1 if name.startswith("cuda:") else 0
+
+
 def opened(name: str, threads: int) -> torch.device:
     """The device of a run, ready: threads set on CPU, matmul precision chosen, memory counters at zero.
 

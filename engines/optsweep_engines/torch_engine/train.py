@@ -24,6 +24,7 @@ from optsweep_engines.torch_engine.device import description, opened, peak_bytes
 from optsweep_engines.torch_engine.graphed import Graphed
 from optsweep_engines.torch_engine.model import Decoder, decoder
 from optsweep_engines.torch_engine.observe import Observer
+from optsweep_engines.torch_engine.ranks import joined
 from optsweep_engines.torch_engine.services import Services
 from optsweep_engines.torch_engine.user import optimizer_of
 
@@ -48,6 +49,7 @@ class Trainer:
         require_trainable(spec)
         self.spec = spec
         self.device = device
+        self.ranks = joined()
         self.dataset = data.dataset_of(spec, data_root)
         self.params: dict[str, Tensor] = {
             name: torch.from_numpy(value).to(device).requires_grad_()
@@ -76,7 +78,7 @@ class Trainer:
         return self.peak_lr * lr_factor(step, self.spec.steps, self.spec.schedule, self.spec.hyperparameters)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets [batch_size, seq_len] of a step, on the device."""
+        """Inputs and targets [batch_size, seq_len] of a step, of all processes, on the device."""
         x, y = data.batch(self.dataset, self.spec.seed, step, self.spec.batch_size, self.spec.seq_len)
         return self.moved(x), self.moved(y)
 
@@ -88,7 +90,14 @@ class Trainer:
         return tensor
 
     def gradients(self, x_BT: Tensor, y_BT: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Mean loss and its gradients in the order of `names`, accumulated over the micro-batches."""
+        """Mean loss and its gradients in the order of `names`, over the micro-batches and the processes."""
+        count = self.spec.accumulation
+        loss, grads = self.own_gradients(self.ranks.share(x_BT, count), self.ranks.share(y_BT, count))
+        self.ranks.average_([loss, *grads])
+        return loss, grads
+
+    def own_gradients(self, x_BT: Tensor, y_BT: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Of this process' sequences, accumulated over the micro-batches."""
         count = self.spec.accumulation
         if count == 1:
             return self.decoder.loss_and_grads(x_BT, y_BT)
@@ -143,9 +152,10 @@ class Trainer:
         rows = self.spec.batch_size // self.spec.accumulation
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         with self.optimizer.evaluated():
-            for start in range(0, len(x), rows):
+            for start in range(rows * self.ranks.index, len(x), rows * self.ranks.count):
                 part = slice(start, start + rows)
                 total += self.decoder.loss(self.moved(x[part]), self.moved(y[part])) * len(x[part])
+        self.ranks.sum_(total)
         return float(total) / len(x)
 
     def save(self, log: RunLog, step: int, progress: Mapping[str, Any]) -> None:

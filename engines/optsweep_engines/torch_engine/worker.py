@@ -1,0 +1,133 @@
+"""One process of a run over several: `torchrun --nproc-per-node N -m optsweep_engines.torch_engine.worker runs/<id>/a1`.
+
+The engine starts the further processes of a run on its own machine by itself (`leading`). Over several machines torchrun starts
+all of them; the run folder and the shards then have to lie where all can see them. The first process alone writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import distributed as dist
+
+from optsweep_engines import folder, run
+from optsweep_engines.engine import Preempted, RunLog
+from optsweep_engines.shared_log import SharedLog
+from optsweep_engines.spec import RunSpec
+from optsweep_engines.torch_engine import ranks
+from optsweep_engines.torch_engine.train import train
+
+SILENCE = datetime.timedelta(minutes=10)
+"""A process that does not answer for so long is taken for dead: the first step compiles."""
+LOOPBACK = "lo"
+
+
+def join(device: str, index: int, count: int, where: str) -> None:
+    """Become one of so many.
+
+    Args:
+        device: "cpu" or "cuda:N".
+        where: of the rendezvous, "file:///..." or "env://".
+    """
+    backend = "gloo" if device == "cpu" else "nccl"
+    if backend == "gloo" and where != "env://":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+    dist.init_process_group(backend, init_method=where, rank=index, world_size=count, timeout=SILENCE)
+
+
+def device_of(name: str, index: int) -> str:
+    """The device of a process: its own GPU, or the CPU."""
+    cuda = name.startswith("cuda") or (name == "auto" and torch.cuda.is_available())
+    return f"cuda:{index}" if cuda else "cpu"
+
+
+def shared(log: RunLog, index: int) -> SharedLog:
+    """The log of a process, with its own device."""
+    made = SharedLog(log, None, leads=ranks.joined().index == 0, agreed=ranks.agreed)
+    made.device = device_of(log.device, index)
+    return made
+
+
+@contextlib.contextmanager
+def leading(log: RunLog, attempt_folder: Path, count: int) -> Iterator[SharedLog]:
+    """Start the further processes of a run here and be the first; they are gone when it ends, or when this one dies."""
+    with tempfile.TemporaryDirectory(prefix="optsweep-ranks-") as meeting:
+        where = f"file://{meeting}/store"
+        command = [sys.executable, "-m", "optsweep_engines.torch_engine.worker", str(attempt_folder)]
+        command += ["--processes", str(count), "--meeting", where, "--parent", str(os.getpid())]
+        others = [subprocess.Popen([*command, "--process", str(index)]) for index in range(1, count)]
+        over = threading.Event()
+        for other in others:
+            threading.Thread(target=_watch, args=(other, over), daemon=True).start()
+        try:
+            join(device_of(log.device, 0), 0, count, where)
+            yield shared(log, 0)
+        finally:
+            over.set()
+            if dist.is_initialized():
+                dist.destroy_process_group()
+            for other in others:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    other.wait(timeout=30)
+                other.kill()
+                other.wait()
+
+
+def _watch(other: subprocess.Popen[bytes], over: threading.Event) -> None:
+    """A process that is gone would be waited for: end with it, and the run goes on from its checkpoint."""
+    status = other.wait()
+    if not over.is_set() and status != 0:
+        print(f"process {other.pid} of this run ended with {status}: so does this one", file=sys.stderr, flush=True)
+        os._exit(run.EXIT_FAILED)
+
+
+def follow(attempt_folder: Path, index: int) -> int:
+    """Train beside the first process."""
+    spec = RunSpec.from_dict(folder.read_json(attempt_folder.parent / folder.SPEC) or {})
+    try:
+        record = train(spec, shared(run.AttemptLog(attempt_folder), index))
+    except Preempted:
+        return 0
+    return run.EXIT_FAILED if record.status in ("failed", "oom") else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Join the others, then train."""
+    parser = argparse.ArgumentParser(prog="python -m optsweep_engines.torch_engine.worker", description=__doc__)
+    parser.add_argument("attempt", type=Path, help="an attempt folder, runs/<id>/a<n>")
+    parser.add_argument("--processes", type=int, default=int(os.environ.get("WORLD_SIZE", "1")))
+    parser.add_argument(
+        "--process", type=int, default=int(os.environ.get("RANK", "0")), help="number of this one, from 0"
+    )
+    parser.add_argument("--meeting", default="env://", help="where they meet: as torchrun says, or file://PATH")
+    parser.add_argument("--parent", type=int, metavar="PID", help="die with this process")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, run._on_term)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if options.parent:
+        run._die_with_parent(options.parent)
+    where = options.attempt.resolve()
+    local = int(os.environ.get("LOCAL_RANK", options.process))
+    name = str((folder.read_json(where / folder.INTENT) or {}).get("device", "auto"))
+    join(device_of(name, local), options.process, options.processes, options.meeting)
+    try:
+        if options.process == 0:
+            return run.train_attempt(where, lambda log: shared(log, local))
+        return follow(where, local)
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
