@@ -139,7 +139,7 @@ def baselines(
                 points=tuple(cells),
                 noise=noise,
                 raw_noise=noise,
-                refusal=_refusal(group, cells, baseline, max_chinchilla),
+                refusal=_refusal(group, cells, baseline, max_chinchilla, found),
                 row=next(rows) if len(cells) >= MIN_BUDGETS else -1,
                 chi2=math.nan,
                 chi2_dof=max(0, len(cells) - 3),
@@ -235,16 +235,33 @@ def budget_text(cell: CellLoss) -> str:
     return f"{cell.tokens:.4g} tokens" if math.isnan(cell.chinchilla) else f"{cell.chinchilla:g}"
 
 
-def _refusal(group: Group, cells: list[CellLoss], baseline: str, max_chinchilla: float | None) -> str:
+def _refusal(
+    group: Group, cells: list[CellLoss], baseline: str, max_chinchilla: float | None, found: Sequence[Group]
+) -> str:
     if len(cells) >= MIN_BUDGETS:
         return ""
     cut = f" up to ratio {max_chinchilla:g}" if max_chinchilla is not None else ""
     if not group.of(baseline):
-        return f"no runs of the baseline {baseline} here"
+        return f"no runs of the baseline {baseline} here{_on_other_tokens(group, baseline, found)}"
     if not cells:
         return f"the baseline {baseline} has no final loss{cut}"
     ratios = ", ".join(map(budget_text, cells))
     return f"the baseline {baseline} has {len(cells)} budget{'s'[: len(cells) != 1]}{cut} ({ratios}); a curve needs 3"
+
+
+def _on_other_tokens(group: Group, baseline: str, found: Sequence[Group]) -> str:
+    """Whether the baseline was trained on a dataset of the same name with another hash: another tokenizer or corpus."""
+    own = group.columns
+    others = [each.columns for each in found if each is not group and each.of(baseline)]
+    hashes = {
+        str(other["dataset_hash"])[:12]
+        for other in others
+        if all(other[name] == own[name] for name in own if name != "dataset_hash") and other["dataset_hash"]
+    }
+    if not hashes or not own["dataset_hash"]:
+        return ""
+    text = f"; it was trained on other tokens called {own['dataset']} ({', '.join(sorted(hashes))}, "
+    return f"{text}here {str(own['dataset_hash'])[:12]}), whose losses do not compare"
 
 
 def _no_curves() -> Curves:

@@ -105,12 +105,18 @@ def comparable(frame: pd.DataFrame) -> list[list[dict[str, Any]]]:
 
 def print_matrix(cells: pd.DataFrame) -> None:
     """Optimizer x ratio, one block per comparable group: loss, seeds, edge and tie marks."""
-    for group in comparable(cells):
+    groups = comparable(cells)
+    hashes: dict[str, set[Any]] = {}
+    for group in groups:
+        hashes.setdefault(str(group[0]["dataset"]), set()).add(group[0]["dataset_hash"])
+    for group in groups:
+        other = group[0]["dataset_hash"] if len(hashes[str(group[0]["dataset"])]) > 1 else None
+        data = f" {str(other)[:12]}" if other else ""
         budgets = list(
             dict.fromkeys(output.budget(row) for row in sorted(group, key=lambda row: row["tokens"] or math.inf))
         )
         others = Counter(output.budget(row) for row in group if row["loss"] is not None)
-        print(f"final validation loss, nats per token (seeds)   {headline(group[0])}   {sigma_text(group)}")
+        print(f"final validation loss, nats per token (seeds)   {headline(group[0])}{data}   {sigma_text(group)}")
         best: dict[str, float] = {}
         for row in group:
             if row["loss"] is not None:
