@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from optsweep_engines.engine import engine_names
-from optsweep_tui import flow, packs
+from optsweep_tui import benches, flow, packs
 from optsweep_tui.core import RunSpec
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.settings import Workspace
@@ -61,6 +61,7 @@ def measured(
             variants = [variants[0], {**variants[0], "pack": pack}]
         say(f"{engine}: {', '.join(spec.optimizer for spec in specs)} on {model}, {TURNS} turns each")
         rows += _rows(_asked(engine, workspace, variants, device, seconds), specs)
+    benches.remember(workspace, rows)
     if pack:
         _remember(workspace, rows, device)
     return rows

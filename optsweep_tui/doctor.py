@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -12,8 +13,10 @@ from typing import Any
 
 import optsweep_tui
 from optsweep_engines.engine import ENTRY_POINT_GROUP
-from optsweep_tui import rundir, settings
+from optsweep_engines.spec import RunRecord, RunSpec
+from optsweep_tui import benches, rundir, settings
 from optsweep_tui.dispatch import hostsfile, links
+from optsweep_tui.dispatch.lines import spec_of
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 from optsweep_tui.store import whole
@@ -60,9 +63,13 @@ def examine(workspace: Workspace, libraries: Mapping[str, str]) -> dict[str, Any
         if store["problem"]:
             todo.append(store["problem"])
     counts: dict[str, int] = {}
+    finished: list[tuple[RunSpec, RunRecord]] = []
     for run_id in rundir.run_ids(workspace.runs):
-        state = rundir.state_of(workspace.runs / run_id).state
-        counts[state] = counts.get(state, 0) + 1
+        run = rundir.state_of(workspace.runs / run_id)
+        counts[run.state] = counts.get(run.state, 0) + 1
+        if run.record is not None and run.state == "done":
+            with contextlib.suppress(OptsweepError):  # an imported one has no spec of ours
+                finished.append((spec_of(workspace, run_id), run.record))
     if counts.get("orphan") or counts.get("lost"):
         todo.append("some runs were interrupted: optsweep resume")
     hosts: list[dict[str, Any]] = []
@@ -90,5 +97,6 @@ def examine(workspace: Workspace, libraries: Mapping[str, str]) -> dict[str, Any
         "workspace": {"path": str(workspace.root), "writable": writable, "free_bytes": usage.free},
         "store": store,
         "runs": counts,
+        "prediction": benches.prediction_error(workspace, finished),
         "todo": todo,
     }

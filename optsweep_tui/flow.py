@@ -178,9 +178,10 @@ def require_engine(name: str) -> None:
 
 
 def rates(workspace: Workspace) -> dict[Any, float]:
-    """Median measured tokens/s of the finished runs here, by what decides it (`cost.rate_key`)."""
+    """Tokens/s by what decides it (`cost.rate_key`): medians of the finished runs here, else what `bench` found."""
     import statistics
 
+    from optsweep_tui import benches
     from optsweep_tui.cost import rate_key
 
     found: dict[Any, list[float]] = {}
@@ -192,7 +193,7 @@ def rates(workspace: Workspace) -> dict[Any, float]:
             except OptsweepError:
                 continue
             found.setdefault(key, []).append(state.record.tokens_per_second)
-    return {key: statistics.median(values) for key, values in found.items()}
+    return benches.rates(workspace) | {key: statistics.median(values) for key, values in found.items()}
 
 
 # ---------------------------------------------------------------- launch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from optsweep_tui.cli import options, output
@@ -31,7 +33,20 @@ def command(context: typer.Context, workspace: options.WorkspaceDir = None, json
         print(
             f"runs       {', '.join(f'{count} {state}' for state, count in sorted(data['runs'].items())) or 'none yet'}"
         )
+        print(f"prediction {predicted(data['prediction'])}")
         for entry in data["todo"]:
             print(f"to do      {entry}")
     if data["todo"]:
         raise typer.Exit(1)
+
+
+def predicted(found: dict[str, Any]) -> str:
+    """How true the cost of runs was."""
+    if not found["benches"]:
+        return "no bench of this machine is kept here: optsweep bench -m MODEL"
+    if not found["runs"]:
+        return f"{found['benches']} rates of optsweep bench, no finished run to compare with"
+    return (
+        f"{output.runs_text(found['runs'])} took {found['median']:.2f} times as long as benches say "
+        f"({found['low']:.2f} to {found['high']:.2f})"
+    )

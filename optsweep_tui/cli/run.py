@@ -196,7 +196,11 @@ def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
     totals = data["totals"]
     later = f" + {totals['fresh_seed_runs']} fresh seeds of the best" if totals["fresh_seed_runs"] else ""
     hours = totals["seconds_estimate"]
-    guess = f"~{output.duration_text(hours)} on {workspace.run_slots} slots" if hours else "no rate measured here yet"
+    guess = (
+        f"~{output.duration_text(hours)} on {workspace.run_slots} slots"
+        if hours
+        else "no rate measured here: optsweep bench"
+    )
     print(
         f"{output.runs_text(totals['runs'])}{later}   {output.count_text(totals['tokens'])} tokens   "
         f"{output.count_text(totals['flops'])} FLOPs   {guess}   {totals['bytes_estimate'] / 2**30:.2f} GiB per run"
