@@ -263,7 +263,7 @@ def batch(
     key = hashlib.sha256(f"optsweep batch {dataset.sha256} {seed}".encode()).digest()[:16]
     stream = np.random.Philox(key=np.frombuffer(key, dtype="<u8"), counter=[0, 0, 0, step])
     starts = (stream.random_raw(batch_size) % np.uint64(places)).astype(np.int64)
-    windows = dataset.train[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
+    windows = _windows(dataset.train, starts, seq_len + 1)
     return windows[:, :-1], windows[:, 1:]
 
 
@@ -283,5 +283,13 @@ def validation_windows(
             f"dataset {dataset.name} holds out {dataset.validation_tokens} tokens: too few for {count} windows of {seq_len}"
         )
     starts = np.arange(count) * (dataset.validation_tokens - 1) // count
-    windows = dataset.validation[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
+    windows = _windows(dataset.validation, starts, seq_len + 1)
     return windows[:, :-1], windows[:, 1:]
+
+
+def _windows(tokens: Tokens, starts: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+    """[len(starts), length] pieces of a split; row by row, which takes a third to all of the time of one indexed read."""
+    windows = np.empty((len(starts), length), dtype=np.int64)
+    for row, start in enumerate(starts.tolist()):
+        windows[row] = tokens[start : start + length]
+    return windows

@@ -130,6 +130,16 @@ def test_a_batch_depends_on_hash_seed_and_step_only(prepared: PreparedDataset, t
     assert np.array_equal(x[:, 1:], y[:, :-1])
 
 
+def test_a_batch_is_the_windows_at_the_words_of_the_counter_based_generator(prepared: PreparedDataset) -> None:
+    x, y = batch(prepared, 3, 17, 8, 32)
+    key = hashlib.sha256(f"optsweep batch {prepared.sha256} 3".encode()).digest()[:16]
+    words = np.random.Philox(key=np.frombuffer(key, dtype="<u8"), counter=[0, 0, 0, 17]).random_raw(8)
+    for row, word in enumerate(words.tolist()):
+        start = word % (prepared.train_tokens - 32)
+        assert x[row].tolist() == prepared.train[start : start + 32].tolist()
+        assert y[row].tolist() == prepared.train[start + 1 : start + 33].tolist()
+
+
 def test_windows_of_a_larger_batch_begin_with_those_of_a_smaller_one(prepared: PreparedDataset) -> None:
     assert np.array_equal(batch(prepared, 0, 5, 16, 32)[0][:8], batch(prepared, 0, 5, 8, 32)[0])
 

@@ -18,7 +18,7 @@ from optsweep_engines import data, shards
 from optsweep_engines.shards import PreparedDataset
 from optsweep_tui import datasets, settings
 from optsweep_tui.errors import OptsweepError, UnknownName
-from optsweep_tui.preparing import hub, job, journal, readers
+from optsweep_tui.preparing import hub, job, journal, readers, worker
 from optsweep_tui.preparing.job import Request
 from optsweep_tui.settings import Workspace
 
@@ -406,6 +406,33 @@ def test_a_stream_of_the_hub_goes_on_by_document(
             job.prepare(place, request, show=cut)
     train, validation = texts_of(job.prepare(place, request).prepared)
     assert (train, validation) == (TEXTS[:250], TEXTS[250:]), "the publisher's own split is kept"
+
+
+def test_the_library_streams_a_repository_as_this_asks_it_to(
+    place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "repository"  # the library takes a folder in the place of a repository
+    folder.mkdir()
+    jsonl(folder / "train.jsonl", TEXTS[:250])
+    jsonl(folder / "validation.jsonl", TEXTS[250:])
+    streams = tuple(
+        hub.Stream(repository=str(folder), split=split, value=value)
+        for split, value in (("validation", worker.HELD_OUT), ("train", worker.TRAIN))
+    )
+    monkeypatch.setitem(hub.PUBLISHED, "tinystories", hub.Published(streams=streams, tokenizer=hub.GPT2))
+    monkeypatch.setattr(hub, "BATCH_BYTES", 4000)
+    monkeypatch.setattr(journal, "SAFE_SECONDS", -1.0)
+    monkeypatch.setattr(hub, "_require_hub", lambda *given, **named: None)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    request = Request(name="tinystories", tokenizer="bytes")
+
+    def cut(look: job.Look) -> None:
+        raise _Cut
+
+    for _ in range(3):
+        with pytest.raises(_Cut):
+            job.prepare(place, request, show=cut)
+    assert texts_of(job.prepare(place, request).prepared) == (TEXTS[:250], TEXTS[250:])
 
 
 def test_so_many_tokens_are_enough(place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
