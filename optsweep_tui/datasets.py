@@ -21,7 +21,13 @@ def require(workspace: Workspace, specs: Iterable[RunSpec]) -> None:
     for name, sha256 in sorted({(spec.dataset, str(spec.dataset_hash)) for spec in specs}):
         if data.is_there(workspace.data, name, sha256):
             continue  # damaged or not: a run that cannot use it says so, and the others go on
-        facts = DatasetLookup(workspace, prepare=True)(name)
+        try:
+            facts = DatasetLookup(workspace, prepare=True)(name)
+        except UnknownName:
+            raise OptsweepError(
+                f"dataset {name} {sha256[:12]}, which runs here need, is gone from {workspace.data}",
+                f"bring that folder back, or make it again: optsweep data prepare {name} --from PATH",
+            ) from None
         if facts.sha256 != sha256:
             raise OptsweepError(
                 f"dataset {name} {sha256[:12]}, which runs here need, is gone from {workspace.data}, and what can be "

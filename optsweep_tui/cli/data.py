@@ -177,6 +177,20 @@ def described(found: PreparedDataset) -> dict[str, Any]:
     }
 
 
+def _unfinished(place: Workspace) -> list[dict[str, Any]]:
+    """What was begun and cut: the same call goes on with it, a finished one of the name removes it."""
+    return [
+        {
+            "name": folder.name.removeprefix(".preparing-").rpartition("-")[0],
+            "sha256": None,
+            "bytes": sum(path.stat().st_size for path in folder.glob("*.bin")),
+            "folder": str(folder),
+            "state": "unfinished",
+        }
+        for folder in sorted(place.data.glob(".preparing-*"))
+    ]
+
+
 def _list(place: Workspace, name: str | None, json_: bool) -> None:
     from optsweep_engines import shards
     from optsweep_tui import datasets
@@ -193,6 +207,7 @@ def _list(place: Workspace, name: str | None, json_: bool) -> None:
             row = {"name": manifest["name"], "sha256": manifest["sha256"], "folder": str(folder), "state": "damaged"}
             row["problem"] = str(error)
         rows.append(row)
+    rows += [row for row in _unfinished(place) if name is None or row["name"].lower() == name.lower()]
     if name is not None and not rows:
         known = sorted({manifest["name"] for _, _, manifest in shards.manifests(place.data)})
         raise UnknownName("prepared dataset", name, known, hint=f"optsweep data prepare {name} --from PATH")
@@ -207,7 +222,7 @@ def _list(place: Workspace, name: str | None, json_: bool) -> None:
         [
             (
                 row["name"],
-                row["sha256"][:12],
+                (row["sha256"] or "·")[:12],
                 f"{row['vocab_size']:,}" if "vocab_size" in row else "·",
                 output.count_text(row.get("train_tokens")),
                 output.count_text(row.get("validation_tokens")),
@@ -222,6 +237,8 @@ def _list(place: Workspace, name: str | None, json_: bool) -> None:
     for row in rows:
         if row["state"] == "damaged":
             output.say(f"{row['problem']}")
+    if any(row["state"] == "unfinished" for row in rows):
+        print("unfinished: the same call goes on with it")
     if any(row["state"] == "older" for row in rows):
         print(
             "used: what --dataset NAME means now, the newest of its name; runs planned on an older one keep it by its hash"

@@ -210,8 +210,11 @@ def _vocabulary(name: str, request: Request, source: Source | None, say: Callabl
         say("reading the corpus once for its characters")
         texts = (text for batch in source.batches(None) for text, _, _ in worker.documents_of(batch.header, batch.body))
         return vocabulary.of_characters(texts)
-    here = hub.tokenizer_of(name, corpus_is_here=source is not None) if asked == "hub" else Path(asked)
-    found = vocabulary.of_file(here.expanduser().resolve())
+    if asked == "hub":
+        here = hub.tokenizer_of(name, corpus_is_here=source is not None)
+        found = vocabulary.of_file(here, PUBLISHED[name].tokenizer)
+    else:
+        found = vocabulary.of_file(Path(asked).expanduser().absolute())
     if found.end_of_text is None:
         say(f"note: {found.name} has no end-of-text token: nothing separates the documents")
     return found
@@ -223,7 +226,7 @@ def _of_arrays(source: ArraySource, request: Request) -> Vocabulary:
     if request.tokenizer is not None:
         import dataclasses
 
-        found = vocabulary.of_file(Path(request.tokenizer).expanduser().resolve())
+        found = vocabulary.of_file(Path(request.tokenizer).expanduser().absolute())
         return dataclasses.replace(found, vocab_size=source.vocab_size)
     return Vocabulary(kind="tokens", name="tokens as given", sha256="", vocab_size=source.vocab_size, end_of_text=None)
 

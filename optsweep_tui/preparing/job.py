@@ -86,9 +86,10 @@ def prepare(
     folder = root / f".preparing-{found.name}-{_key(found)[:12]}"
     try:
         with journal.held(folder, found.name):
-            if journal.drop_others(root, f".preparing-{found.name}-", folder):
-                say(f"what was begun under the name {found.name} from something else is dropped")
-            return _made(found, fingerprint, Journal(folder, found.vocabulary.dtype.itemsize), root, say, show)
+            outcome = _made(found, fingerprint, Journal(folder, found.vocabulary.dtype.itemsize), root, say, show)
+        if journal.drop_others(root, f".preparing-{found.name}-", folder):
+            say(f"what was begun under the name {found.name} from something else, and not finished, is dropped")
+        return outcome
     except OSError as error:
         where = error.filename or root
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -124,7 +125,8 @@ def _made(
         raise
     manifest = _manifest(found, shelf.state, train, validation) | {"fingerprint": fingerprint}
     if found.vocabulary.path:
-        shutil.copyfile(found.vocabulary.path, shelf.folder / "tokenizer.json")
+        target = shelf.folder / f"tokenizer{Path(found.vocabulary.path).suffix}"
+        shutil.copyfile(found.vocabulary.path, target)  # so that the tokens can still be read when the original is gone
     prepared = shards.publish(shelf.folder, root, manifest)
     for name in ("journal.jsonl", "lock"):
         (prepared.folder / name).unlink(missing_ok=True)

@@ -89,8 +89,11 @@ def of_characters(texts: Iterable[str]) -> Vocabulary:
     )
 
 
-def of_file(path: Path) -> Vocabulary:
+def of_file(path: Path, name: str | None = None) -> Vocabulary:
     """The tokenizer in a file: tokenizer.json of the tokenizers library, ranks of tiktoken, or GPT-2's vocab.bpe.
+
+    Args:
+        name: how it is called; else by its file, and the folder where every model's file has the same name.
 
     Raises:
         OptsweepError: it is none of them, or its library is not installed.
@@ -99,17 +102,18 @@ def of_file(path: Path) -> Vocabulary:
         content = path.read_bytes()
     except OSError as error:
         raise OptsweepError(f"tokenizer {path} cannot be read: {error.strerror}", "name another file") from None
+    name = name or (f"{path.absolute().parent.name}/{path.name}" if path.name == "tokenizer.json" else path.name)
     if content.lstrip()[:1] == b"{":
-        return _of_json(path, content)
+        return _of_json(path, content, name)
     ranks = _ranks(path, content)
     _, end, size = _PUBLISHED.get(len(ranks), (_GPT2_WORDS, len(ranks), len(ranks) + 1))
     require("tiktoken", "a tiktoken file")
     return Vocabulary(
-        kind="tiktoken", name=path.name, sha256=_hash(content), vocab_size=size, end_of_text=end, path=str(path)
+        kind="tiktoken", name=name, sha256=_hash(content), vocab_size=size, end_of_text=end, path=str(path)
     )
 
 
-def _of_json(path: Path, content: bytes) -> Vocabulary:
+def _of_json(path: Path, content: bytes, name: str) -> Vocabulary:
     tokenizer = _loaded(path)
     ids: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     if not ids:
@@ -117,7 +121,7 @@ def _of_json(path: Path, content: bytes) -> Vocabulary:
     end = next((ids[token] for token in ENDS if token in ids), None)
     return Vocabulary(
         kind="tokenizer.json",
-        name=path.name,
+        name=name,
         sha256=_hash(content),
         vocab_size=max(ids.values()) + 1,
         end_of_text=end,
