@@ -128,8 +128,7 @@ def _made(
         target = shelf.folder / f"tokenizer{Path(found.vocabulary.path).suffix}"
         shutil.copyfile(found.vocabulary.path, target)  # so that the tokens can still be read when the original is gone
     prepared = shards.publish(shelf.folder, root, manifest)
-    for name in ("journal.jsonl", "lock"):
-        (prepared.folder / name).unlink(missing_ok=True)
+    _tidy(prepared.folder)
     return Outcome(
         prepared=prepared,
         already=False,
@@ -185,8 +184,15 @@ def _already(found: Chosen, fingerprint: str, root: Path) -> PreparedDataset | N
                 prepared = shards.read(folder)
                 prepared.verify_once()
                 os.utime(folder / shards.MANIFEST)
+                _tidy(folder)
                 return prepared
     return None
+
+
+def _tidy(folder: Path) -> None:
+    """What only the making needs, which a kill right behind the publishing leaves there."""
+    for name in ("journal.jsonl", "lock"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _manifest(found: Chosen, state: State, train: int, validation: int) -> dict[str, Any]:

@@ -161,7 +161,7 @@ class Journal:
             outermost = state.lowest or state.highest
             alone = outermost is None or sum(count for _, count in outermost[1]) == total
             if by_position or state.documents == 1 or outermost is None or alone:
-                self._cut(max(1, round(share * total)), swapped=not state.train)
+                self._cut(min(max(1, round(share * total)), total - 1), swapped=not state.train)
             else:
                 self._take(*(("train", "validation") if state.train else ("validation", "train")), outermost[1])
         sizes = [(self.folder / f"{split}.bin").stat().st_size // width for split in shards.SPLITS]

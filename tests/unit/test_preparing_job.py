@@ -223,6 +223,34 @@ def test_a_call_that_is_cut_anywhere_goes_on_and_ends_at_the_same_hash(
     assert [path.name for path in place.data.iterdir()] == [found.folder.name], "nothing of the making is left"
 
 
+@pytest.mark.parametrize("case", ["one text", "none held out", "all held out", "one document, held out"])
+@pytest.mark.parametrize("moment", ["copying", "publishing"])
+def test_a_cut_while_the_splits_are_made_even_costs_nothing(
+    case: str, moment: str, place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = TEXTS[:1] if case.startswith("one document") else TEXTS[:20]
+    source = tmp_path / "c.txt" if case == "one text" else jsonl(tmp_path / "c.jsonl", texts)
+    if case == "one text":
+        source.write_text("\n".join(TEXTS))
+    share = {"none held out": 1e-9, "one text": 0.05}.get(case, 1 - 1e-9)
+    whole = prepared(settings.workspace(tmp_path / "other"), source=source, held_out=share)
+    place_of, name = (shards, "publish") if moment == "publishing" else (journal, "_copy")
+    kept = getattr(place_of, name)
+
+    def cut(*given: Any) -> None:
+        if moment == "copying":
+            kept(*given[:3], given[3] // 2)
+        raise _Cut
+
+    monkeypatch.setattr(place_of, name, cut)
+    with pytest.raises(_Cut):
+        prepared(place, source=source, held_out=share)
+    assert nothing_published(place)
+    monkeypatch.setattr(place_of, name, kept)
+    assert prepared(place, source=source, held_out=share).sha256 == whole.sha256
+    assert whole.train_tokens and whole.validation_tokens
+
+
 def test_a_file_that_has_changed_since_is_read_again_and_those_before_it_are_not(
     place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
