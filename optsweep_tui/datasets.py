@@ -87,7 +87,7 @@ class DatasetLookup:
     def _made(self, entry: data.DatasetEntry) -> data.PreparedDataset:
         if entry.documents is None:
             raise OptsweepError(
-                f"dataset {entry.name} is not prepared here",
+                f"dataset {entry.name} is not here and cannot be prepared by itself",
                 f"optsweep data prepare {entry.name} [--from PATH] makes it; --dataset embedded is always there",
             )
         try:
