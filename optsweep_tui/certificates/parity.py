@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from optsweep_engines.engine import engine_names
+from optsweep_engines.mesh import require_divides
 from optsweep_tui.certificates import kept
 from optsweep_tui.core import RunSpec
 from optsweep_tui.errors import OptsweepError
@@ -34,27 +35,29 @@ CONTROLS = 3.0
 Losses = npt.NDArray[np.float64]
 
 
-def tolerances(control: Losses) -> Losses:
+def tolerances(control: Losses, dtype: str = "fp32") -> Losses:
     """What the losses of two engines may differ by, step by step.
 
     Args:
         control: |difference| of the first engine to itself, moved by an ulp.
+        dtype: compute type; in bf16 the first step, too, may differ by as much as the control says.
     """
     found = np.maximum(LATER, CONTROLS * np.maximum.accumulate(control))
-    found[0] = FIRST_STEP
+    found[0] = FIRST_STEP if dtype == "fp32" else max(FIRST_STEP, CONTROLS * control[0])
     return np.asarray(found)
 
 
-def judged(first: Losses, second: Losses, moved: Losses) -> dict[str, Any]:
+def judged(first: Losses, second: Losses, moved: Losses, dtype: str = "fp32") -> dict[str, Any]:
     """The verdict on three series of losses.
 
     Args:
         first: of the first engine.
         second: of the other.
         moved: of the first engine, moved by an ulp.
+        dtype: compute type of all three.
     """
     differences, control = np.abs(first - second), np.abs(first - moved)
-    tolerance = tolerances(control)
+    tolerance = tolerances(control, dtype)
     inside = differences <= tolerance  # False for NaN
     outside = [int(step) for step in np.flatnonzero(~inside)]
     return {
@@ -62,7 +65,12 @@ def judged(first: Losses, second: Losses, moved: Losses) -> dict[str, Any]:
         "max_loss_difference": float(differences.max()),
         "first_step_difference": float(differences[0]),
         "control_difference": float(control.max()),
-        "tolerance": {"first_step": FIRST_STEP, "later": LATER, "controls": CONTROLS, "at_end": float(tolerance[-1])},
+        "tolerance": {
+            "first_step": float(tolerance[0]),
+            "later": LATER,
+            "controls": CONTROLS,
+            "at_end": float(tolerance[-1]),
+        },
         "steps_outside": outside,
         "by_step": [
             {
@@ -102,6 +110,11 @@ def certified(
             raise OptsweepError(f'engine "{name}" is not known', f"known: {', '.join(engine_names())}")
     if not 1 <= steps <= spec.steps:
         raise OptsweepError(f"--steps {steps} is not between 1 and the {spec.steps} steps of the spec", "give fewer")
+    if mesh is not None:
+        try:
+            require_divides(mesh, spec.batch_size // spec.accumulation)
+        except ValueError as error:
+            raise OptsweepError(str(error), "write --mesh data=2, or set batch_size") from None
     with tempfile.TemporaryDirectory(prefix="optsweep-parity-") as place:
         answers = {which: str(Path(place) / f"{which}.npz") for which in ("first", "moved", "second")}
         common = {
@@ -120,7 +133,8 @@ def certified(
         name = engines[1] if engines[1] != engines[0] else f"{engines[1]} {mesh}"
         versions[name] = _ask([second], workspace)[0]
         found = {which: dict(np.load(file)) for which, file in answers.items()}
-    verdict = judged(*(found[which]["losses"] for which in ("first", "second", "moved")))
+    one, other, control = (found[which]["losses"] for which in ("first", "second", "moved"))
+    verdict = judged(one, other, control, spec.dtype)
     certificate = {
         **verdict,
         "optimizer": spec.optimizer,
@@ -165,7 +179,7 @@ def _ask(requests: list[dict[str, Any]], workspace: Workspace) -> list[dict[str,
     )
     if process.returncode:
         engine = requests[0]["engine"]
-        line = (process.stderr.strip().splitlines() or ["no word"])[-1]
+        line = (process.stderr.strip().splitlines() or ["no word"])[-1].removeprefix("ValueError: ")
         if "No module named" in line:
             raise OptsweepError(
                 f"engine {engine} cannot run here: {line.split(': ', 1)[-1]}", f"pip install 'optsweep[{engine}]'"

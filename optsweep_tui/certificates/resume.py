@@ -22,8 +22,8 @@ from optsweep_tui.settings import Workspace
 
 CHECKPOINT_SECONDS = 0.2
 """Between two checkpoints: so often that a kill falls into the writing of one now and then."""
-DELAY_SECONDS = 0.6
-"""A kill comes at most so long after a checkpoint was seen."""
+DELAY_SECONDS = 0.1
+"""A kill comes at most so long after its step was seen, anywhere in a step or in the writing of a checkpoint."""
 START_SECONDS = 600.0
 """An attempt that shows no checkpoint in this time is not waited for any longer."""
 COMPARED = ("parameters_sha256", "val_loss", "train_loss", "steps", "status")
@@ -55,7 +55,7 @@ def certified(
             line = expected.get("error") if isinstance(expected, dict) else _last_line(straight / "a1" / folder.LOG)
             raise OptsweepError(f"{spec.engine} could not train this spec: {line}", "optsweep doctor says what is here")
         killed = _planted(place / "killed", workspace, spec, device, optimizer_file)
-        moments, found = _killed(killed, kills, random.Random(seed), say)
+        moments, found = _killed(killed, kills, spec.steps, random.Random(seed), say)
         if found is None:
             raise OptsweepError(f"the resumed attempt left no record: {_last_line(killed)}", "certify it once more")
         differing = _differing_losses(straight, killed)
@@ -107,27 +107,32 @@ def _started(run_folder: Path, attempt: int) -> subprocess.Popen[bytes]:
 
 
 def _killed(
-    run_folder: Path, kills: int, moments: random.Random, say: Callable[[str], None]
+    run_folder: Path, kills: int, steps: int, moments: random.Random, say: Callable[[str], None]
 ) -> tuple[list[int], dict[str, Any] | None]:
-    """Attempts until the run is over; the first ones are killed after they went beyond the checkpoint they found.
+    """Attempts until the run is over; the first ones are killed at steps drawn over the whole run, in their order.
+
+    An attempt is killed only after it went beyond the checkpoint that it found.
 
     Returns:
-        The newest checkpoint's step at each kill, and the record.
+        The last logged step at each kill, and the record.
     """
     done: list[int] = []
+    targets = sorted(moments.uniform(0.0, steps) for _ in range(kills))
     for attempt in range(1, kills + 3):
         before = _newest_step(run_folder)
         process = _started(run_folder, attempt)
         deadline = time.monotonic() + START_SECONDS
         if len(done) < kills:
-            while _newest_step(run_folder) <= before and process.poll() is None and time.monotonic() < deadline:
+            while process.poll() is None and time.monotonic() < deadline:
+                if _newest_step(run_folder) > before and _logged_step(run_folder, attempt) >= targets[len(done)]:
+                    break
                 time.sleep(0.005)
             time.sleep(moments.random() * DELAY_SECONDS)
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                done.append(_newest_step(run_folder))
-                say(f"kill {len(done)} of {kills}: after the checkpoint of step {done[-1]}")
+                done.append(_logged_step(run_folder, attempt))
+                say(f"kill {len(done)} of {kills}: at step {done[-1]}, checkpoint of step {_newest_step(run_folder)}")
                 continue
         process.wait()
         record = folder.read_json(run_folder / f"a{attempt}" / folder.RECORD)
@@ -139,6 +144,17 @@ def _killed(
 def _newest_step(run_folder: Path) -> int:
     names = [path.name for path in run_folder.glob(f"a*/{folder.CHECKPOINTS}/step-*")]
     return max((int(name.split("-")[1]) for name in names), default=0)
+
+
+def _logged_step(run_folder: Path, attempt: int) -> int:
+    """The last step that an attempt logged whole; 0 before any."""
+    try:
+        with open(run_folder / f"a{attempt}" / folder.METRICS, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            lines = file.read().split(b"\n")[:-1]
+        return int(json.loads(lines[-1])["step"]) if lines else 0
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def _losses(run_folder: Path) -> dict[int, list[tuple[Any, Any]]]:

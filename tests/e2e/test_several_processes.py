@@ -108,6 +108,6 @@ def test_a_mesh_that_does_not_fit_is_one_line_of_the_run(tmp_path: Path) -> None
     try:
         result = optsweep(*RUN, "-o", "adamw", "-c", "0.005", workspace=workspace, check=False)
         assert result.returncode == 1 and "Traceback" not in result.stderr
-        assert 'mesh "data=3": a micro-batch of 8 sequences does not divide by 3' in result.stderr
+        assert 'mesh "data=3" does not divide the batch: 3 devices, 8 sequences in a micro-batch' in result.stderr
     finally:
         workbench.stop_everything(workspace)

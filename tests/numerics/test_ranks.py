@@ -24,8 +24,9 @@ def test_a_run_takes_as_many_as_divide_its_micro_batch(
 
 @pytest.mark.parametrize(
     ("mesh", "gpus", "words"),
-    [("data=3", 0, "does not divide by 3"), ("data=2,fsdp=2", 0, "one axis"), ("data=two", 0, "one axis"),
-     ("data=0", 0, "one axis"), ("data=4", 2, "only 2 GPUs")],
+    [("data=3", 0, "does not divide the batch: 3 devices, 8 sequences"), ("data=2,fsdp=2", 0, "one axis"),
+     ("data=two", 0, "is not one of data=N"), ("data=0", 0, "is not one of"), ("data=2,data=4", 0, "given twice"),
+     ("data=4", 2, "there are 2 GPUs")],
 )  # fmt: skip
 def test_a_mesh_that_does_not_fit_is_refused(mesh: str, gpus: int, words: str, dataset: PreparedDataset) -> None:
     with pytest.raises(ValueError, match=words):

@@ -52,14 +52,21 @@ def opened(name: str) -> list[jax.Device]:
         raise ValueError(f'device "{name}" is not one of {NAMES}')
     try:
         found = list(jax.devices() if kind == "auto" else jax.devices(kind))
-    except RuntimeError:
-        here = ", ".join(sorted({each["device"] for each in devices()}))
-        raise ValueError(f'device "{name}": JAX {jax.__version__} finds none here, it finds {here}') from None
+    except (RuntimeError, AssertionError):  # a platform that JAX_PLATFORMS names and that is not there is an assertion
+        raise ValueError(f'device "{name}": JAX {jax.__version__} finds none here, it finds {_found()}') from None
     if index:
         if int(index) >= len(found):
             raise ValueError(f'device "{name}": only {len(found)} {kind} devices here')
         found = [found[int(index)]]
     return found
+
+
+def _found() -> str:
+    """The devices here, for a message."""
+    try:
+        return ", ".join(sorted({each["device"] for each in devices()}))
+    except (RuntimeError, AssertionError):
+        return f"nothing with JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}"
 
 
 @functools.cache

@@ -17,24 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 
 from optsweep_engines.jax_engine.checkpoint import laid_out
 from optsweep_engines.jax_engine.device import platform_of
+from optsweep_engines.mesh import AXES, parsed, require_divides
 from optsweep_engines.models import Parameter
-
-AXES = ("data", "fsdp")
-
-
-def parsed(text: str) -> dict[str, int]:
-    """ "data=4,fsdp=2" as sizes; an axis left out is 1.
-
-    Raises:
-        ValueError: it is written otherwise.
-    """
-    sizes = dict.fromkeys(AXES, 1)
-    for part in text.split(","):
-        axis, _, size = part.strip().partition("=")
-        if axis not in AXES or not size.isdigit() or int(size) < 1:
-            raise ValueError(f'mesh "{text}": "{part.strip()}" is not one of data=N, fsdp=N')
-        sizes[axis] = int(size)
-    return sizes
 
 
 @dataclass(frozen=True)
@@ -123,8 +107,7 @@ def layout(devices: Sequence[jax.Device], mesh: str | None, rows: int) -> Layout
     count = sizes["data"] * sizes["fsdp"]
     if count > len(devices):
         raise ValueError(f'mesh "{mesh}" takes {count} devices, there are {len(devices)} of kind {devices[0].platform}')
-    if rows % count:
-        raise ValueError(f'mesh "{mesh}" does not divide the batch: {count} devices, {rows} sequences in a micro-batch')
+    require_divides(mesh, rows)
     return Layout(tuple(devices[:count]), sizes["data"], sizes["fsdp"])
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from optsweep_engines.jax_engine import ordered
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers.base import SERVICES, Hyper, OptimizerEntry, Rule, advance, hyper
 from optsweep_engines.optimizers.orthogonal import Coefficients
@@ -34,13 +35,16 @@ class Optimizer:
         total_steps: int,
         tokens_per_step: int,
         dtype: Any = None,
+        platform: str = "cpu",
     ) -> None:
         """Give every bank its rule.
 
         Args:
             knobs: every knob of the entry, resolved.
             dtype: of the products in Newton-Schulz; None: that of the parameters.
+            platform: "cpu", "gpu" or "tpu".
         """
+        self.platform = platform
         self.rules: dict[str, Rule] = {}
         self.hps: dict[str, Hyper] = {}
         """At peak learning rate 1: `hp.lr` is the group's ratio."""
@@ -107,9 +111,10 @@ class Optimizer:
                 hp, lr=lr * ratio, weight_decay=decay, knobs=knobs, events=frozenset(own), extra=arrays
             )
         new_params, new_states = dict(params), dict(states)
+        xp = ordered.namespace(self.platform)
         for rule, names in self.groups.items():
             moved = advance(
-                jnp,
+                xp,
                 rule,
                 [params[name] for name in names],
                 [grads[name] for name in names],

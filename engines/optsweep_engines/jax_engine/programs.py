@@ -177,6 +177,7 @@ def update_of(
         total_steps=spec.steps if needs_steps else 0,
         tokens_per_step=spec.tokens_per_step if needs_tokens else 0,
         dtype=dtype,
+        platform=layout.platform,
     )
     candidates = frozenset(
         knob.name

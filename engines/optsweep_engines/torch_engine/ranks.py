@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from optsweep_engines.mesh import require_divides
 from optsweep_engines.spec import RunSpec
 
 BUCKET_NUMBERS = 1 << 23
@@ -89,12 +90,9 @@ def wanted(spec: RunSpec, mesh: str | None, gpus: int) -> int:
     rows = spec.batch_size // spec.accumulation
     if mesh is None:
         return next(count for count in range(max(1, gpus), 0, -1) if rows % count == 0)
-    axes = dict(part.partition("=")[::2] for part in mesh.split(","))
-    count = axes.pop("data", "1")
-    if any(size != "1" for size in axes.values()) or not count.isdigit() or int(count) < 1:
+    sizes = require_divides(mesh, rows)
+    if sizes["fsdp"] > 1:
         raise ValueError(f'mesh "{mesh}": the torch engine has one axis, data=N')
-    if rows % int(count):
-        raise ValueError(f'mesh "{mesh}": a micro-batch of {rows} sequences does not divide by {count}')
-    if gpus and int(count) > gpus:
-        raise ValueError(f'mesh "{mesh}": only {gpus} GPUs here')
-    return int(count)
+    if gpus and sizes["data"] > gpus:
+        raise ValueError(f'mesh "{mesh}" takes {sizes["data"]} devices, there are {gpus} GPUs')
+    return sizes["data"]

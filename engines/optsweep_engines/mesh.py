@@ -1,0 +1,36 @@
+"""The words of a mesh, "data=4,fsdp=2": over how many devices one run is spread along which axis; stdlib only."""
+
+from __future__ import annotations
+
+AXES = ("data", "fsdp")
+"""Batches are spread over both, parameters over the second."""
+
+
+def parsed(text: str) -> dict[str, int]:
+    """ "data=4,fsdp=2" as sizes; an axis left out is 1.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        axis, _, size = part.strip().partition("=")
+        if axis not in AXES or not size.isdecimal() or int(size) < 1:
+            raise ValueError(f'mesh "{text}": "{part.strip()}" is not one of data=N, fsdp=N')
+        if axis in sizes:
+            raise ValueError(f'mesh "{text}": {axis} is given twice')
+        sizes[axis] = int(size)
+    return {axis: sizes.get(axis, 1) for axis in AXES}
+
+
+def require_divides(text: str, rows: int) -> dict[str, int]:
+    """The sizes of a mesh that divides a micro-batch of so many sequences.
+
+    Raises:
+        ValueError: it does not, or as `parsed`.
+    """
+    sizes = parsed(text)
+    count = sizes["data"] * sizes["fsdp"]
+    if rows % count:
+        raise ValueError(f'mesh "{text}" does not divide the batch: {count} devices, {rows} sequences in a micro-batch')
+    return sizes
