@@ -11,6 +11,7 @@ ORDER = (
     "startup.py",
     "train_speed.py",
     "jax_speed.py",
+    "data_speed.py --mb 12",
     "ingest.py",
     "live_curves.py",
     "analysis_speed.py",
