@@ -34,7 +34,7 @@ def command(
     name: Annotated[str | None, typer.Argument(help="prepare: a name of the catalogue, or a new one.")] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="Text, .jsonl, .parquet (each also .gz, .zst), .npy or .bin; a file or a folder."),
+        typer.Option("--from", help="Text or .jsonl (also .gz, .zst), .parquet, .npy or .bin; a file or a folder."),
     ] = None,
     tokenizer: Annotated[
         str | None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from optsweep_tui.errors import OptsweepError
 from optsweep_tui.preparing import hub, inputs, vocabulary, worker
 from optsweep_tui.preparing.arrays import ArraySource
 from optsweep_tui.preparing.hub import PUBLISHED
+from optsweep_tui.preparing.joined import Mixed
 from optsweep_tui.preparing.readers import FileSource, Source
 from optsweep_tui.preparing.vocabulary import Vocabulary
 from optsweep_tui.settings import Workspace
@@ -79,7 +79,7 @@ def choose(workspace: Workspace, request: Request, say: Callable[[str], None]) -
         )
     kind, field = "text", request.field or DEFAULT_FIELD
     if name == "shakespeare" and request.source is None:
-        files = inputs.found(_shakespeare(workspace))
+        files = inputs.found(hub.shakespeare(workspace))
         source: Source = FileSource(files, field)
         origin = hub.SHAKESPEARE
     elif request.source is None:
@@ -246,26 +246,7 @@ def _mix(name: str, folder: Path, request: Request) -> Source:
         if files.kind == "arrays":
             raise OptsweepError(f"{folder}: a mix is made of texts", "give .jsonl, .parquet or text")
         parts.append(FileSource(files, request.field or stream.field))
-    return hub.Mixed(parts, [stream.weight for stream in streams])
-
-
-def _shakespeare(workspace: Workspace) -> Path:
-    """The text, fetched once."""
-    target = workspace.ensure().data / ".shakespeare.txt"
-    if not target.exists():
-        try:
-            with urllib.request.urlopen(hub.SHAKESPEARE, timeout=20) as answer:
-                content = answer.read(1 << 24)
-        except OSError as error:
-            reason = getattr(error, "reason", None) or error
-            raise OptsweepError(
-                f"the text cannot be fetched ({reason})",
-                f"where there is a network, download {hub.SHAKESPEARE}; then optsweep data prepare shakespeare --from input.txt",
-            ) from None
-        part = target.with_suffix(".part")
-        part.write_bytes(content)
-        part.replace(target)
-    return target
+    return Mixed(parts, [stream.weight for stream in streams])
 
 
 def require_space(found: Chosen, root: Path, there: int) -> None:

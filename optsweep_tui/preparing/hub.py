@@ -13,8 +13,10 @@ from typing import Any
 
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.preparing import vocabulary
+from optsweep_tui.preparing.joined import Chain, Mixed
 from optsweep_tui.preparing.readers import BATCH_BYTES, MOST_ITEMS, Batch, Source
 from optsweep_tui.preparing.worker import HELD_OUT, TRAIN, whole
+from optsweep_tui.settings import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +137,25 @@ def source_of(name: str) -> Source:
     return Chain(parts)
 
 
+def shakespeare(workspace: Workspace) -> Path:
+    """The text, fetched once."""
+    target = workspace.ensure().data / ".shakespeare.txt"
+    if not target.exists():
+        try:
+            with urllib.request.urlopen(SHAKESPEARE, timeout=20) as answer:
+                content = answer.read(1 << 24)
+        except OSError as error:
+            reason = getattr(error, "reason", None) or error
+            raise OptsweepError(
+                f"the text cannot be fetched ({reason})",
+                f"where there is a network, download {SHAKESPEARE}; then optsweep data prepare shakespeare --from input.txt",
+            ) from None
+        part = target.with_suffix(".part")
+        part.write_bytes(content)
+        part.replace(target)
+    return target
+
+
 def _unreachable(name: str, what: str, reason: object, corpus_is_here: bool = False) -> OptsweepError:
     """What to download where there is a network, and the call that takes it."""
     published = PUBLISHED[name]
@@ -220,58 +241,3 @@ class HubSource:
             done=done,
             identity=self._stream.repository,
         )
-
-
-class Chain:
-    """Corpora one after the other."""
-
-    by_position = False
-
-    def __init__(self, parts: list[Source]) -> None:
-        self._parts = parts
-        self.size = sum(part.size for part in parts)
-        self.identity = " ".join(part.identity for part in parts).strip()
-
-    def unchanged(self, after: dict[str, Any], identity: str) -> bool:
-        part = int(after["part"])
-        return part < len(self._parts) and self._parts[part].unchanged(after["inner"], identity)
-
-    def batches(self, after: dict[str, Any] | None) -> Iterator[Batch]:
-        first, inner = (after["part"], after["inner"]) if after else (0, None)
-        before, done = (after["before"], after["done"]) if after else (0, 0)
-        for number in range(first, len(self._parts)):
-            for batch in self._parts[number].batches(inner):
-                done = before + batch.done
-                place = {"part": number, "before": before, "done": done, "inner": batch.after}
-                yield Batch(header=batch.header, body=batch.body, after=place, done=done, identity=batch.identity)
-            before, inner = done, None
-
-
-class Mixed:
-    """Corpora in turn, so that the bytes read of each are as their weights, until the first of them ends."""
-
-    by_position = False
-
-    def __init__(self, parts: list[Source], weights: list[float]) -> None:
-        self._parts, self._weights = parts, weights
-        self.identity = " ".join(part.identity for part in parts).strip()
-        self.size = 0  # where the first ends is not known
-
-    def unchanged(self, after: dict[str, Any], identity: str) -> bool:
-        each = zip(self._parts, after["inner"], after["identities"], strict=True)
-        return all(place is None or part.unchanged(place, before) for part, place, before in each)
-
-    def batches(self, after: dict[str, Any] | None) -> Iterator[Batch]:
-        count = len(self._parts)
-        state = after or {"inner": [None] * count, "identities": [""] * count, "bytes": [0] * count}
-        read = [part.batches(place) for part, place in zip(self._parts, state["inner"], strict=True)]
-        inner, identities, sizes = list(state["inner"]), list(state["identities"]), list(state["bytes"])
-        while True:
-            part = min(range(count), key=lambda number: sizes[number] / self._weights[number])
-            batch = next(read[part], None)
-            if batch is None:
-                return
-            inner[part], identities[part] = batch.after, batch.identity
-            sizes[part] += len(batch.body)
-            place = {"inner": list(inner), "identities": list(identities), "bytes": list(sizes)}
-            yield Batch(header=batch.header, body=batch.body, after=place, done=sum(sizes), identity="mix")

@@ -103,6 +103,9 @@ def found(source: Path) -> Inputs:
         )
     kind = structured[0] if structured else "text"
     chosen = tuple(file for file in files if kinds[file.name] == kind)
+    for file in chosen:
+        if kind in ("parquet", "arrays") and file.path.suffix in PACKED:
+            raise OptsweepError(f"{file.path}: {kind} are read unpacked only", "unpack it first")
     if not chosen or not any(file.size for file in chosen):
         raise OptsweepError(f"{source} is an empty corpus: no file in it has a byte", "name another with --from PATH")
     return Inputs(kind=kind, files=chosen, passed_over=len(files) - len(chosen))

@@ -283,6 +283,8 @@ def test_a_file_that_has_changed_since_is_read_again_and_those_before_it_are_not
         ("c.parquet", b"PAR1 no parquet PAR1", "no Parquet file"),
         ("c.npy", b"no numpy", "holds no tokens"),
         ("c.bin", b"\1\2\3", "holds no tokens"),
+        ("c.npy.gz", gzip.compress(b"a"), "unpacked only"),
+        ("c.parquet.zst", b"a", "unpacked only"),
         ("c.txt", b"text\0binary", "it has a zero byte"),
         ("c.txt", "é".encode("latin-1") * 9, "not UTF-8"),
         ("c.txt", b"", "empty corpus"),
