@@ -6,6 +6,8 @@ Axes: B sequences, T tokens, W width, H heads, D head size, M MLP width, V vocab
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -56,8 +58,9 @@ def decoder(
 
 
 def has_triton() -> bool:
-    """Whether torch.compile can make CUDA kernels here."""
-    return importlib.util.find_spec("triton") is not None
+    """Whether torch.compile can make CUDA kernels here: triton builds its launcher with a C compiler."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
+    return importlib.util.find_spec("triton") is not None and compiler is not None
 
 
 class Decoder:
