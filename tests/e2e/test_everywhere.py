@@ -18,6 +18,7 @@ import pytest
 from optsweep_tui import rundir
 from tests.e2e import remote, workbench
 from tests.e2e.campaign import Campaign
+from tests.e2e.workbench import again_and_again
 from tests.slurm_node import SlurmNode
 from tests.sshd import Box, lab
 
@@ -69,7 +70,6 @@ class OnSlurmToo(Campaign):
         self.node.stop(name, signal.SIGKILL)
         time.sleep(self.chance.uniform(0.2, 1.0))
         self.node.start(name)
-        self.node.mend()
         return True
 
     def task_dies(self, _box: Box) -> bool:
@@ -109,8 +109,9 @@ def test_a_sweep_over_two_ssh_hosts_and_slurm_killed_and_resumed_ends_with_one_r
             while not (campaign.tasks() and all(box.processes("optsweep_engines.run") for box in made.boxes.values())):
                 assert time.monotonic() < limit, "not every host trains"
                 time.sleep(0.05)
-            campaign.strike(FAULTS, limit)
-            campaign.end()
+            with again_and_again(node.mend, 2.0):  # as an administrator would, also while the last one resumes
+                campaign.strike(FAULTS, limit)
+                campaign.end()
         finally:
             found = overlaps.end()
             campaign.controller.kill()

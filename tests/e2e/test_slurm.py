@@ -13,7 +13,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from optsweep_tui.dispatch import fleet
 from optsweep_tui.errors import OptsweepError
 from tests import sshd, walker
 from tests.e2e import workbench
-from tests.e2e.workbench import optsweep
+from tests.e2e.workbench import again_and_again, optsweep
 from tests.slurm_node import SlurmNode
 
 pytestmark = [pytest.mark.slow, pytest.mark.system("slurmctld"), pytest.mark.system("munged")]
@@ -105,24 +104,6 @@ def wait_for(what: Callable[[], Any], why: str, seconds: float = 60.0) -> Any:
             return answer
         time.sleep(0.05)
     raise AssertionError(f"{why}: not within {seconds:g} s")
-
-
-@contextlib.contextmanager
-def again_and_again(look: Callable[[], None], seconds: float) -> Iterator[None]:
-    """Meanwhile call this, with so many seconds between."""
-    over = threading.Event()
-
-    def work() -> None:
-        while not over.wait(seconds):
-            look()
-
-    watcher = threading.Thread(target=work)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -9,8 +10,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +153,21 @@ def records(workspace: Path) -> dict[str, dict[str, Any]]:
         path = attempts[-1] / "record.json"
         found[run.name] = json.loads(path.read_text()) if path.exists() else {}
     return found
+
+
+@contextlib.contextmanager
+def again_and_again(look: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Meanwhile call this, with so many seconds between."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(seconds):
+            look()
+
+    watcher = threading.Thread(target=work)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
