@@ -13,6 +13,7 @@ from typing import Any
 from optsweep_tui.errors import OptsweepError, UnknownName
 
 _KEYS = {"slots", "gpus_per_run", "device", "checkpoint_seconds", "poll_seconds", "sinks", "mesh"}
+_COUNTS = {"slots", "gpus_per_run"}
 _APP_TABLES = {"keymap", "tui"}
 """Tables of optsweep.toml that the app reads and checks itself: `app/preferences.py`."""
 
@@ -156,6 +157,8 @@ def _read(path: Path) -> dict[str, Any]:
                 raise OptsweepError(
                     f"{path}: sinks = {value!r} is not a list of texts", 'write sinks = ["tensorboard:DIR"]'
                 )
+        elif key in _COUNTS and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise OptsweepError(f"{path}: {key} = {value!r} is not a whole number from 1", f"write {key} = 2")
         elif isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             raise OptsweepError(f"{path}: {key} = {value!r} is not a positive number", f"write {key} = 2")
     return values

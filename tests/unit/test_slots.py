@@ -8,6 +8,7 @@ import pytest
 
 from optsweep_tui import settings
 from optsweep_tui.dispatch.local import LocalDispatcher
+from optsweep_tui.errors import OptsweepError
 
 
 def made(folder: Path, text: str = "slots = 5\n") -> settings.Workspace:
@@ -35,3 +36,14 @@ def test_a_driver_that_lists_its_gpus_is_asked_once(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert [made(tmp_path).run_slots for _ in range(3)] == [2, 2, 2]
     assert (tmp_path / "asked").read_text() == "asked\n"
+
+
+@pytest.mark.parametrize("line", ["slots = 0.5", "slots = 0", "gpus_per_run = 0.5", "gpus_per_run = true"])
+def test_a_count_that_is_no_whole_number_is_one_line(line: str, tmp_path: Path) -> None:
+    with pytest.raises(OptsweepError, match="is not a whole number from 1"):
+        made(tmp_path, f"{line}\n")
+
+
+def test_neighbouring_gpus_go_to_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    assert [made(tmp_path, f"gpus_per_run = {count}\n").run_slots for count in (1, 2, 8)] == [5, 2, 1]
