@@ -115,6 +115,7 @@ class SlurmNode:
             scheduler: more SchedulerParameters.
         """
         self._temporary = folder is None
+        self._registered = time.monotonic()
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-")) if folder is None else folder
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.environment = {
@@ -125,8 +126,9 @@ class SlurmNode:
         for name in list(self.environment):
             if name.startswith(("SLURM_", "SBATCH_", "SQUEUE_")) and name != "SLURM_CONF":
                 del self.environment[name]
+        self.host = os.uname().nodename.split(".")[0]
         self._values = {
-            "host": os.uname().nodename.split(".")[0],
+            "host": self.host,
             "user": _user_name(),
             "folder": self.folder,
             "ctld_port": _free_port(),
@@ -173,7 +175,7 @@ class SlurmNode:
             names |= {"--log-file": "munged.log", "--seed-file": "munged.seed"}
             extra = ["--force", *(f"{option}={self.folder / name}" for option, name in names.items())]
         elif daemon == "slurmd":
-            extra = ["-N", str(self._values["host"])]
+            extra = ["-N", self.host]
         (self.folder / f"{daemon}.pid").unlink(missing_ok=True)
         result = subprocess.run(
             [daemon, *extra],
@@ -253,11 +255,19 @@ class SlurmNode:
         """What an administrator does: resume a node that Slurm has drained of itself, release the tasks that it holds.
 
         A slurmctld that is killed before it has saved its state starts running tasks anew, finds them there, and drains
-        the node for that ("Duplicate jobid").
+        the node for that ("Duplicate jobid"); and it believes that tasks run which ended just before, until the nodes
+        have to register again: every 15 seconds here. Where the controller does not answer now, nothing is done.
         """
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._mend()
+
+    def _mend(self) -> None:
+        if time.monotonic() - self._registered > 15:
+            self._registered = time.monotonic()
+            self.run("scontrol", "reconfigure", check=False)
         answer = self.run("sinfo", "-h", "-o", "%T", "-p", "main", check=False)
         if answer.stdout.strip().startswith(("drain", "down")):
-            self.run("scontrol", "update", f"nodename={self._values['host']}", "state=resume", check=False)
+            self.run("scontrol", "update", f"nodename={self.host}", "state=resume", check=False)
         held = self.run("squeue", "-h", "-r", "-t", "PENDING", "-o", "%i|%r", check=False).stdout
         for line in held.splitlines():
             task, _, reason = line.partition("|")

@@ -54,6 +54,8 @@ class Cluster(Pump):
         """Unclaimed, and not in the queue: (the snapshot that said so last, how many have)."""
         self._still: dict[Attempt, tuple[float, float]] = {}
         """Claimed elsewhere: (when its lease was renewed, since when it has been the same)."""
+        self._forgotten: dict[str, float] = {}
+        """ARRAY_INDEX that runs for the scheduler though its run is over -> monotonic seconds of the first answer so."""
         self._sweep = 0
         self._unstarted = 0
         self._refusals = 0

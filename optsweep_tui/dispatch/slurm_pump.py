@@ -27,6 +27,9 @@ LOOK_SECONDS = 2.0
 SICK = 3
 """Tasks in a row that ended before their run began: the host is given no more for a while."""
 SICK_SECONDS = 60.0
+FORGOTTEN_SECONDS = 60.0
+"""A task that the scheduler calls running so long after its run has ended is taken out of it: a slurmctld that was killed
+before it had saved its state believes for half an hour that such tasks hold their processors."""
 SWEEP = 50
 """Waiting attempts looked at in each round all the same: the scheduler may be wrong about them."""
 
@@ -302,6 +305,7 @@ class SlurmPump(Handover):
             state = rundir.state_of(self._where(attempt).parent)
             if state.finished or state.attempt > attempt[1]:
                 self.held.pop(attempt)
+        self._free_processors()
         for chunk in self.chunks.all():
             if chunk.job is None or any(attempt in self._states or attempt in self.held for attempt in chunk.attempts):
                 continue
@@ -320,6 +324,23 @@ class SlurmPump(Handover):
                 where = links.folder_of(self._workspace, self.entry.name) / "slurm"
                 for suffix in (".json", ".txt"):
                     (where / f"{chunk.name}{suffix}").unlink(missing_ok=True)
+
+    def _free_processors(self) -> None:
+        """Cancel tasks that the scheduler still calls running long after their runs have ended."""
+        if self.snapshot is None:
+            return
+        before, self._forgotten = self._forgotten, {}
+        for chunk in self.chunks.all():
+            for row in self.snapshot.rows.get(chunk.name, ()):
+                running = row.indices & set(range(len(chunk.entries))) if row.state == "RUNNING" else ()
+                for index in running:
+                    attempt = chunk.attempts[index]
+                    if attempt in self._states or attempt in self.held or not self._done_with(chunk, attempt):
+                        continue
+                    task = f"{row.job}_{index}"
+                    self._forgotten[task] = before.get(task, self.snapshot.started)
+                    if self.snapshot.started - self._forgotten[task] > FORGOTTEN_SECONDS:
+                        self._scheduler("scancel", "--quiet", task)
 
     def _done_with(self, chunk: Chunk, attempt: Attempt) -> bool:
         """The run is over, or has gone on in another array or on another host."""

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 
 from optsweep_tui import flow, rundir, settings
-from optsweep_tui.dispatch import fleet
+from optsweep_tui.dispatch import fleet, slurm_pump
 from optsweep_tui.errors import OptsweepError
 from tests import sshd, walker
 from tests.e2e import workbench
@@ -275,6 +276,31 @@ def test_a_large_plan_goes_out_in_arrays_of_the_size_that_the_cluster_allows(pla
     flow.cancel(settings.workspace(place), ids)
     wait_for(lambda: not [row for row in node.queue() if row[1] == "PENDING"], "the queue is empty", 30)
     assert not any((place / "runs" / run_id / "a2").exists() for run_id in ids)
+
+
+def test_tasks_that_slurm_believes_to_run_after_their_end_do_not_keep_the_others_waiting(
+    place: Path, node: SlurmNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_pump, "FORGOTTEN_SECONDS", 5.0)
+    os.environ[walker.PACE] = "0.1"  # 8 s a run
+    ids = launched(place, grid_file(place, 10, 0.005), "cluster")  # on eight processors
+    wait_for(lambda: len(workbench.attempts_in_training(place)) == 8, "eight train")
+    node.stop("slurmctld")
+    shutil.copytree(node.folder / "state", tmp_path / "before")
+    node.start("slurmctld")
+    drained = wait_for(lambda: node.run("scontrol", "update", f"nodename={node.host}", "state=drain", "reason=x",
+                                        check=False).returncode == 0, "the node is drained")  # fmt: skip
+    assert drained
+    wait_for(lambda: not workbench.processes(place, "optsweep_engines"), "the eight end")
+    wait_for(lambda: [row[1] for row in node.queue()] == ["PENDING"] * 2, "and Slurm knows it")
+    node.stop("slurmctld", signal.SIGKILL)
+    shutil.rmtree(node.folder / "state")
+    shutil.copytree(tmp_path / "before", node.folder / "state")  # as if it had not been saved since
+    node.start("slurmctld")
+    wait_for(lambda: [row[1] for row in node.queue()].count("RUNNING") == 8, "Slurm believes that eight run")
+    dispatcher = fleet.of(settings.workspace(place))
+    wait_for(lambda: {state.state for state in dispatcher.poll(ids).values()} == {"done"}, "all end", 90)
+    assert all(len(attempts_of(place, run_id)) == 1 for run_id in ids)
 
 
 def test_a_task_that_cannot_begin_says_why_and_ends_the_run_in_the_end(place: Path, node: SlurmNode) -> None:
