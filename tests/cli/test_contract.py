@@ -187,7 +187,11 @@ def test_a_grid_that_is_not_toml_and_a_workspace_that_is_a_file(tmp_path: Path) 
 
 
 def test_the_settings_file_is_checked(tmp_path: Path) -> None:
-    for text, expected in (("slot = 2", 'did you mean "slots"?'), ("slots = 0", "whole number from 1"), ("x = = 1", "not TOML")):
+    for text, expected in (
+        ("slot = 2", 'did you mean "slots"?'),
+        ("slots = 0", "whole number from 1"),
+        ("x = = 1", "not TOML"),
+    ):
         (tmp_path / "optsweep.toml").write_text(text)
         result = optsweep("ls", workspace=tmp_path, check=False)
         assert result.returncode == 2 and expected in result.stderr and result.stderr.count("\n") == 1
