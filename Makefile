@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # More than there are cores: a third of the time tests wait for a server, a terminal or a clock.
 WORKERS ?= $(shell echo $$(( $$(nproc) + 3 )))
+# Some shells forbid it, and then each of the thousand processes of a test run compiles the project anew.
+unexport PYTHONDONTWRITEBYTECODE
 STAMP := $(VENV)/.installed
 
 .PHONY: help quickstart install test check fast bench faults deps format

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -22,7 +23,7 @@ def solver_reports(found: Baselines) -> dict[int, dict[str, Any]]:
         if all(found.fitted_items[row].refusal for row in rows):
             continue
         observed = [_observed(found.points, row, len(found.fitted_items[row].points)) for row in rows]
-        answers = {"huber_log": huber_log(observed), "multistart": multistart(observed)}
+        answers = _answers(tuple((curve.u.tobytes(), curve.y.tobytes(), curve.w.tobytes()) for curve in observed))
         for place, row in enumerate(rows):
             varpro = Solved(
                 amplitude=float(found.curves.amplitude[row]),
@@ -34,6 +35,13 @@ def solver_reports(found: Baselines) -> dict[int, dict[str, Any]]:
             solved = {name: answer[place] if answer else None for name, answer in answers.items()}
             reports[row] = _report(varpro, solved, observed[place].u, c_min(found.fitted_items[row]))
     return reports
+
+
+@functools.lru_cache(maxsize=256)
+def _answers(curves: tuple[tuple[bytes, bytes, bytes], ...]) -> dict[str, list[Solved] | None]:
+    """The other solvers' answers for curves given by their float64 (u, y, w): a chart and a table ask for the same ones."""
+    observed = [Observed(u=np.frombuffer(u), y=np.frombuffer(y), w=np.frombuffer(w)) for u, y, w in curves]
+    return {"huber_log": huber_log(observed), "multistart": multistart(observed)}
 
 
 def _observed(points: Points, row: int, k: int) -> Observed:

@@ -50,7 +50,8 @@ def drive(workspace: Workspace, dispatcher: Dispatcher, run_ids: Iterable[str]) 
         if complete:
             dispatcher.gc()
             return
-        time.sleep(max(workspace.poll_seconds, LOOKS_SHARE * (time.monotonic() - looked)))
+        if not added:  # what has just been added may be over already
+            time.sleep(max(workspace.poll_seconds, LOOKS_SHARE * (time.monotonic() - looked)))
 
 
 def _owed_seeds(workspace: Workspace, study: Mapping[str, Any], settled: Mapping[str, RunState]) -> list[RunSpec]:
