@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,7 @@ class Cell:
     tokens: int
     """Target training tokens D."""
     dataset: str
+    """What its runs have seen, by `dataset_key`."""
     dataset_hash: str | None
     validation_set: str
     """name:tokens of the held-out set."""
@@ -47,12 +49,26 @@ class Cell:
             optimizer=spec.optimizer,
             model=spec.model,
             tokens=spec.tokens,
-            dataset=spec.dataset,
+            dataset=dataset_key(spec),
             dataset_hash=spec.dataset_hash,
             validation_set=validation_key(spec),
             seq_len=spec.seq_len,
             engine=spec.engine,
         )
+
+
+def dataset_key(spec: RunSpec) -> str:
+    """What a run has seen as one word: the name of its dataset, and how often it was repeated ("embedded x4 epochs")."""
+    return f"{spec.dataset}{_EPOCHS.format(spec.simulate_epochs) if spec.simulate_epochs > 1 else ''}"
+
+
+_EPOCHS = " x{} epochs"
+
+
+def dataset_parts(key: str) -> tuple[str, int]:
+    """(name of the dataset, epochs) of a `dataset_key`."""
+    match = re.fullmatch(r"(.*) x([1-9][0-9]*) epochs", key)
+    return (match.group(1), int(match.group(2))) if match else (key, 1)
 
 
 def validation_key(spec: RunSpec) -> str:

@@ -69,6 +69,7 @@ class DatasetLookup:
                 sha256=prepared.sha256 if prepared else None,
                 vocab_size=prepared.vocab_size if prepared else entry.vocab_size,
                 held_out=prepared.validation_tokens if prepared else None,
+                train_tokens=prepared.train_tokens if prepared else None,
             )
         return self._found[name]
 

@@ -16,7 +16,7 @@ from typing import Any
 from optsweep_engines import data, models
 from optsweep_engines.spec import RunSpec
 from optsweep_tui import grid, gridfile
-from optsweep_tui.core import ListedRun, Scalar, Study
+from optsweep_tui.core import ListedRun, Scalar, Study, dataset_parts
 from optsweep_tui.datasets import DatasetLookup
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
@@ -130,7 +130,7 @@ def _one(what: str, values: Iterable[Any]) -> Any:
 def _dataset(name: str | None, workspace: Workspace) -> str | None:
     """The dataset where this program has it; None leaves it to the model's entry."""
     try:
-        return None if name is None else data.dataset(name, workspace.data).name
+        return None if name is None else data.dataset(dataset_parts(name)[0], workspace.data).name
     except LookupError:
         return None
 
@@ -142,6 +142,9 @@ def _listed(item: Wanted) -> ListedRun:
     settings = {
         grid.knob_name(key, [optimizer], where): value for key, value in item.settings.items() if value is not None
     }
+    _, epochs = dataset_parts(item.dataset or "")
+    if epochs > 1:
+        settings["simulate_epochs"] = epochs
     tokens = (item.validation_set or "").rpartition(":")[2]
     if tokens.isdigit() and int(tokens) > 0:
         settings["validation_tokens"] = int(tokens)

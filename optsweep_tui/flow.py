@@ -61,6 +61,8 @@ class Request:
     engine: str | None = None
     dataset: str | None = None
     around: str | None = None
+    simulate_epochs: int | None = None
+    """So many times through a part of the dataset; None: as the grid says, else random windows of all of it."""
     scale: str | None = None
     """"tiny": the same plan on 2 layers x 64, see `scaling`."""
     limit: int | None = None
@@ -118,7 +120,10 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
         changes["dataset"] = request.dataset
     if request.around:
         changes["around"] = request.around
-    study = grid.with_settings(dataclasses.replace(study, **changes), request.sets, request.sweeps)
+    sets = request.sets
+    if request.simulate_epochs is not None:
+        sets = (*sets, f"simulate_epochs={request.simulate_epochs}")
+    study = grid.with_settings(dataclasses.replace(study, **changes), sets, request.sweeps)
     if request.limit is not None and request.limit < 1:
         raise OptsweepError(f"--limit {request.limit} leaves no run", "give a positive number")
     # One more than asked for shows whether the limit cut anything.

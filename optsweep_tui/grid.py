@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines import families, models, schedules
+from optsweep_engines import epochs, families, models, schedules
 from optsweep_engines.optimizers import catalogue, user, user_plan
 from optsweep_engines.optimizers.base import OptimizerEntry, find_knob, unsuited
 from optsweep_engines.spec import RunSpec, Scalar
@@ -21,7 +21,10 @@ from optsweep_tui.core import Block, CellSelection, Override, Study
 from optsweep_tui.errors import OptsweepError, UnknownName
 
 DTYPES = ("fp32", "bf16")
-SETTINGS = ("batch_size", "seq_len", "schedule", "dtype", "validation_tokens", "validation_interval", "accumulation")
+SETTINGS = (
+    "batch_size", "seq_len", "schedule", "dtype", "validation_tokens", "validation_interval", "accumulation",
+    "simulate_epochs",
+)  # fmt: skip
 """Fields of a RunSpec that a grid may set beside the knobs."""
 FEATURES = tuple(models.FEATURES)
 """What a grid may change of a model's shape: the run then is of another model, `olmo-150m+qk_norm=false`."""
@@ -46,6 +49,8 @@ class DatasetFacts:
     vocab_size: int
     held_out: int | None = None
     """Tokens of the validation split; None while unprepared."""
+    train_tokens: int | None = None
+    """Tokens of the training split; None while unprepared."""
 
 
 Datasets = Callable[[str], DatasetFacts]
@@ -481,10 +486,16 @@ def resolve(
         **settings,
     )
     if spec.steps < 1:
+        each = f" for {spec.simulate_epochs} whole epochs" if spec.simulate_epochs > 1 else ""
         raise OptsweepError(
-            f"{where}: {spec.tokens:,} tokens are less than one step of {spec.batch_size} x {spec.seq_len}",
+            f"{where}: {spec.tokens:,} tokens are less than one step of {spec.batch_size} x {spec.seq_len}{each}",
             "take a larger ratio or a smaller batch",
         )
+    if dataset.train_tokens is not None:
+        try:
+            epochs.require(spec, dataset.train_tokens)
+        except ValueError as error:
+            raise OptsweepError(f"{where}: {error}", "take more epochs or a smaller ratio") from None
     windows = spec.validation_tokens // spec.seq_len
     if windows < 1 or (dataset.held_out is not None and windows * spec.seq_len >= dataset.held_out):
         held = "" if dataset.held_out is None else f"; dataset {dataset.name} holds out {dataset.held_out:,} tokens"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optsweep_tui import flow, rundir
-from optsweep_tui.core import validation_key
+from optsweep_tui.core import dataset_key, validation_key
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.resources import shipped
 from optsweep_tui.settings import Workspace
@@ -178,7 +178,7 @@ def save(workspace: Workspace, chosen: flow.Plan, name: str) -> Path:
             },
             validation_set=validation_key(spec),
             engine=spec.engine,
-            dataset=spec.dataset,
+            dataset=dataset_key(spec),
             seed=spec.seed,
         )
         for spec in chosen.specs
@@ -260,6 +260,7 @@ def of(workspace: Workspace, chosen: flow.Plan, rates: Mapping[RateKey, float] |
                 "seed": spec.seed,
                 "dataset": spec.dataset,
                 "dataset_hash": spec.dataset_hash,
+                "simulate_epochs": spec.simulate_epochs,
                 "schedule": spec.schedule,
                 "dtype": spec.dtype,
                 "hyperparameters": dict(spec.hyperparameters),

@@ -9,7 +9,7 @@ from optsweep_engines import models
 from optsweep_engines.spec import RunSpec
 from optsweep_tui import grid
 from optsweep_tui.core import Study
-from optsweep_tui.errors import UnknownName
+from optsweep_tui.errors import OptsweepError, UnknownName
 
 SCALES = ("tiny",)
 STEPS = 100
@@ -53,7 +53,7 @@ def _small(spec: RunSpec, dataset: grid.DatasetFacts) -> RunSpec:
         value = knobs.get(name)
         if value is not None and float(value) >= 1:
             knobs[name] = float(f"{min(0.99, float(value) / spec.steps):.4g}")
-    return spec.replace(
+    small = spec.replace(
         model=entry.name,
         shape=grid.trained_shape(entry, dataset, entry.seq_len),
         dataset=dataset.name,
@@ -65,3 +65,9 @@ def _small(spec: RunSpec, dataset: grid.DatasetFacts) -> RunSpec:
         tokens=STEPS * entry.batch_size * entry.seq_len,
         accumulation=1,
     )
+    if small.steps < 1:
+        raise OptsweepError(
+            f"{spec.optimizer} {spec.model}: {STEPS} steps are less than {spec.simulate_epochs} whole epochs",
+            "take fewer epochs",
+        )
+    return small

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from optsweep_engines import shards
+from optsweep_engines import epochs, shards
 from optsweep_engines.shards import PreparedDataset, Tokens
 from optsweep_engines.spec import RunSpec
 
-__all__ = ["DatasetEntry", "PreparedDataset", "Tokens", "batch", "dataset", "dataset_of", "datasets", "find",
+__all__ = ["DatasetEntry", "PreparedDataset", "Tokens", "batch", "batch_of", "dataset", "dataset_of", "datasets", "find",
            "open_dataset", "prepare", "validation_windows", "write"]  # fmt: skip
 
 ENTRY_POINT_GROUP = "optsweep.datasets"
@@ -239,11 +239,20 @@ def dataset_of(spec: RunSpec, root: Path) -> PreparedDataset:
     assert spec.dataset_hash is not None
     found = open_dataset(root, spec.dataset, spec.dataset_hash)
     found.verify_once()
+    epochs.require(spec, found.train_tokens)
     if found.vocab_size > spec.shape.vocab_size:
         raise ValueError(
             f"dataset {spec.dataset} has {found.vocab_size} tokens, model {spec.model} knows {spec.shape.vocab_size}"
         )
     return found
+
+
+def batch_of(spec: RunSpec, dataset: PreparedDataset, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Inputs and targets [batch_size, seq_len] of one step of a run, counted from 0."""
+    if spec.simulate_epochs == 1:
+        return batch(dataset, spec.seed, step, spec.batch_size, spec.seq_len)
+    windows = _windows(dataset.train, epochs.starts(spec, dataset.train_tokens, step), spec.seq_len + 1)
+    return windows[:, :-1], windows[:, 1:]
 
 
 def batch(

@@ -61,8 +61,11 @@ def require_trainable(spec: RunSpec) -> None:
         raise ValueError(f'dtype "{spec.dtype}" is not one of fp32, bf16')
     if spec.batch_size % spec.accumulation:
         raise ValueError(f"batch size {spec.batch_size} does not divide into {spec.accumulation} micro-batches")
+    if type(spec.simulate_epochs) is not int or spec.simulate_epochs < 1:
+        raise ValueError(f"simulate_epochs = {spec.simulate_epochs!r} is not a whole number from 1")
     if spec.steps < 1:
-        raise ValueError(f"{spec.tokens} tokens are less than one step of {spec.tokens_per_step}")
+        each = f" for {spec.simulate_epochs} epochs" if spec.simulate_epochs > 1 else ""
+        raise ValueError(f"{spec.tokens} tokens are less than one step of {spec.tokens_per_step}{each}")
     if spec.numerics_version != NUMERICS_VERSION:
         raise ValueError(
             f"planned for numerics {spec.numerics_version}, this engine has {NUMERICS_VERSION}: plan again"

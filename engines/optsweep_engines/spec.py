@@ -95,6 +95,8 @@ class RunSpec:
     """Micro-batches per optimizer step; batch_size is the whole."""
     optimizer_file_hash: str | None = field(default=None, metadata={"neutral": None})
     """sha256 of the user's optimizer file."""
+    simulate_epochs: int = field(default=1, metadata={"neutral": 1})
+    """N > 1: the run goes N times through a fixed part of its dataset, of D / N tokens; 1: random windows of all of it."""
     numerics_version: int = NUMERICS_VERSION
 
     def __post_init__(self) -> None:
@@ -103,8 +105,14 @@ class RunSpec:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps: D // (batch_size * seq_len)."""
-        return self.tokens // (self.batch_size * self.seq_len)
+        """Optimizer steps: D // (batch_size * seq_len); with simulated epochs the most of them that make N whole ones."""
+        steps = self.tokens // (self.batch_size * self.seq_len)
+        return steps - steps % (self.simulate_epochs // math.gcd(self.simulate_epochs, self.batch_size))
+
+    @property
+    def epoch_windows(self) -> int:
+        """Windows of seq_len tokens that one of the simulated epochs holds."""
+        return self.steps * self.batch_size // self.simulate_epochs
 
     @property
     def tokens_per_step(self) -> int:

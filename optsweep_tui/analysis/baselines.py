@@ -250,7 +250,7 @@ def _refusal(
 
 
 def _on_other_tokens(group: Group, baseline: str, found: Sequence[Group]) -> str:
-    """Whether the baseline was trained on a dataset of the same name with another hash: another tokenizer or corpus."""
+    """Whether the baseline was trained on other tokens of the same name, or saw the same dataset in another way (epochs)."""
     own = group.columns
     others = [each.columns for each in found if each is not group and each.of(baseline)]
     hashes = {
@@ -258,6 +258,13 @@ def _on_other_tokens(group: Group, baseline: str, found: Sequence[Group]) -> str
         for other in others
         if all(other[name] == own[name] for name in own if name != "dataset_hash") and other["dataset_hash"]
     }
+    seen = sorted(
+        str(other["dataset"])
+        for other in others
+        if other["dataset_hash"] and all(other[name] == own[name] for name in own if name != "dataset")
+    )
+    if seen and own["dataset_hash"]:
+        return f"; it has seen {', '.join(seen)}, here {own['dataset']}: other data, whose losses do not compare"
     if not hashes or not own["dataset_hash"]:
         return ""
     text = f"; it was trained on other tokens called {own['dataset']} ({', '.join(sorted(hashes))}, "

@@ -170,14 +170,19 @@ def print_cells(cells: pd.DataFrame) -> None:
     """One line per cell: loss, seeds, gap with its interval, rank, tie group, flags."""
     print_matrix(cells)
     everywhere = everywhere_flags(output.records(cells))
+    apart = [name for name in ("dataset", "validation_set") if cells[name].nunique(dropna=False) > 1]
     output.print_table(
-        ["optimizer", "model", "ratio", "engine", "loss nats", "n", "gap to baseline", "rank", "tie", "runs", "flags"],
+        [
+            *("optimizer", "model", "ratio", "engine", *(name.replace("_", " ") for name in apart)),
+            *("loss nats", "n", "gap to baseline", "rank", "tie", "runs", "flags"),
+        ],
         [
             (
                 row["optimizer"],
                 row["model"],
                 output.budget(row),
                 row["engine"] or "·",
+                *(row[name] or "·" for name in apart),
                 "·" if row["loss"] is None else f"{row['loss']:.4f}",
                 row["n"],
                 _gap_text(row),
@@ -188,7 +193,7 @@ def print_cells(cells: pd.DataFrame) -> None:
             )
             for row in output.records(cells)
         ],
-        left=(0, 1, 3, 10),
+        left=(0, 1, 3, *range(4, 4 + len(apart)), 10 + len(apart)),
     )
     print_flags(output.records(cells))
 

@@ -61,6 +61,10 @@ def command(
             "--diagnostics", help="full: norms, ratios, attention at each line; full,layers; full,./mine.py:name."
         ),
     ] = None,
+    simulate_epochs: Annotated[
+        int | None,
+        typer.Option("--simulate-epochs", help="N times through a fixed part of the dataset, of D/N tokens."),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Keep the first N runs.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved runs and their cost; write nothing.")
@@ -99,6 +103,7 @@ def command(
         dataset=dataset,
         around=around,
         scale=scale,
+        simulate_epochs=simulate_epochs,
         limit=limit,
     )
     chosen = flow.plan(place, request, prepare=False)
@@ -159,6 +164,7 @@ def title(workspace: Workspace, chosen: Plan, hosts: tuple[str, ...] = ("local",
 
 def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
     from optsweep_tui import flow, preview
+    from optsweep_tui.core import dataset_key
 
     data = preview.of(workspace, chosen)
     if json_:
@@ -168,10 +174,13 @@ def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
     crowded = len(knobs) > MOST_KNOBS
     knobs = ["lr"] if crowded else knobs
     changes = _changes(data["runs"])
+    seen = [dataset_key(spec) for spec in chosen.specs]
+    repeated = seen != [spec.dataset for spec in chosen.specs]
     output.print_table(
         [
             *("run", "optimizer", "model", "ratio", "tokens", "steps", "batch x seq", "seed"),
             *knobs,
+            *(["data"] if repeated else []),
             *(["change"] if crowded else []),
             "state",
         ],
@@ -186,12 +195,13 @@ def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
                 f"{run['batch_size']} x {run['seq_len']}",
                 run["seed"],
                 *(output.number(run["hyperparameters"].get(knob)) for knob in knobs),
+                *([what] if repeated else []),
                 *([change] if crowded else []),
                 run["state"],
             )
-            for run, change in zip(data["runs"], changes, strict=True)
+            for run, change, what in zip(data["runs"], changes, seen, strict=True)
         ],
-        left=(0, 1, 2, 9) if crowded else (0, 1, 2),
+        left=(0, 1, 2, *(range(8 + len(knobs), 8 + len(knobs) + repeated + crowded))),
     )
     totals = data["totals"]
     later = f" + {totals['fresh_seed_runs']} fresh seeds of the best" if totals["fresh_seed_runs"] else ""

@@ -48,6 +48,7 @@ def command(
         f"batch      {spec['batch_size']} x {spec['seq_len']}   {spec['schedule']}   {spec['dtype']}   seed {spec['seed']}"
     )
     print(f"data       {spec['dataset']} {spec['dataset_hash'][:12]}   validation {spec['validation_tokens']:,} tokens")
+    _repeated(spec)
     knobs = "   ".join(f"{key} {output.number(value, 6)}" for key, value in spec["hyperparameters"].items())
     print(f"knobs      {knobs}")
     for attempt in data["attempts"]:
@@ -74,6 +75,16 @@ def command(
         )
         print(f"           parameters {record['parameters_sha256']}")
         print(f"           {'  '.join(f'{name} {value}' for name, value in record['versions'].items())}")
+
+
+def _repeated(spec: dict[str, Any]) -> None:
+    """What simulated epochs are."""
+    from optsweep_engines.spec import RunSpec
+
+    run = RunSpec.from_dict(spec)
+    if run.simulate_epochs > 1:
+        part = f"{run.epoch_windows:,} windows of {run.seq_len} tokens"
+        print(f"epochs     {run.simulate_epochs} through {part}, in another order each time; {run.steps:,} steps")
 
 
 def _diagnosed(attempt: dict[str, Any]) -> None:

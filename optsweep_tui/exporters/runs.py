@@ -10,7 +10,7 @@ from typing import Any
 
 from optsweep_engines import folder
 from optsweep_tui import rundir
-from optsweep_tui.core import RunSpec, Scalar, validation_key
+from optsweep_tui.core import RunSpec, Scalar, dataset_key, validation_key
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.imported import ImportedRun, ImportedSpec
 from optsweep_tui.rundir import RunState
@@ -85,7 +85,7 @@ class ExportedRun:
             "steps": spec.steps,
             "batch_size": spec.batch_size,
             "seq_len": spec.seq_len,
-            "dataset": spec.dataset,
+            "dataset": dataset_key(spec) if isinstance(spec, RunSpec) else spec.dataset,
             "dataset_hash": spec.dataset_hash,
             "validation_set": validation_key(spec) if isinstance(spec, RunSpec) else spec.validation_set,
             "engine": spec.engine,

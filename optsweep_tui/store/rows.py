@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from optsweep_engines import folder
 from optsweep_engines.spec import FINAL_STATUSES, RunRecord, RunSpec, canonical_json
 from optsweep_tui import cost, rundir
-from optsweep_tui.core import validation_key
+from optsweep_tui.core import dataset_key, validation_key
 from optsweep_tui.imported import ImportedRun
 from optsweep_tui.rundir import RunState
 from optsweep_tui.store.lines import printable
@@ -53,7 +53,7 @@ def run_row(run: int, spec: RunSpec, state: RunState, attempts: int, repeats: bo
         "total_params": spec.shape.total_params,
         "chinchilla": spec.chinchilla,
         "tokens": spec.tokens,
-        "dataset": spec.dataset,
+        "dataset": dataset_key(spec),
         "dataset_hash": spec.dataset_hash,
         "validation_set": validation_key(spec),
         "seq_len": spec.seq_len,

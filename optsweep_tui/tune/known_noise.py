@@ -6,7 +6,7 @@ from optsweep_engines.spec import RunSpec
 from optsweep_tui import ask, studies
 from optsweep_tui.analysis.cells import Group, groups
 from optsweep_tui.analysis.noise import NOT_SUBWORD, PRIOR_MIN_PARAMS, PRIOR_SIGMA, noise_of
-from optsweep_tui.core import Filter, validation_key
+from optsweep_tui.core import Filter, dataset_key, validation_key
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 
@@ -40,6 +40,7 @@ def _alike(group: Group, spec: RunSpec) -> bool:
     return (
         here["engine"] == spec.engine
         and here["model"] == spec.model
+        and here["dataset"] == dataset_key(spec)
         and here["dataset_hash"] == spec.dataset_hash
         and here["validation_set"] == validation_key(spec)
         and here["seq_len"] == spec.seq_len

@@ -16,7 +16,7 @@ import pandas as pd
 from optsweep_engines.spec import RunSpec, Scalar, canonical_json
 from optsweep_tui import analysis, ask
 from optsweep_tui.analysis.columns import RESULTS
-from optsweep_tui.core import validation_key
+from optsweep_tui.core import dataset_key, validation_key
 from optsweep_tui.tune.lists import axis_of, declared_knob
 from optsweep_tui.tune.problem import THRESHOLD, Outcome
 from optsweep_tui.tune.sizes import flops_of
@@ -161,7 +161,7 @@ def _row(study: str, spec: RunSpec, outcome: Outcome) -> dict[str, Any]:
         "total_params": spec.shape.total_params,
         "chinchilla": spec.chinchilla,
         "tokens": spec.tokens,
-        "dataset": spec.dataset,
+        "dataset": dataset_key(spec),
         "dataset_hash": spec.dataset_hash,
         "validation_set": validation_key(spec),
         "seq_len": spec.seq_len,

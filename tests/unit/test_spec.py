@@ -63,7 +63,7 @@ def test_the_id_is_32_hex_digits_of_sha256_over_the_canonical_json() -> None:
 
     one = spec()
     data = one.to_dict()
-    del data["optimizer_file_hash"], data["accumulation"]  # at their neutral values
+    del data["optimizer_file_hash"], data["accumulation"], data["simulate_epochs"]  # at their neutral values
     assert one.run_id == hashlib.sha256(canonical_json(data).encode()).hexdigest()[:32]
 
 
@@ -73,13 +73,14 @@ def test_every_field_but_a_neutral_one_changes_the_id() -> None:
         "shape": dataclasses.replace(base.shape, layers=3),
         "hyperparameters": {"lr": 0.007},
         "accumulation": 2,
+        "simulate_epochs": 2,
         "optimizer_file_hash": "ab",
     }
     for field in dataclasses.fields(RunSpec):
         value = getattr(base, field.name)
         changed = other.get(field.name, value + 1 if isinstance(value, int) else f"{value}x")
         assert base.replace(**{field.name: changed}).run_id != base.run_id, field.name
-    assert base.replace(accumulation=1, optimizer_file_hash=None).run_id == base.run_id
+    assert base.replace(accumulation=1, optimizer_file_hash=None, simulate_epochs=1).run_id == base.run_id
 
 
 def test_a_knob_that_came_later_leaves_old_ids_alone_at_its_neutral_value() -> None:

@@ -141,10 +141,7 @@ class Pack:
 
     def step(self, step: int) -> tuple[jax.Array, jax.Array, list[float]]:
         """One step of every replica, counted from 0: losses and norms [K] (still on the way), learning rates."""
-        batches = [
-            data.batch(each.dataset, each.spec.seed, step, each.spec.batch_size, each.spec.seq_len)
-            for each in self.trainers
-        ]
+        batches = [data.batch_of(each.spec, each.dataset, step) for each in self.trainers]
         x_KBT, y_KBT = (np.stack(part).astype(np.int32) for part in zip(*batches, strict=True))
         lrs = [each.lr(step) for each in self.trainers]
         events = self.trainers[0].optimizer.events(step + 1)

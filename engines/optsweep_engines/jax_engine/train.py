@@ -72,7 +72,7 @@ class Trainer:
 
     def batch(self, step: int) -> tuple[jax.Array, jax.Array]:
         """Inputs and targets [batch_size, seq_len] of a step, on the devices."""
-        x, y = data.batch(self.dataset, self.spec.seed, step, self.spec.batch_size, self.spec.seq_len)
+        x, y = data.batch_of(self.spec, self.dataset, step)
         return self.layout.batch(x.astype(np.int32)), self.layout.batch(y.astype(np.int32))
 
     def step(self, step: int) -> tuple[jax.Array, jax.Array, float]:

@@ -79,7 +79,7 @@ class Trainer:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets [batch_size, seq_len] of a step, of all processes, on the device."""
-        x, y = data.batch(self.dataset, self.spec.seed, step, self.spec.batch_size, self.spec.seq_len)
+        x, y = data.batch_of(self.spec, self.dataset, step)
         return self.moved(x), self.moved(y)
 
     def moved(self, array: np.ndarray[Any, Any]) -> Tensor:
