@@ -23,12 +23,17 @@ if TYPE_CHECKING:
     from optsweep_tui.drawings import Choice
 
 
-def results(workspace: Workspace, chosen: Filter) -> pd.DataFrame:
-    """One row per run of the filter, with the columns of `analysis.columns.RESULTS`."""
+def results(workspace: Workspace, chosen: Filter, *, wait_seconds: float | None = None) -> pd.DataFrame:
+    """One row per run of the filter, with the columns of `analysis.columns.RESULTS`.
+
+    Args:
+        wait_seconds: for another program that holds the store; None = as long as a command waits.
+    """
     from optsweep_tui.store import queries
 
-    study = chosen.study or queries.default_study(workspace.store)
-    return queries.results(workspace.store, dataclasses.replace(chosen, study=study))
+    wait = queries.WAIT_SECONDS if wait_seconds is None else wait_seconds
+    study = chosen.study or queries.default_study(workspace.store, wait_seconds=wait)
+    return queries.results(workspace.store, dataclasses.replace(chosen, study=study), wait_seconds=wait)
 
 
 def baseline_of(workspace: Workspace, study: str | None) -> str:

@@ -32,6 +32,7 @@ def run_app(workspace: Workspace, screen: str = "", slow_link: bool = False) -> 
     if chosen.slow_link:
         os.environ["TEXTUAL_FPS"] = "8"  # read by Textual when it is imported, and nowhere else
 
+    from optsweep_tui.app import working
     from optsweep_tui.app.app import OptsweepApp
 
     kept = memory.Memory(workspace.root if chosen.remember else None)
@@ -39,7 +40,9 @@ def run_app(workspace: Workspace, screen: str = "", slow_link: bool = False) -> 
     sys.setswitchinterval(SWITCH_SECONDS)
     with terminal.guarded(sys.stdin.fileno()), hangup.watched(sys.stdin.fileno(), app.leave):
         app.run()
-    return app.return_code or 0
+    status = app.return_code or 0
+    working.finish(status)
+    return status
 
 
 def screenshot(workspace: Workspace, screen: str, width: int = 120, height: int = 40, study: str | None = None) -> str:

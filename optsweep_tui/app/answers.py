@@ -13,6 +13,8 @@ from optsweep_tui.app.screens.base import BaseScreen
 
 RETRY_SECONDS = 5.0
 """After a question that failed: another program may just have held the store."""
+STORE_SECONDS = 2.0
+"""How long a question waits for another program that holds the store, before it says so and is asked again later."""
 
 
 class Arrived(Message):
@@ -29,9 +31,9 @@ class Slot:
 
     key: Hashable
     value: Any = None
-    """The answer; while a new one of the same family is worked out, the one before."""
+    """The answer; while a new one of the same family is worked out, or cannot be, the one before."""
     wrong: str = ""
-    """Why there is none."""
+    """Why there is none, or no newer one."""
     busy: bool = False
     retry_at: float | None = None
 
@@ -67,21 +69,34 @@ class Answers:
         return slot
 
     def _start(self, name: str, key: Hashable, work: Callable[[], Any]) -> None:
+        here = f"{self._screen.bench.workspace.root}/"  # everything that is asked lies there: the line has better use
         self._screen.bench.in_thread(
             self._screen,
             lambda: Arrived(name, key, work()),
-            lambda text: Arrived(name, key, None, wrong=text),
+            lambda text: Arrived(name, key, None, wrong=text.replace(here, "")),
             group=name,
         )
 
-    def take(self, message: Arrived, retry_seconds: float = RETRY_SECONDS) -> bool:
+    def take(self, message: Arrived) -> bool:
         """Keep an answer; False when nobody wants it any more."""
         slot = self._slots.get(message.name)
         if slot is None or slot.key != message.key:
             return False
-        slot.busy, slot.wrong, slot.value = False, message.wrong, message.value
-        slot.retry_at = time.monotonic() + retry_seconds if message.wrong else None
+        again = message.wrong == slot.wrong
+        slot.busy, slot.wrong = False, message.wrong
+        if not message.wrong:
+            slot.value, slot.retry_at = message.value, None
+            return True
+        slot.retry_at = time.monotonic() + RETRY_SECONDS
+        self._screen.set_timer(RETRY_SECONDS + 0.1, self._ask_again)
+        if slot.value is not None and not again:  # without an older answer it stands where the answer would
+            self._screen.bench.notify(f"not up to date: {message.wrong}", severity="warning", timeout=8)
         return True
+
+    def _ask_again(self) -> None:
+        """Drawing asks; a screen that is not shown does when it is."""
+        if self._screen.is_current:
+            self._screen.refresh_all()
 
     @property
     def busy(self) -> bool:

@@ -13,13 +13,12 @@ from textual.notifications import Notify, SeverityLevel
 from textual.screen import Screen
 
 from optsweep_tui.app import keymap, modes, notices, themes
-from optsweep_tui.app.actions import outcome
 from optsweep_tui.app.bench import Bench
 from optsweep_tui.app.feed import INTERVAL_SECONDS, Feed
 from optsweep_tui.app.memory import Memory
 from optsweep_tui.app.model import Snapshot
 from optsweep_tui.app.palette import Actions as PaletteActions
-from optsweep_tui.app.palette import Entry
+from optsweep_tui.app.palette import Entry, Palette
 from optsweep_tui.app.preferences import Preferences
 from optsweep_tui.app.screens.base import BaseScreen
 from optsweep_tui.app.screens.modal import HelpScreen
@@ -28,7 +27,7 @@ from optsweep_tui.app.widgets.filterline import FilterLine
 from optsweep_tui.app.widgets.spans import use_colours
 from optsweep_tui.app.widgets.table import VirtualTable
 from optsweep_tui.app.widgets.tree import SchemaTree
-from optsweep_tui.errors import OptsweepError, UnknownName
+from optsweep_tui.errors import UnknownName
 from optsweep_tui.live.poller import INTERVAL_SECONDS as POLL_SECONDS
 from optsweep_tui.live.poller import Poller
 from optsweep_tui.settings import Workspace
@@ -78,13 +77,6 @@ class OptsweepApp(Bench, inherit_bindings=False):
         def __init__(self, run_ids: frozenset[str]) -> None:
             super().__init__()
             self.run_ids = run_ids
-
-    class Answered(Message):
-        """Work in another thread has ended: text for the user."""
-
-        def __init__(self, text: str, wrong: bool = False) -> None:
-            super().__init__()
-            self.text, self.wrong = text, wrong
 
     def __init__(
         self,
@@ -142,37 +134,9 @@ class OptsweepApp(Bench, inherit_bindings=False):
         yield "editor", [Editor]
         yield "help", [HelpScreen]
 
-    def _post(self, message: Message) -> None:
-        """Called from threads; nothing is posted once the app is closing."""
-        if self.is_running:
-            self.post_message(message)
-
-    def in_thread(
-        self, screen: BaseScreen, work: Callable[[], Message], failed: Callable[[str], Message], group: str
-    ) -> None:
-        """Do work that may block in a thread, and hand its message, or that of its failure, to a screen."""
-
-        def run() -> None:
-            try:
-                message = work()
-            except (OptsweepError, OSError) as error:
-                message = failed(str(error))
-            except Exception as error:  # a bug in one answer must not take down the curves of a night
-                message = failed(f"{type(error).__name__}: {error} (a bug of optsweep, please report it)")
-            if self.is_running and screen.is_mounted:
-                screen.post_message(message)
-
-        self.run_worker(run, thread=True, group=group)
-
-    def work(self, act: Callable[[], str]) -> None:
-        """Do something to runs in a thread, say how it ended, and look at the runs again."""
-
-        def run() -> None:
-            text, wrong = outcome(act)
-            self._post(self.Answered(text, wrong))
-            self.feed.poke()
-
-        self.run_worker(run, thread=True, group="actions")
+    def after_work(self) -> None:
+        """What was done to runs is seen at once."""
+        self.feed.poke()
 
     # ------------------------------------------------------------ life
 
@@ -243,11 +207,14 @@ class OptsweepApp(Bench, inherit_bindings=False):
         if shown is not None:
             shown.changed_curves(message.run_ids)
 
-    def on_optsweep_app_answered(self, message: Answered) -> None:
-        """Say how some work ended."""
+    def on_working_app_answered(self, message: Bench.Answered) -> None:
+        """Say how some work ended, and show what it has changed beside the runs: the store, a host."""
         self.notify(
             message.text, severity="error" if message.wrong else "information", timeout=8 if message.wrong else 4
         )
+        shown = self.base_screen()
+        if shown is not None:
+            shown.refresh_all()
 
     def notify(
         self,
@@ -329,6 +296,11 @@ class OptsweepApp(Bench, inherit_bindings=False):
         """Switch to another screen."""
         self.switch_mode(mode)
         self.keep_view()
+
+    def action_command_palette(self) -> None:
+        """Open the palette."""
+        if not Palette.is_open(self):
+            self.push_screen(Palette(id="--command-palette"))
 
     def action_help(self) -> None:
         """Show the keys of this screen."""

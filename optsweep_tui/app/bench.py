@@ -9,7 +9,7 @@ from optsweep_tui.app.actions import Actions, Undo
 from optsweep_tui.app.memory import Memory
 from optsweep_tui.app.model import Block, RunRow, Snapshot, counts, matrix
 from optsweep_tui.app.screens.base import BaseScreen
-from optsweep_tui.app.terminal_app import TerminalApp
+from optsweep_tui.app.working import WorkingApp
 from optsweep_tui.live.runstore import RunStore
 from optsweep_tui.settings import Workspace
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optsweep_tui.app.app import OptsweepApp
 
 
-class Bench(TerminalApp):
+class Bench(WorkingApp):
     """The workspace as the app sees it."""
 
     def __init__(self, workspace: Workspace, memory: Memory, in_terminal: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from optsweep_tui import ask
+from optsweep_tui.app import answers
 from optsweep_tui.app.speedups import stamp
 from optsweep_tui.charts.figure import Figure
 from optsweep_tui.core import Filter
@@ -36,7 +37,7 @@ def load(workspace: Workspace, study: str | None, kind: str, baseline: str, opti
 
     if stamp(workspace) is None:
         raise OptsweepError("no results collected yet", "optsweep collect")
-    frame = ask.results(workspace, Filter(study=study))
+    frame = ask.results(workspace, Filter(study=study), wait_seconds=answers.STORE_SECONDS)
     if frame.empty:
         raise OptsweepError(f"the store has no run of study {study}", "optsweep collect")
     return ask.figure(workspace, frame, Choice(kind=kind, baseline=baseline, optimizers=tuple(optimizers)))

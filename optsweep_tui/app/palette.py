@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider
 from textual.screen import Screen
 
 if TYPE_CHECKING:
@@ -56,6 +57,15 @@ def entries(app: OptsweepApp, screen: Screen[object]) -> Iterator[Entry]:
     for text, keys, act in sorted(found.values(), key=lambda entry: entry[0] in _MOVES):
         yield Entry(text[0].upper() + text[1:], " ".join(keys), act)
     yield from app.extra_commands()
+
+
+class Palette(CommandPalette):
+    """The palette, which takes keys before its list has a place: in a window of a few columns it never has one."""
+
+    def _action_command_list(self, action: str) -> None:
+        """Move in the list."""
+        with contextlib.suppress(LookupError):  # Textual 8.2 looks for a line among none
+            super()._action_command_list(action)
 
 
 class Actions(Provider):

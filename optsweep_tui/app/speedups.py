@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from optsweep_tui import ask
+from optsweep_tui.app import answers
 from optsweep_tui.app.views.compare import SpeedupRow, Speedups
 from optsweep_tui.core import Filter
 from optsweep_tui.settings import Workspace
@@ -28,7 +29,7 @@ def load(workspace: Workspace, study: str | None, baseline: str | None = None) -
     baseline = baseline or ask.baseline_of(workspace, study)
     if stamp(workspace) is None:
         return Speedups(baseline=baseline, study=study, message="no results collected yet: optsweep collect first")
-    frame = ask.results(workspace, Filter(study=study))
+    frame = ask.results(workspace, Filter(study=study), wait_seconds=answers.STORE_SECONDS)
     found = ask.speedup(frame, baseline=baseline)
     rows = [_row(record, found.to_dict("records")) for record in found.to_dict("records")]
     message = "" if rows else f"no cell of another optimizer than {baseline} has a final loss in the store"

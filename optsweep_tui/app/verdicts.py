@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optsweep_tui import ask
+from optsweep_tui.app import answers
 from optsweep_tui.app import format as fmt
 from optsweep_tui.core import Cell, Filter
 from optsweep_tui.settings import Workspace
@@ -76,7 +77,7 @@ def load(workspace: Workspace, study: str | None) -> Verdicts:
     baseline = ask.baseline_of(workspace, study)
     if stamp(workspace) is None:
         return Verdicts(baseline=baseline, why="not collected yet: x collects")
-    frame = ask.results(workspace, Filter(study=study))
+    frame = ask.results(workspace, Filter(study=study), wait_seconds=answers.STORE_SECONDS)
     if frame.empty:
         return Verdicts(baseline=baseline, why="not collected yet: x collects")
     records = ask.table(frame, baseline=baseline).to_dict("records")

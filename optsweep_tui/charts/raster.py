@@ -343,6 +343,8 @@ class _Canvas:
     def rows(self, curves: Sequence[Curve]) -> list[Row]:
         """The finished view as rows of spans, as few as there are changes of style."""
         height, width = self.view.height, self.view.width
+        if width <= 0:  # a window that is being made small
+            return [()] * height
         own = {self.AXIS: style.FAINT, self.LABEL: style.GREY, self.CROSS: style.GREY}
         looks: list[tuple[str, bool]] = [*((curve.colour, curve.dim) for curve in curves)]
         looks += [(own[owner], False) for owner in (self.CROSS, self.LABEL, self.AXIS)]  # in reach of negative indices

@@ -52,6 +52,18 @@ async def test_the_palette_finds_an_action_by_words_and_runs_it(
         await driver.until(lambda: len(driver.app.marks) == 36)
 
 
+async def test_the_palette_takes_keys_in_a_window_that_has_no_room_for_its_list(sweep_workspace: Workspace) -> None:
+    async with driven(sweep_workspace, (120, 40)) as driver:
+        await driver.press("ctrl+p")
+        await driver.pilot.pause(0.3)
+        await driver.press("end")
+        await driver.pilot.resize_terminal(5, 3)
+        await driver.press("pageup", "pagedown", "home", "end", "up", "escape")
+        await driver.pilot.resize_terminal(120, 40)
+        await driver.press("ctrl+p")
+        await driver.until(lambda: "Collect results" in driver.text)
+
+
 # ---------------------------------------------------------------- keymap
 
 

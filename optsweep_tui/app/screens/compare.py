@@ -15,11 +15,6 @@ from optsweep_tui.app.screens.pick import Entry, Pick
 from optsweep_tui.app.views import compare
 from optsweep_tui.app.views import exports as contents
 
-RETRY_SECONDS = 5.0
-"""After the store could not be read, another program may just have held it."""
-DRAG_COLUMNS = 2
-"""A mouse that was moved by less between button down and up was clicked."""
-
 
 class CompareScreen(CompareDrawing):
     """Charts of runs, and what the study says."""
@@ -81,10 +76,8 @@ class CompareScreen(CompareDrawing):
 
     def on_arrived(self, message: Arrived) -> None:
         """A thread has an answer."""
-        if self.answers.take(message, RETRY_SECONDS) and self.is_current:
+        if self.answers.take(message) and self.is_current:
             self.refresh_all()
-
-    # ------------------------------------------------------------ x axis, for all charts
 
     # ------------------------------------------------------------ views and panels
 
@@ -195,7 +188,7 @@ class CompareScreen(CompareDrawing):
             )
             return self.Written(f"written: {exports.short(exports.write(workspace, stem, suffix, content))}")
 
-        self.bench.in_thread(self, work, lambda wrong: self.Written(wrong, wrong=True), group="export")
+        self.bench.in_thread(self, work, lambda wrong: self.Written(wrong, wrong=True), group="export", kept=True)
 
     def on_compare_screen_written(self, message: Written) -> None:
         """Say where the file is."""

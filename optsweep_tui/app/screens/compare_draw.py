@@ -234,7 +234,7 @@ class CompareDrawing(ChartScreen):
             lambda: speedups.load(workspace, study, baseline),
         )
         found: Speedups = slot.value or Speedups(baseline=baseline, study=study)
-        if slot.wrong:
+        if slot.wrong and not found.rows:
             return Speedups(baseline=baseline, study=study, message=slot.wrong)
         return replace(found, busy=slot.busy and not found.rows)
 

@@ -156,7 +156,7 @@ class ResultScreen(BaseScreen):
             path = exports.write(workspace, "query", suffix, content_of(table, suffix))
             return self.Written(f"{table.num_rows:,} rows written: {exports.short(path)}")
 
-        self.bench.in_thread(self, work, lambda wrong: self.Written(wrong, wrong=True), group="export")
+        self.bench.in_thread(self, work, lambda wrong: self.Written(wrong, wrong=True), group="export", kept=True)
 
     def on_result_screen_written(self, message: Written) -> None:
         """Say where the file is."""
