@@ -57,6 +57,7 @@ async def test_a_held_store_is_said_where_the_answer_would_stand_and_the_screen_
 ) -> None:
     with held(small.store) as pid:
         async with driven(small, (120, 40), mode) as driver:
+            await driver.press("j")  # on screen 1: a cell that is not the baseline's
             await driver.until(lambda: f"(pid {pid})" in " ".join(driver.text.replace("│", " ").split()))
             assert before in driver.text
             await driver.press("2")
