@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from optsweep_engines.spec import RunRecord, RunSpec, Scalar
+from optsweep_engines.spec import OWN_SET, RunRecord, RunSpec, Scalar
 
 __all__ = [
     "Block",
     "Cell",
     "CellSelection",
+    "DatasetFacts",
     "Filter",
     "FreshSeeds",
     "Host",
@@ -71,9 +72,42 @@ def dataset_parts(key: str) -> tuple[str, int]:
     return (match.group(1), int(match.group(2))) if match else (key, 1)
 
 
+def read_by(specs: Iterable[RunSpec]) -> set[tuple[str, str]]:
+    """(name, hash) of every dataset that some runs train on or are measured on: what a machine needs for them."""
+    return {(name, sha256) for spec in specs for name, sha256 in spec.datasets if sha256}
+
+
 def validation_key(spec: RunSpec) -> str:
-    """The validation set of a run as one word: name and size."""
-    return f"{spec.validation_set}:{spec.validation_tokens}"
+    """The metric of a run as one word: its validation set, where that is no split of the run's own dataset with what it is
+    made of, and how many of its tokens count ("validation:65536", "books=tinystories@0123456789ab:65536")."""
+    item = spec.validation_sets.get(spec.validation_set)
+    if item is None:
+        return f"{spec.validation_set}:{spec.validation_tokens}"
+    split = "" if item.split == OWN_SET else f":{item.split}"
+    return f"{spec.validation_set}={item.dataset}{split}@{str(item.dataset_hash)[:12]}:{spec.validation_tokens}"
+
+
+def validation_parts(key: str) -> tuple[str, str | None, int | None]:
+    """(name, "DATASET[:SPLIT]" where it is a further set, tokens) of a `validation_key`; another text is a name."""
+    match = re.fullmatch(r"([^=:]+)(?:=(.+)@[0-9a-fNone]{4,12})?:([1-9][0-9]*)", key)
+    return (match.group(1), match.group(2), int(match.group(3))) if match else (key, None, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
+    """What planning needs to know of a dataset."""
+
+    name: str
+    sha256: str | None
+    """None while unprepared."""
+    vocab_size: int
+    held_out: int | None = None
+    """Tokens of the validation split; None while unprepared."""
+    train_tokens: int | None = None
+    """Tokens of the training split; None while unprepared."""
+    tokenizer: str = ""
+    """Name of what made the tokens; empty where the manifest does not tell."""
+    tokenizer_sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +217,10 @@ class Study:
     engine: str = "torch"
     dataset: str | None = None
     """None: the dataset that the model's catalogue entry names."""
+    validation_sets: Mapping[str, str] = field(default_factory=dict)
+    """Further validation sets: name -> "DATASET" or "DATASET:SPLIT"."""
+    validation_set: str = OWN_SET
+    """Name of the one whose loss is compared; "validation" is the dataset's own held-out split."""
 
 
 @dataclass(frozen=True, kw_only=True)

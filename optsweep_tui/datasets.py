@@ -7,8 +7,8 @@ from pathlib import Path
 
 from optsweep_engines import data
 from optsweep_engines.spec import RunSpec
+from optsweep_tui.core import DatasetFacts, read_by
 from optsweep_tui.errors import OptsweepError, UnknownName
-from optsweep_tui.grid import DatasetFacts
 from optsweep_tui.settings import Workspace
 
 
@@ -18,7 +18,7 @@ def require(workspace: Workspace, specs: Iterable[RunSpec]) -> None:
     Raises:
         OptsweepError: one cannot be prepared here, or what is prepared here today is not what the specs name.
     """
-    for name, sha256 in sorted({(spec.dataset, str(spec.dataset_hash)) for spec in specs}):
+    for name, sha256 in sorted(read_by(specs)):
         if data.is_there(workspace.data, name, sha256):
             continue  # damaged or not: a run that cannot use it says so, and the others go on
         try:
@@ -70,6 +70,8 @@ class DatasetLookup:
                 vocab_size=prepared.vocab_size if prepared else entry.vocab_size,
                 held_out=prepared.validation_tokens if prepared else None,
                 train_tokens=prepared.train_tokens if prepared else None,
+                tokenizer=prepared.tokenizer if prepared else "",
+                tokenizer_sha256=prepared.tokenizer_sha256 if prepared else "",
             )
         return self._found[name]
 

@@ -16,6 +16,8 @@ from optsweep_tui.settings import Workspace
 PARTS = (diagnostics.FULL, diagnostics.LAYERS)
 USUAL = {"step", "tokens", "train_seconds", "train_loss", "val_loss", "lr", "grad_norm", "grad_norm_max"}
 """Keys of every run's metric lines."""
+VAL_LOSS = "val_loss/"
+"""What the validation losses by set begin with."""
 TAIL_BYTES = 1 << 16
 FORM = "write --diagnostics full, full,layers or full,./mine.py:name"
 
@@ -78,7 +80,7 @@ def last(attempt_folder: Path) -> tuple[int, dict[str, float | None]]:
             row = json.loads(line)
         except ValueError:
             continue
-        found = {key: value for key, value in row.items() if key not in USUAL}
+        found = {key: value for key, value in row.items() if key not in USUAL and not key.startswith(VAL_LOSS)}
         if found:
             return int(row.get("step", 0)), found
     return 0, {}

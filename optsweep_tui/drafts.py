@@ -16,7 +16,7 @@ from typing import Any
 from optsweep_engines import data, models
 from optsweep_engines.spec import RunSpec
 from optsweep_tui import grid, gridfile
-from optsweep_tui.core import ListedRun, Scalar, Study, dataset_parts
+from optsweep_tui.core import ListedRun, Scalar, Study, dataset_parts, validation_parts
 from optsweep_tui.datasets import DatasetLookup
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
@@ -64,7 +64,10 @@ def draft(workspace: Workspace, name: str, baseline: str, wanted: Sequence[Wante
     gridfile.check_name(name, "the grid's name")
     engine = _one("engine", {item.engine or "torch" for item in wanted})
     dataset = _one("dataset", {_dataset(item.dataset, workspace) for item in wanted})
+    metric, own = _one("validation set", {validation_parts(item.validation_set or "")[:2] for item in wanted})
     bare = Study(name=name, baseline=baseline, engine=engine, dataset=dataset, cells=(), seeds=(0,))
+    if own is not None:
+        bare = dataclasses.replace(bare, validation_set=metric, validation_sets={metric: own})
     lookup = DatasetLookup(workspace, prepare=False)
     runs: list[ListedRun] = []
     specs: dict[str, RunSpec] = {}
@@ -145,9 +148,9 @@ def _listed(item: Wanted) -> ListedRun:
     _, epochs = dataset_parts(item.dataset or "")
     if epochs > 1:
         settings["simulate_epochs"] = epochs
-    tokens = (item.validation_set or "").rpartition(":")[2]
-    if tokens.isdigit() and int(tokens) > 0:
-        settings["validation_tokens"] = int(tokens)
+    _, _, tokens = validation_parts(item.validation_set or "")
+    if tokens is not None:
+        settings["validation_tokens"] = tokens
     ratio = grid.ratio(item.chinchilla, where)
     params = models.model(model).shape.non_embedding_params
     if item.tokens is not None and round(ratio * 20 * params) != round(item.tokens):
@@ -187,6 +190,9 @@ def grid_text(study: Study, comment: str, notes: Sequence[str] = ()) -> str:
     lines.append(f"engine = {value_text(study.engine)}")
     if study.dataset is not None:
         lines.append(f"dataset = {value_text(study.dataset)}")
+    if study.validation_sets:
+        sets = ", ".join(f"{json.dumps(name)} = {value_text(text)}" for name, text in study.validation_sets.items())
+        lines += [f"metric_set = {value_text(study.validation_set)}", f"validation_sets = {{ {sets} }}"]
     if shared:
         lines += ["", "[defaults]", *(f"{key} = {value_text(value)}" for key, value in sorted(shared.items()))]
     for place, run in enumerate(study.runs):

@@ -63,6 +63,10 @@ class Request:
     around: str | None = None
     simulate_epochs: int | None = None
     """So many times through a part of the dataset; None: as the grid says, else random windows of all of it."""
+    validate: tuple[str, ...] = ()
+    """Further validation sets, NAME=DATASET[:SPLIT] each, beside those of the grid."""
+    metric_set: str | None = None
+    """Name of the validation set whose loss is compared; None: as the grid says, else the dataset's own."""
     scale: str | None = None
     """"tiny": the same plan on 2 layers x 64, see `scaling`."""
     limit: int | None = None
@@ -89,7 +93,7 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
         prepare: prepare the datasets first (writes into the workspace); without, an unprepared one has no hash.
     """
     from optsweep_engines.optimizers import user_plan
-    from optsweep_tui import grid, gridfile, scaling
+    from optsweep_tui import grid, gridfile, heldout, scaling
     from optsweep_tui import plan as planning
     from optsweep_tui.datasets import DatasetLookup
 
@@ -120,6 +124,10 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
         changes["dataset"] = request.dataset
     if request.around:
         changes["around"] = request.around
+    if request.validate:
+        changes["validation_sets"] = {**study.validation_sets, **heldout.named(request.validate)}
+    if request.metric_set is not None:
+        changes["validation_set"] = request.metric_set
     sets = request.sets
     if request.simulate_epochs is not None:
         sets = (*sets, f"simulate_epochs={request.simulate_epochs}")

@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from optsweep_engines import epochs, families, models, schedules
 from optsweep_engines.optimizers import catalogue, user, user_plan
 from optsweep_engines.optimizers.base import OptimizerEntry, find_knob, unsuited
 from optsweep_engines.spec import RunSpec, Scalar
-from optsweep_tui import published
+from optsweep_tui import heldout, published
 from optsweep_tui.core import Block, CellSelection, Override, Study
+from optsweep_tui.core import DatasetFacts as DatasetFacts
 from optsweep_tui.errors import OptsweepError, UnknownName
 
 DTYPES = ("fp32", "bf16")
@@ -37,20 +37,6 @@ OPTIONS = {
 """What is no knob because it has an option of its own."""
 MOST_RUNS = 100_000
 """Of one study: beyond it a grid has exploded by mistake (a month of a large cluster is some ten thousand runs)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetFacts:
-    """What planning needs to know of a dataset."""
-
-    name: str
-    sha256: str | None
-    """None while unprepared."""
-    vocab_size: int
-    held_out: int | None = None
-    """Tokens of the validation split; None while unprepared."""
-    train_tokens: int | None = None
-    """Tokens of the training split; None while unprepared."""
 
 
 Datasets = Callable[[str], DatasetFacts]
@@ -483,6 +469,8 @@ def resolve(
         dataset_hash=dataset.sha256,
         tokens=round(value * 20 * shape.non_embedding_params),
         seed=seed,
+        validation_set=study.validation_set,
+        validation_sets=heldout.sets_of(study.validation_sets, dataset, datasets, where),
         **settings,
     )
     if spec.steps < 1:
@@ -503,6 +491,7 @@ def resolve(
             f"{where}: validation_tokens = {spec.validation_tokens:,} in windows of seq_len {spec.seq_len}{held}",
             "take one window at least, and fewer than are held out",
         )
+    heldout.require_windows(spec, datasets, where)
     try:
         schedules.check(spec.schedule, hyperparameters)
     except ValueError as error:

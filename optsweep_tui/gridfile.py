@@ -12,7 +12,8 @@ from typing import Any
 from optsweep_engines import models
 from optsweep_engines.folder import write_atomic
 from optsweep_engines.optimizers import catalogue, user
-from optsweep_tui import published
+from optsweep_engines.spec import OWN_SET
+from optsweep_tui import heldout, published
 from optsweep_tui.core import CellSelection, FreshSeeds, ListedRun, Override, Phases, Scalar, Study, listed
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.grid import all_cells, knob_name, model_name, optimizer_name, overrides, ratio, same_ratio
@@ -20,7 +21,7 @@ from optsweep_tui.resources import shipped
 
 _STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TOP_KEYS = (
-    "name", "description", "baseline", "engine", "dataset", "seeds", "around", "published",
+    "name", "description", "baseline", "engine", "dataset", "validation_sets", "metric_set", "seeds", "around", "published",
     "defaults", "cells", "optimizer", "override", "run", "fresh_seeds", "phases",
 )  # fmt: skip
 
@@ -156,6 +157,10 @@ def parse(data: Mapping[str, Any], where: str, default_name: str) -> Study:
         baseline=optimizer_name(str(data.get("baseline", "adamw")), f"{where}: baseline"),
         engine=str(data.get("engine", "torch")),
         dataset=data.get("dataset"),
+        validation_sets=heldout.checked(
+            _table(data.get("validation_sets", {}), f"{where}: validation_sets"), f"{where}: validation_sets"
+        ),
+        validation_set=_metric(data, where),
         cells=_cells_or_published(data, source, where),
         defaults=_knobs(data.get("defaults", {}), f"{where}: defaults", None),
         start=start,
@@ -173,6 +178,13 @@ def parse(data: Mapping[str, Any], where: str, default_name: str) -> Study:
     )
     _reaches_a_cell(study, where)
     return study
+
+
+def _metric(data: Mapping[str, Any], where: str) -> str:
+    name, known = data.get("metric_set", OWN_SET), (OWN_SET, *data.get("validation_sets", {}))
+    if name not in known:
+        raise UnknownName("validation set", str(name), known, f"{where}: metric_set")
+    return str(name)
 
 
 def _reaches_a_cell(study: Study, where: str) -> None:

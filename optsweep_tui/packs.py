@@ -28,7 +28,8 @@ def key(spec: RunSpec) -> Any:
     )
     return (
         spec.engine, spec.optimizer, spec.optimizer_file_hash, spec.shape, spec.seq_len, spec.batch_size, spec.accumulation,
-        spec.dtype, spec.tokens, spec.steps, spec.dataset_hash, spec.validation_tokens, spec.validation_interval, fixed,
+        spec.dtype, spec.tokens, spec.steps, spec.dataset_hash, spec.validation_tokens, spec.validation_interval,
+        spec.validation_set, tuple(spec.validation_sets.items()), fixed,
     )  # fmt: skip
 
 

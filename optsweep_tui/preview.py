@@ -246,7 +246,7 @@ def of(workspace: Workspace, chosen: flow.Plan, rates: Mapping[RateKey, float] |
         runs.append(
             {
                 "run_id": spec.run_id,
-                "provisional": spec.dataset_hash is None,
+                "provisional": any(sha256 is None for _, sha256 in spec.datasets),
                 "study": chosen.study.name,
                 "optimizer": spec.optimizer,
                 "model": spec.model,
@@ -261,6 +261,8 @@ def of(workspace: Workspace, chosen: flow.Plan, rates: Mapping[RateKey, float] |
                 "dataset": spec.dataset,
                 "dataset_hash": spec.dataset_hash,
                 "simulate_epochs": spec.simulate_epochs,
+                "validation_set": validation_key(spec),
+                "validation_sets": {name: dataclasses.asdict(item) for name, item in spec.validation_sets.items()},
                 "schedule": spec.schedule,
                 "dtype": spec.dtype,
                 "hyperparameters": dict(spec.hyperparameters),

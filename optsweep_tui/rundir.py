@@ -159,8 +159,9 @@ def write(runs_root: Path, specs: Iterable[RunSpec], study: str, *, durable: boo
     try:
         os.makedirs(runs_root, 0o700, exist_ok=True)
         for spec in specs:
-            if spec.dataset_hash is None:
-                raise OptsweepError(f"dataset {spec.dataset} is not prepared", "optsweep datasets lists what is")
+            for name, sha256 in spec.datasets:
+                if sha256 is None:
+                    raise OptsweepError(f"dataset {name} is not prepared", "optsweep datasets lists what is")
             where = runs_root / spec.run_id
             place = str(where)  # strings below: ten thousand runs are planted at a time
             spec_file, marker = f"{place}/{SPEC}", f"{place}/{STUDIES}/{study}.json"

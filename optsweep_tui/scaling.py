@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from optsweep_engines import models
-from optsweep_engines.spec import RunSpec
+from optsweep_engines.spec import OWN_SET, RunSpec
 from optsweep_tui import grid
 from optsweep_tui.core import Study
 from optsweep_tui.errors import OptsweepError, UnknownName
@@ -64,6 +64,8 @@ def _small(spec: RunSpec, dataset: grid.DatasetFacts) -> RunSpec:
         dtype=entry.dtype,
         tokens=STEPS * entry.batch_size * entry.seq_len,
         accumulation=1,
+        validation_set=OWN_SET,
+        validation_sets={},
     )
     if small.steps < 1:
         raise OptsweepError(

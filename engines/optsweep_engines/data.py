@@ -277,7 +277,7 @@ def batch(
 
 
 def validation_windows(
-    dataset: PreparedDataset, tokens: int, seq_len: int
+    dataset: PreparedDataset, tokens: int, seq_len: int, split: str = "validation"
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Inputs and targets of the fixed held-out windows: [tokens // seq_len, seq_len] each, spread evenly, no overlap.
 
@@ -287,12 +287,12 @@ def validation_windows(
     count = tokens // seq_len
     if count < 1:
         raise ValueError(f"{tokens} validation tokens are less than one window of {seq_len}")
-    if count * seq_len >= dataset.validation_tokens:
-        raise ValueError(
-            f"dataset {dataset.name} holds out {dataset.validation_tokens} tokens: too few for {count} windows of {seq_len}"
-        )
-    starts = np.arange(count) * (dataset.validation_tokens - 1) // count
-    windows = _windows(dataset.validation, starts, seq_len + 1)
+    there = dataset.train_tokens if split == "train" else dataset.validation_tokens
+    if count * seq_len >= there:
+        held = "has" if split == "train" else "holds out"
+        raise ValueError(f"dataset {dataset.name} {held} {there} tokens: too few for {count} windows of {seq_len}")
+    starts = np.arange(count) * (there - 1) // count
+    windows = _windows(dataset.train if split == "train" else dataset.validation, starts, seq_len + 1)
     return windows[:, :-1], windows[:, 1:]
 
 

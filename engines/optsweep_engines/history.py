@@ -27,6 +27,8 @@ class LossHistory:
     """The last WINDOW logged training losses."""
     least_window_mean: float | None = None
     """Smallest mean of a full window so far."""
+    val_losses: dict[str, float] = field(default_factory=dict)
+    """Last finite validation loss by set, where there are several."""
     finite: bool = True
     """False once a loss was not finite."""
 

@@ -27,8 +27,8 @@ class Trainer(Protocol):
     def step(self, step: int) -> tuple[Any, Any, float]:
         """One optimizer step, counted from 0: loss and gradient norm (numbers that may still be on the way), lr."""
 
-    def validation_loss(self) -> float:
-        """Mean loss over the fixed held-out windows, nats per token."""
+    def validation_loss(self, name: str | None = None) -> float:
+        """Mean loss over the fixed windows of a held-out set, of the metric's without a name; nats per token."""
 
     def save(self, log: RunLog, step: int, progress: Mapping[str, Any]) -> None:
         """Publish a checkpoint after so many steps."""
@@ -146,12 +146,13 @@ class Account:
         train_loss: float,
         grad_norm: float,
         lr: float,
-        val_loss: float | None = None,
+        val_losses: Mapping[str, float] | None = None,
         further: Mapping[str, float] | None = None,
     ) -> None:
         """One metric line.
 
         Args:
+            val_losses: validation loss by set, where they were measured.
             further: statistics of the step by key.
         """
         row = {
@@ -165,9 +166,12 @@ class Account:
         if self.spec.log_interval > 1 and self.watch.largest_norm is not None:
             row["grad_norm_max"] = self.watch.largest_norm  # of the steps since the last line
         self.watch.largest_norm = None
-        if val_loss is not None:
-            row["val_loss"] = val_loss
-            self.history.add_val_loss(val_loss)
+        if val_losses is not None:
+            row["val_loss"] = val_losses[self.spec.validation_set]
+            self.history.add_val_loss(row["val_loss"])
+            if self.spec.validation_sets:
+                row |= {f"val_loss/{name}": loss for name, loss in val_losses.items()}
+                self.history.val_losses |= {name: loss for name, loss in val_losses.items() if math.isfinite(loss)}
         self.log.metric({**(further or {}), **row})
 
     def progress(self) -> dict[str, Any]:
@@ -195,6 +199,7 @@ class Account:
             status=status,
             train_loss=self.history.train_loss,
             val_loss=self.history.val_loss,
+            val_losses=dict(self.history.val_losses) or None,
             steps=self.done,
             tokens=self.done * self.spec.tokens_per_step,
             train_seconds=self.seconds,
@@ -237,8 +242,8 @@ class Loop(Account):
             if self.logging():
                 self.history.add_train_loss(train_loss)
                 measured = self.validating() and math.isfinite(train_loss)
-                val_loss = trainer.validation_loss() if measured else None
-                self.note(train_loss, grad_norm, lr, val_loss, trainer.observed)
+                losses = {name: trainer.validation_loss(name) for name in spec.measured} if measured else None
+                self.note(train_loss, grad_norm, lr, losses, trainer.observed)
             if not self.history.finite:
                 break
             if log.checkpoint_due() and self.done < spec.steps:

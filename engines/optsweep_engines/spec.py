@@ -55,6 +55,38 @@ def canonical_json(data: Any) -> str:
     return json.dumps(canonical(data), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+WEIGHTS, BRANCH = "weights", "branch"
+"""How a run may begin with the state of another one."""
+OWN_SET = "validation"
+"""Name of the held-out split of the run's own dataset among its validation sets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSet:
+    """A further held-out set of a run."""
+
+    dataset: str
+    """Catalogue name of the dataset."""
+    dataset_hash: str | None
+    """sha256 of its shards; None while unprepared."""
+    split: str = "validation"
+    """"validation" or "train"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The state of another run that a run begins with."""
+
+    run_id: str
+    """Of the other run."""
+    step: int
+    """Optimizer steps that it had done."""
+    mode: str
+    """"weights": its parameters, and everything else new, from step 0; "branch": its whole state, going on at `step`."""
+    parameters_sha256: str
+    """Hash over those parameters, as in a record."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
     """One run, fully resolved and frozen. Where it runs is not part of it."""
@@ -85,8 +117,8 @@ class RunSpec:
     """Compute type: "fp32" or "bf16" (parameters stay fp32)."""
     seed: int
     """Decides initialisation and data order."""
-    validation_set: str = "validation"
-    """Name of the held-out split."""
+    validation_set: str = OWN_SET
+    """Name of the set whose loss is the run's `val_loss`: "validation" is the dataset's own, others are `validation_sets`."""
     validation_tokens: int = 65536
     """Held-out tokens that the loss is measured on: the first ones of the split, in windows of seq_len."""
     validation_interval: int = 0
@@ -99,7 +131,15 @@ class RunSpec:
     """N > 1: the run goes N times through a fixed part of its dataset, of D / N tokens; 1: random windows of all of it."""
     numerics_version: int = NUMERICS_VERSION
 
+    validation_sets: Mapping[str, ValidationSet] = field(default_factory=dict, metadata={"neutral": {}})
+    """Further sets that the loss is measured on, by name; they change no trajectory."""
+
+    start: Start | None = field(default=None, metadata={"neutral": None})
+    """None: parameters from the seed."""
+
     def __post_init__(self) -> None:
+        sets = {name: self.validation_sets[name] for name in sorted(self.validation_sets)}
+        object.__setattr__(self, "validation_sets", MappingProxyType(sets))
         knobs = {key: canonical_scalar(self.hyperparameters[key]) for key in sorted(self.hyperparameters)}
         object.__setattr__(self, "hyperparameters", MappingProxyType(knobs))
 
@@ -117,6 +157,33 @@ class RunSpec:
     @property
     def tokens_per_step(self) -> int:
         return self.batch_size * self.seq_len
+
+    @property
+    def first_step(self) -> int:
+        """Steps that were done before the run's own first one: those of the trunk of a branch."""
+        return self.start.step if self.start is not None and self.start.mode == BRANCH else 0
+
+    @property
+    def trained_steps(self) -> int:
+        """Steps that the run itself takes."""
+        return self.steps - self.first_step
+
+    @property
+    def trained_share(self) -> float:
+        """Part of its steps that the run itself takes."""
+        return self.trained_steps / self.steps if self.steps else 1.0
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the validation sets, the run's own first."""
+        return (OWN_SET, *self.validation_sets)
+
+    @property
+    def datasets(self) -> list[tuple[str, str | None]]:
+        """(name, hash) of everything that is read in training and validation, the training data first, each once."""
+        found = [(self.dataset, self.dataset_hash)]
+        found += [(item.dataset, item.dataset_hash) for item in self.validation_sets.values()]
+        return list(dict.fromkeys(found))
 
     @property
     def chinchilla(self) -> float:
@@ -152,6 +219,8 @@ class RunSpec:
         data = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         data["hyperparameters"] = dict(self.hyperparameters)
         data["shape"] = self.shape.to_dict()
+        data["start"] = None if self.start is None else dataclasses.asdict(self.start)
+        data["validation_sets"] = {name: dataclasses.asdict(item) for name, item in self.validation_sets.items()}
         return data
 
     @classmethod
@@ -163,6 +232,14 @@ class RunSpec:
         """
         plain = dict(data)
         plain["shape"] = checked(ModelShape, plain.get("shape", {}), "shape")
+        if plain.get("start") is not None:
+            plain["start"] = checked(Start, plain["start"], "start")
+        sets = plain.get("validation_sets", {})
+        if not isinstance(sets, Mapping):
+            raise ValueError("validation_sets is not a table")
+        plain["validation_sets"] = {
+            str(name): checked(ValidationSet, item, f"validation_sets.{name}") for name, item in sets.items()
+        }
         spec: RunSpec = checked(cls, plain, "spec")
         return spec
 
@@ -210,9 +287,13 @@ class RunRecord:
     optimizer_state_bytes: int | None
     device: str
     versions: Mapping[str, str]
+    val_losses: Mapping[str, float] | None = None
+    """Validation loss by set, where the run has several; `val_loss` is that of its metric."""
     parameters_sha256: str | None = None
     """Hash over the final parameters, bank by bank in name order."""
     resumed_from_step: int = 0
+    started_from_step: int = 0
+    """Steps of a trunk that a branch went on from: `steps` and `tokens` hold them, `train_seconds` does not."""
     error: str | None = None
     """One line that says what went wrong."""
 

@@ -90,6 +90,7 @@ def headline(row: dict[str, Any], model_too: bool = True) -> str:
         row["engine"],
         None if row["seq_len"] is None else f"seq {row['seq_len']:g}",
         row["dataset"],
+        f"metric {row['validation_set']}" if "=" in str(row.get("validation_set")) else None,
     ]
     return "  ".join(str(part) for part in parts if part is not None)
 

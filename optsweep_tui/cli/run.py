@@ -65,6 +65,14 @@ def command(
         int | None,
         typer.Option("--simulate-epochs", help="N times through a fixed part of the dataset, of D/N tokens."),
     ] = None,
+    validate: Annotated[
+        list[str] | None,
+        typer.Option("--validate", help="A further validation set: NAME=DATASET[:train]; may be repeated."),
+    ] = None,
+    metric_set: Annotated[
+        str | None,
+        typer.Option("--metric-set", help="The set whose loss is compared [default: the dataset's own]."),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Keep the first N runs.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved runs and their cost; write nothing.")
@@ -104,6 +112,8 @@ def command(
         around=around,
         scale=scale,
         simulate_epochs=simulate_epochs,
+        validate=tuple(validate or ()),
+        metric_set=metric_set,
         limit=limit,
     )
     chosen = flow.plan(place, request, prepare=False)
@@ -215,10 +225,24 @@ def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
         f"{output.runs_text(totals['runs'])}{later}   {output.count_text(totals['tokens'])} tokens   "
         f"{output.count_text(totals['flops'])} FLOPs   {guess}   {totals['bytes_estimate'] / 2**30:.2f} GiB per run"
     )
+    for line in _held_out(chosen):
+        print(line)
     for note in flow.cautions(chosen.specs):
         print(f"note: {note}")
     if any(run["provisional"] for run in data["runs"]):
         print("run ids are provisional: the dataset is not prepared here, so its hash is not known")
+
+
+def _held_out(chosen: Plan) -> list[str]:
+    """What the losses are measured on, where it is more than the dataset's own held-out split."""
+    sets = {name: item for spec in chosen.specs for name, item in spec.validation_sets.items()}
+    if not sets:
+        return []
+    texts = [
+        f"{name} ({item.dataset}{' training split' if item.split == 'train' else ''})" for name, item in sets.items()
+    ]
+    metric = chosen.specs[0].validation_set
+    return [f"validation sets: {', '.join(texts)}, beside the dataset's own; compared is the loss on {metric}"]
 
 
 def _varying(runs: list[dict[str, Any]]) -> list[str]:

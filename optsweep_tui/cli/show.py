@@ -48,6 +48,11 @@ def command(
         f"batch      {spec['batch_size']} x {spec['seq_len']}   {spec['schedule']}   {spec['dtype']}   seed {spec['seed']}"
     )
     print(f"data       {spec['dataset']} {spec['dataset_hash'][:12]}   validation {spec['validation_tokens']:,} tokens")
+    for name, item in spec["validation_sets"].items():
+        metric = "   the metric" if name == spec["validation_set"] else ""
+        print(
+            f"           validation set {name}: {item['dataset']} {item['dataset_hash'][:12]}, {item['split']}{metric}"
+        )
     _repeated(spec)
     knobs = "   ".join(f"{key} {output.number(value, 6)}" for key, value in spec["hyperparameters"].items())
     print(f"knobs      {knobs}")
@@ -69,6 +74,8 @@ def command(
             f"record     {record['status']}   train {output.loss_text(record['train_loss'])}   "
             f"val {output.loss_text(record['val_loss'])}"
         )
+        for name, loss in (record.get("val_losses") or {}).items():
+            print(f"           val {output.loss_text(loss)} on {name}")
         print(
             f"           {record['train_seconds']:.1f} s training   peak {output.count_text(record['peak_bytes'])}B   "
             f"optimizer state {output.count_text(record['optimizer_state_bytes'])}B   {record['device']}"

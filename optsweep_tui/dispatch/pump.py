@@ -15,7 +15,7 @@ from typing import Any
 
 from optsweep_engines import folder
 from optsweep_tui import rundir
-from optsweep_tui.core import RunSpec
+from optsweep_tui.core import RunSpec, read_by
 from optsweep_tui.dispatch import links
 from optsweep_tui.dispatch.links import Link
 from optsweep_tui.dispatch.mirror import Attempt
@@ -214,7 +214,7 @@ class Pump:
             off = (where.parent / rundir.CANCEL).exists()
             cancelled += [attempt] if off else []
             parcels.append(Parcel(run_id=attempt[0], attempt=attempt[1], intent=intent, enqueue=not off))
-        staged = self.site.stage({(spec.dataset, spec.dataset_hash) for spec in specs if spec.dataset_hash})
+        staged = self.site.stage(read_by(specs))
         # Whoever opened the attempt need not have been connected: only the host knows where its folders are.
         parcels = [
             dataclasses.replace(parcel, intent={**parcel.intent, "data_root": staged.data}) for parcel in parcels

@@ -9,6 +9,7 @@ from pathlib import Path
 from optsweep_engines import attempts as settling
 from optsweep_engines import folder
 from optsweep_tui import rundir
+from optsweep_tui.core import read_by
 from optsweep_tui.dispatch import links, slurm_commands, slurm_submit
 from optsweep_tui.dispatch.lines import spec_of
 from optsweep_tui.dispatch.mirror import Attempt
@@ -103,7 +104,7 @@ class Handover(Cluster):
         if self.local:
             return
         specs = [spec_of(self._workspace, run_id) for run_id, _ in chunk.attempts]
-        self._staged = self._place.stage({(spec.dataset, spec.dataset_hash) for spec in specs if spec.dataset_hash})
+        self._staged = self._place.stage(read_by(specs))
         parcels = []
         for run_id, number in chunk.attempts:
             intent = links.read_plain(self._workspace.runs / run_id / f"a{number}" / rundir.INTENT) or {}

@@ -236,7 +236,8 @@ class Collector:
                     self._report.skip(series.name, f"the store holds {MAX_KEYS} metric names already")
                     continue
                 keys[series.name] = len(keys) + 1
-                self._batch.keys.append({"key": keys[series.name], "name": series.name, "unit": UNITS.get(series.name)})
+                unit = UNITS.get(series.name.partition("/")[0])  # val_loss/books is a val_loss
+                self._batch.keys.append({"key": keys[series.name], "name": series.name, "unit": unit})
             self._batch.add_series(run, attempt, keys[series.name], series)
             self._report.points += len(series.steps)
 

@@ -33,7 +33,7 @@ RESULT_COLUMNS = (
     "run_id", "study", "origin", "engine", "optimizer", "model", "params", "total_params", "chinchilla", "tokens",
     "dataset", "dataset_hash", "validation_set", "seq_len", "batch_size", "schedule", "dtype", "seed", "hyperparameters",
     "state", "loss", "steps", "tokens_per_step", "flops_per_token", "optimizer_flops_per_step", "seconds_per_token",
-    "device", "state_bytes", "train_seconds",
+    "device", "state_bytes", "train_seconds", "start_mode",
 )  # fmt: skip
 """`analysis.columns.RESULTS`, which the layers keep out of reach here; a test holds the two equal."""
 

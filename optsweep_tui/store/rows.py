@@ -69,6 +69,9 @@ def run_row(run: int, spec: RunSpec, state: RunState, attempts: int, repeats: bo
         "optimizer_file_hash": spec.optimizer_file_hash,
         "numerics_version": spec.numerics_version,
         "spec": text,
+        "start_mode": spec.start.mode if spec.start else None,
+        "start_run": spec.start.run_id if spec.start else None,
+        "start_step": spec.start.step if spec.start else None,
         "repeats": repeats,
     }
     _check_types(row, RUN)
@@ -221,7 +224,15 @@ def checked_record(record: RunRecord) -> RunRecord:
     if record.status not in FINAL_STATUSES:
         raise ValueError(f"status {str(record.status)[:40]!r} is not known")
     numbers = ("train_loss", "val_loss", "train_seconds", "tokens_per_second")
-    integers = ("attempt", "steps", "tokens", "peak_bytes", "optimizer_state_bytes", "resumed_from_step")
+    integers = (
+        "attempt",
+        "steps",
+        "tokens",
+        "peak_bytes",
+        "optimizer_state_bytes",
+        "resumed_from_step",
+        "started_from_step",
+    )
     for name in (*numbers, *integers):
         value = getattr(record, name)
         whole = isinstance(value, int) and not isinstance(value, bool) and -_INT64 <= value < _INT64
@@ -233,6 +244,11 @@ def checked_record(record: RunRecord) -> RunRecord:
         (getattr(record, name) or "").encode()
     if not isinstance(record.versions, Mapping):
         raise ValueError("versions is not a table")
+    losses = record.val_losses
+    if losses is not None and (
+        not isinstance(losses, Mapping) or any(finite(value) is None for value in losses.values()) or len(losses) > 1000
+    ):
+        raise ValueError("val_losses is not a table of numbers")
     return record
 
 
@@ -261,6 +277,7 @@ def final_row(run: int, state: RunState) -> Row:
         }
     if record is not None:
         rate = finite(record.tokens_per_second)
+        started = record.started_from_step * (record.tokens // record.steps if record.steps else 0)
         row |= {
             "loss": finite(record.val_loss),
             "train_loss": finite(record.train_loss),
@@ -276,6 +293,8 @@ def final_row(run: int, state: RunState) -> Row:
                 printable({str(key): str(value) for key, value in record.versions.items()}), sort_keys=True
             ),
             "parameters_sha256": record.parameters_sha256,
+            "val_losses": json.dumps(printable(dict(record.val_losses)), sort_keys=True) if record.val_losses else None,
+            "trained_tokens": record.tokens - started,
         }
     return row
 

@@ -39,6 +39,9 @@ RUN: Columns = {
     "numerics_version": "INTEGER",
     "spec": "JSON",
     "repeats": "BOOLEAN",
+    "start_mode": "VARCHAR",
+    "start_run": "VARCHAR",
+    "start_step": "BIGINT",
 }
 STUDY_RUN: Columns = {"study": "VARCHAR", "run": "INTEGER", "planned_at": "TIMESTAMP"}
 ATTEMPT: Columns = {
@@ -75,6 +78,8 @@ RUN_FINAL: Columns = {
     "parameters_sha256": "VARCHAR",
     "ended_at": "TIMESTAMP",
     "error": "VARCHAR",
+    "val_losses": "JSON",
+    "trained_tokens": "BIGINT",
 }
 METRIC_KEY: Columns = {"key": "INTEGER", "name": "VARCHAR", "unit": "VARCHAR"}
 METRIC: Columns = {"run": "INTEGER", "attempt": "INTEGER", "key": "INTEGER", "step": "BIGINT", "value": "DOUBLE"}

@@ -66,6 +66,7 @@ def run(
         "device": "H100",
         "state_bytes": 8.0 * params,
         "train_seconds": 100.0,
+        "start_mode": None,
     }
     assert set(other) <= set(RESULTS), other
     return row | other

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optsweep_engines.models import MODELS
-from optsweep_engines.spec import RunRecord, RunSpec, canonical_json, canonical_scalar
+from optsweep_engines.spec import RunRecord, RunSpec, Start, ValidationSet, canonical_json, canonical_scalar
 
 
 def spec(**changes: Any) -> RunSpec:
@@ -63,7 +63,8 @@ def test_the_id_is_32_hex_digits_of_sha256_over_the_canonical_json() -> None:
 
     one = spec()
     data = one.to_dict()
-    del data["optimizer_file_hash"], data["accumulation"], data["simulate_epochs"]  # at their neutral values
+    for neutral in ("optimizer_file_hash", "accumulation", "simulate_epochs", "validation_sets", "start"):
+        del data[neutral]
     assert one.run_id == hashlib.sha256(canonical_json(data).encode()).hexdigest()[:32]
 
 
@@ -75,6 +76,8 @@ def test_every_field_but_a_neutral_one_changes_the_id() -> None:
         "accumulation": 2,
         "simulate_epochs": 2,
         "optimizer_file_hash": "ab",
+        "validation_sets": {"books": ValidationSet(dataset="toy", dataset_hash="ab")},
+        "start": Start(run_id="a" * 32, step=10, mode="weights", parameters_sha256="b" * 64),
     }
     for field in dataclasses.fields(RunSpec):
         value = getattr(base, field.name)

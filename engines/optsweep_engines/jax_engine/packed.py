@@ -40,10 +40,7 @@ def unpackable(trainers: Sequence[Trainer]) -> str | None:
             return "their shapes, batches or compute types differ"
         if (other.spec.steps, other.spec.validation_interval) != (first.spec.steps, first.spec.validation_interval):
             return "their steps or their validations differ"
-        if (other.spec.dataset_hash, other.spec.validation_tokens) != (
-            first.spec.dataset_hash,
-            first.spec.validation_tokens,
-        ):
+        if _read(other.spec) != _read(first.spec):
             return "their datasets or held-out tokens differ"
         if other.update is not first.update:
             return "their optimizers differ by more than numbers"
@@ -54,6 +51,10 @@ def unpackable(trainers: Sequence[Trainer]) -> str | None:
     if any(name in SERVICES for events in happenings.pop() for _, own in events for name in own):
         return f"{first.spec.optimizer} needs noise or Hessian estimates, which are made run by run"
     return None
+
+
+def _read(spec: RunSpec) -> tuple[object, ...]:
+    return spec.dataset_hash, spec.validation_tokens, spec.validation_set, dict(spec.validation_sets)
 
 
 def weak_array(values: Sequence[Any], count: int) -> jax.Array:
@@ -152,22 +153,24 @@ class Pack:
             )  # fmt: skip
         return losses, norms, lrs
 
-    def validation_losses(self) -> list[float]:
-        """Mean loss of each replica over the fixed held-out windows, nats per token."""
+    def validation_losses(self) -> list[dict[str, float]]:
+        """Mean loss of each replica over the fixed windows of each held-out set, nats per token."""
         spec, first = self.trainers[0].spec, self.trainers[0]
         params = self.params
         if first.update.optimizer.swaps:
             self.spread()
             kept = [each.evaluated() for each in self.trainers]
             params = jax.tree.map(lambda *values: jnp.stack(values), *kept)
-        x, y = data.validation_windows(first.dataset, spec.validation_tokens, spec.seq_len)
         rows, program = spec.batch_size // spec.accumulation, loss_program(first.key)
-        found = []
-        for start in range(0, len(x), rows):
-            inputs, targets = (part[start : start + rows].astype(np.int32) for part in (x, y))
-            found.append((program(params, inputs, targets), len(inputs)))
-        totals = np.sum([np.asarray(losses, np.float64) * count for losses, count in found], axis=0) / len(x)
-        return [float(value) for value in totals]
+        by_set = {}
+        for name in spec.measured:
+            x, y = first.held_out.windows(name)
+            found = []
+            for start in range(0, len(x), rows):
+                inputs, targets = (part[start : start + rows].astype(np.int32) for part in (x, y))
+                found.append((program(params, inputs, targets), len(inputs)))
+            by_set[name] = np.sum([np.asarray(each, np.float64) * count for each, count in found], axis=0) / len(x)
+        return [{name: float(values[k]) for name, values in by_set.items()} for k in range(len(self.trainers))]
 
     def shown(self, members: Sequence[Member]) -> None:
         """Show the members their losses and norms of the steps since the last time; waits for the device."""

@@ -13,6 +13,7 @@ import numpy as np
 from optsweep_engines import data
 from optsweep_engines.diagnostics import Wanted, wanted
 from optsweep_engines.engine import RunLog
+from optsweep_engines.heldout import HeldOut
 from optsweep_engines.jax_engine import checkpoint
 from optsweep_engines.jax_engine.device import description, opened, peak_bytes, versions
 from optsweep_engines.jax_engine.layout import Layout, layout
@@ -49,6 +50,7 @@ class Trainer:
         self.spec = spec
         self.layout = place
         self.dataset = data.dataset_of(spec, data_root)
+        self.held_out = HeldOut(spec, data_root, self.dataset)
         entry, self.versions = entry_of(spec, optimizer_file)
         self.update, self.optimizer = update_of(entry, spec, place, code=spec.optimizer_file_hash)
         self.given = self.update.given(self.optimizer)
@@ -111,9 +113,9 @@ class Trainer:
         with exact_scalars():
             return self.update.evaluated(self.params, self.states)
 
-    def validation_loss(self) -> float:
-        """Mean loss over the fixed held-out windows, nats per token."""
-        x, y = data.validation_windows(self.dataset, self.spec.validation_tokens, self.spec.seq_len)
+    def validation_loss(self, name: str | None = None) -> float:
+        """Mean loss over the fixed windows of a held-out set (None: of the metric's), nats per token."""
+        x, y = self.held_out.windows(name)
         rows = self.spec.batch_size // self.spec.accumulation
         params, program = self.evaluated(), loss_program(self.key)
         found = []

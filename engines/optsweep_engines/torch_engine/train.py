@@ -14,6 +14,7 @@ from torch import Tensor
 from optsweep_engines import data
 from optsweep_engines.diagnostics import Wanted, wanted
 from optsweep_engines.engine import RunLog
+from optsweep_engines.heldout import HeldOut
 from optsweep_engines.loop import Loop, number, require_trainable, z_loss
 from optsweep_engines.models import initial_parameters, parameter_table
 from optsweep_engines.schedules import lr_factor
@@ -51,6 +52,7 @@ class Trainer:
         self.device = device
         self.ranks = joined()
         self.dataset = data.dataset_of(spec, data_root)
+        self.held_out = HeldOut(spec, data_root, self.dataset)
         self.params: dict[str, Tensor] = {
             name: torch.from_numpy(value).to(device).requires_grad_()
             for name, value in initial_parameters(spec.shape, spec.seed).items()
@@ -146,9 +148,9 @@ class Trainer:
             self.observer = Observer(self.spec, self.params, dtype, asked, tell)
 
     @torch.no_grad()
-    def validation_loss(self) -> float:
-        """Mean loss over the fixed held-out windows, nats per token."""
-        x, y = data.validation_windows(self.dataset, self.spec.validation_tokens, self.spec.seq_len)
+    def validation_loss(self, name: str | None = None) -> float:
+        """Mean loss over the fixed windows of a held-out set (None: of the metric's), nats per token."""
+        x, y = self.held_out.windows(name)
         rows = self.spec.batch_size // self.spec.accumulation
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         with self.optimizer.evaluated():

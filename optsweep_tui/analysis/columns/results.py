@@ -33,6 +33,7 @@ RESULTS = {
     "device": "where it ran",
     "state_bytes": "optimizer state, bytes",
     "train_seconds": "seconds in training steps",
+    "start_mode": "branch: goes on from the state of a trunk; weights: began with the parameters of another run; else null",
 }
 
 # A cell is one row of the comparison; runs of one cell differ in hyperparameters and seed only.
