@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.widgets import Input
 
 from optsweep_tui import flow, preview
 from optsweep_tui.app.model import matrix
@@ -298,3 +299,16 @@ async def test_the_cells_runs_are_cancelled_and_the_cancel_is_taken_back(
     for folder in empty_workspace.runs.iterdir():
         assert not (folder / "cancel").exists()
         assert json.loads((folder / "spec.json").read_text())["optimizer"] == "sgd"
+
+
+async def test_a_line_that_is_taken_twice_closes_one_box(empty_workspace: Workspace) -> None:
+    async with driven(empty_workspace, (120, 40)) as driver:
+        screen = await open_quickstart(driver)
+        prompt = Prompt("knobs", "lr=0.1", lambda text: "fine")
+        driver.app.push_screen(prompt)
+        await driver.until(lambda: "fine" in driver.text)
+        for _ in range(3):
+            prompt.post_message(Input.Submitted(prompt.query_one("#line", Input), "lr=0.1"))
+        await driver.until(lambda: driver.app.screen is screen)
+        await driver.press("?")
+        await driver.until(lambda: driver.app.screen is not screen)

@@ -8,16 +8,16 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.events import Click
-from textual.screen import ModalScreen
 
 from optsweep_tui.app import format as fmt
+from optsweep_tui.app.screens.dialog import Dialog
 from optsweep_tui.app.views import runs
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
 
 
-class ColumnsScreen(ModalScreen[list[str] | None]):
+class ColumnsScreen(Dialog[list[str] | None]):
     """All columns, the shown ones first; gives the keys of those chosen, an empty list for the usual ones."""
 
     DEFAULT_CSS = """

@@ -8,9 +8,9 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import ActiveBinding, Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
 
 from optsweep_tui.app import format as fmt
+from optsweep_tui.app.screens.dialog import Dialog
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
@@ -49,7 +49,7 @@ def two_columns(rows: Sequence[Row], width: int) -> list[Row]:
     return [(*first, *second) for first, second in zip(left, right, strict=True)]
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(Dialog[None]):
     """All keys that work on the screen below."""
 
     DEFAULT_CSS = """
@@ -94,7 +94,7 @@ class HelpScreen(ModalScreen[None]):
         lines.show(rows)
 
 
-class Told(ModalScreen[None]):
+class Told(Dialog[None]):
     """Lines to be read."""
 
     DEFAULT_CSS = """
@@ -121,7 +121,7 @@ class Told(ModalScreen[None]):
         view.show(self._rows)
 
 
-class Confirm(ModalScreen[bool]):
+class Confirm(Dialog[bool]):
     """A question about something that costs: y does it, everything else does not."""
 
     DEFAULT_CSS = """

@@ -9,9 +9,9 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.events import Click, Key
-from textual.screen import ModalScreen
 
 from optsweep_tui.app import format as fmt
+from optsweep_tui.app.screens.dialog import Dialog
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
@@ -39,7 +39,7 @@ def shown(entries: Sequence[Entry], typed: str) -> list[Entry]:
     return [entry for entry in entries if entry.fits(words)]
 
 
-class Pick(ModalScreen[str | None]):
+class Pick(Dialog[str | None]):
     """The list; gives the value of the line taken, None for none."""
 
     DEFAULT_CSS = """

@@ -9,12 +9,12 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
-from textual.screen import ModalScreen
 
 from optsweep_tui import preview
 from optsweep_tui.app import format as fmt
 from optsweep_tui.app.actions import outcome
 from optsweep_tui.app.editing import Editing, EditingActions
+from optsweep_tui.app.screens.dialog import Dialog
 from optsweep_tui.app.views import sweep
 from optsweep_tui.app.widgets.column import Column
 from optsweep_tui.app.widgets.spans import SpanView
@@ -30,7 +30,7 @@ MOST_KNOBS = 6
 """Columns for knobs in which the runs differ; more would leave no room for the rest."""
 
 
-class PreviewScreen(EditingActions, ModalScreen[Draft | None]):
+class PreviewScreen(EditingActions, Dialog[Draft | None]):
     """The runs that a launch would make; gives the draft to launch, None for none."""
 
     AUTO_FOCUS = "#planned"

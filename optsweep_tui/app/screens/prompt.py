@@ -9,11 +9,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
-from textual.screen import ModalScreen
 from textual.timer import Timer
 from textual.widgets import Input
 
 from optsweep_tui.app import format as fmt
+from optsweep_tui.app.screens.dialog import Dialog
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
@@ -23,7 +23,7 @@ CHECK_SECONDS = 0.15
 """After the last letter: a plan of thousands of runs takes longer to resolve than a letter to type."""
 
 
-class Prompt(ModalScreen[str | None]):
+class Prompt(Dialog[str | None]):
     """One line; gives the text once the check has nothing against it, None when it was left."""
 
     DEFAULT_CSS = """
