@@ -30,8 +30,9 @@ def results(workspace: Workspace, chosen: Filter, *, wait_seconds: float | None 
         wait_seconds: for another program that holds the store; None = as long as a command waits.
     """
     from optsweep_tui.store import queries
+    from optsweep_tui.store.connect import WAIT_SECONDS
 
-    wait = queries.WAIT_SECONDS if wait_seconds is None else wait_seconds
+    wait = WAIT_SECONDS if wait_seconds is None else wait_seconds
     study = chosen.study or queries.default_study(workspace.store, wait_seconds=wait)
     return queries.results(workspace.store, dataclasses.replace(chosen, study=study), wait_seconds=wait)
 

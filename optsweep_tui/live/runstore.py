@@ -72,6 +72,7 @@ class _Run:
             self._merge(new)
             self.epoch += 1
         self.version += 1
+        self.series.clear()  # they hold arrays that have been left behind
 
     def _append(self, new: dict[str, Column], count: int) -> None:
         needed = self.used + count

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import time
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from optsweep_engines.spec import RunSpec
 from optsweep_tui import flow
+from optsweep_tui.app import spikes
+from optsweep_tui.app.memory import Memory
+from optsweep_tui.app.screens.charts import ChartScreen
 from optsweep_tui.app.screens.compare import CompareScreen
 from optsweep_tui.app.screens.pick import Pick
 from optsweep_tui.charts.raster import GUTTER, plot_size
@@ -258,3 +265,96 @@ async def test_a_folder_that_cannot_be_written_is_said(collected: Workspace, tmp
         await driver.press("e", *"csv", "enter")
         await driver.until(lambda: any("cannot be written" in one.message for one in driver.app._notifications))
         where.unlink()
+
+
+def spiked(workspace: Workspace, of: RunSpec, *events: dict[str, Any]) -> None:
+    """Events of a run, as the engine writes them."""
+    with open(workspace.runs / of.run_id / "a1" / "events.jsonl", "a") as target:
+        for number, event in enumerate(events):
+            target.write(json.dumps({"seq": 100 + number, "time": time.time(), **event}) + "\n")
+
+
+async def test_spikes_of_gradient_and_loss_are_marked_on_their_curves_and_new_ones_come_in(
+    empty_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spikes, "EVERY_SECONDS", 0.2)
+    calm, wild = made.spec("adamw", 0.05, 0.006), made.spec("muon", 0.05, 0.02)
+    made.plant(empty_workspace, calm)
+    claim = made.plant(empty_workspace, wild, "running", part=0.9)
+    spiked(
+        empty_workspace, wild, {"kind": "spike", "step": wild.steps // 3, "ratio": 12.0}, {"kind": "spike", "step": "x"}
+    )
+    async with driven(empty_workspace, (120, 40), "compare") as driver:
+        screen = screen_of(driver)
+        driver.app.mark([calm.run_id, wild.run_id])
+        screen.refresh_all()
+        await driver.until(lambda: "▲ 1 spike " in driver.text + " ")
+        area = screen.query_one("#chart").region
+        drawn = driver.text.split("\n")[area.y : area.bottom]
+        assert sum(line.count("▲") for line in drawn) == 1
+        (column,) = [line.index("▲") for line in drawn if "▲" in line]
+        view = screen.models[0].view
+        assert view is not None
+        x = wild.steps // 3 * wild.tokens_per_step
+        part = (x - view.x_range[0]) / (view.x_range[1] - view.x_range[0])
+        assert abs(column - GUTTER - part * plot_size(view)[0]) <= 1.5
+        spiked(empty_workspace, wild, {"kind": "loss_spike", "step": 2 * wild.steps // 3, "rise": 1.5})
+        await driver.until(lambda: "▲ 2 spikes" in driver.text)
+        assert screen.spikes(calm.run_id) is None
+    assert claim is not None
+    os.close(claim)
+
+
+@pytest.mark.parametrize("mode", ["compare", "run"])
+async def test_the_charts_are_as_they_were_left_at_the_next_start(
+    collected: Workspace, tmp_path: Path, mode: str
+) -> None:
+    async with driven(collected, (120, 40), mode, memory=Memory(collected.root, tmp_path)) as driver:
+        screen = driver.app.screen
+        assert isinstance(screen, ChartScreen)
+        if mode == "run":
+            await driver.press("j", "j")
+        await driver.press("w", "w", "x", "l", "s", "tab", "m", "L", "tab", "a")
+        screen.lead.select(0.25, 0.75)
+        if mode == "compare":
+            driver.app.mark([row.run_id for row in driver.app.study_rows()[:3]])
+        left = looks_of(screen)
+        marks = list(driver.app.marks)
+        await driver.press("q")
+    async with driven(collected, (120, 40), "", memory=Memory(collected.root, tmp_path)) as driver:
+        screen = driver.app.screen
+        assert isinstance(screen, ChartScreen)
+        assert driver.app.current_mode == mode
+        assert looks_of(screen) == left
+        assert left["window"] == (0.25, 0.75)
+        assert left["y_log"] == [False, True, False, False]
+        assert left["whole_y"] == [False, False, True, False]
+        assert list(driver.app.marks) == marks
+        assert f"zoom {2:g}x" in driver.text
+
+
+def looks_of(screen: ChartScreen) -> dict[str, Any]:
+    """What a user has chosen."""
+    lead = screen.lead
+    return {
+        "count": screen.count, "focus": screen.focus_on, "metrics": screen.metrics, "axis": lead.axis, "x_log": lead.x_log,
+        "tau": lead.tau, "window": lead.window, "y_log": [model.y_log for model in screen.models],
+        "whole_y": [model.whole_y for model in screen.models], "run": getattr(screen, "run_id", None),
+    }  # fmt: skip
+
+
+async def test_a_state_that_no_chart_can_be_in_is_the_usual_one(collected: Workspace, tmp_path: Path) -> None:
+    memory = Memory(collected.root, tmp_path)
+    for name, value in {
+        "lead.axis": "parsecs", "lead.tau": float("nan"), "count": 3, "focus_on": 9, "zoomed": "0.9 0.1", "looks": ["log"] * 9,
+        "metrics": ["nothing"], "view": "nothing", "panel": "nothing", "left_at": "nothing", "lower": "nothing",
+    }.items():  # fmt: skip
+        for tab in ("Compare", "Run"):
+            memory.put(f"{tab}.{name}", value)
+    async with driven(collected, (120, 40), "compare", memory=memory) as driver:
+        screen = screen_of(driver)
+        assert (screen.lead.axis, screen.count, screen.focus_on, screen.lead.window) == ("tokens", 1, 0, (0.0, 1.0))
+        await driver.press("x", "s", "v", "V", "p", "D", "m", "w", "tab", "4")
+        await driver.settle()
+        await driver.press("x", "t", "t", "m", "w", "j")
+        assert "bench-micro" in driver.text

@@ -55,8 +55,8 @@ async def test_a_retried_run_tells_its_history_and_marks_its_spike(
         screen = screen_of(driver)
         assert screen.run_id == run_id
         await driver.until(lambda: "last words" in driver.text)
-        assert "▲" in driver.text
-        assert driver.text.count("▲") == 1
+        assert "▲ 1 spike" in driver.text  # the status line says what the mark is
+        assert driver.text.count("▲") == 2
         assert "log of attempt 2, 301 lines" in driver.text
         await driver.press("t")
         shown = driver.text + "\n".join(plain([row]) for row in screen.lower_rows())

@@ -68,6 +68,10 @@ class BaseScreen(Screen[None]):
         for path in self.KEPT:
             owner, name = self._owner(path)
             setattr(owner, name, memory.get(f"{self.TAB}.{path}", getattr(owner, name)))
+        self.recalled()
+
+    def recalled(self) -> None:
+        """What was kept is back: whatever of it cannot be is made usual here."""
 
     def remember(self, memory: Memory) -> None:
         """Keep what is to be as it was at the next start."""

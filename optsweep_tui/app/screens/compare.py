@@ -76,7 +76,8 @@ class CompareScreen(CompareDrawing):
 
     def on_arrived(self, message: Arrived) -> None:
         """A thread has an answer."""
-        if self.answers.take(message) and self.is_current:
+        known = self._spikes
+        if self.answers.take(message) and self.is_current and (message.name != "spikes" or message.value is not known):
             self.refresh_all()
 
     # ------------------------------------------------------------ views and panels

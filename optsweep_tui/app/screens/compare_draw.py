@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from textual.containers import Container
 from textual.widget import Widget
 
-from optsweep_tui.app import figures, specs, speedups
+from optsweep_tui.app import figures, specs, speedups, spikes
 from optsweep_tui.app import format as fmt
 from optsweep_tui.app.answers import Answers, Slot
 from optsweep_tui.app.model import RunRow
@@ -19,7 +19,7 @@ from optsweep_tui.app.views.compare import Speedups
 from optsweep_tui.app.views.diff import diff_rows, differing
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.charts import static, style
-from optsweep_tui.charts.chart import Row, Span
+from optsweep_tui.charts.chart import Floats, Row, Span
 from optsweep_tui.charts.figure import Figure
 
 WIDE = 100
@@ -48,6 +48,8 @@ class CompareDrawing(ChartScreen):
         self.view_chosen = False
         self.drawn: list[tuple[RunRow, Line | None, str, str]] = []
         self._specs, self._speedups = Slot(key=None), Speedups()
+        self._spike_reader = spikes.Spikes()
+        self._spikes: Mapping[str, Floats] = {}
         self._panel_rows: dict[tuple[int, int, int, int], list[Row]] = {}
         self._figure: Figure | None = None
 
@@ -57,6 +59,12 @@ class CompareDrawing(ChartScreen):
         with Container(id="main"):
             yield SpanView(id="side")
             yield SpanView(id="chart")
+
+    def recalled(self) -> None:
+        """Of the views and panels that there are."""
+        super().recalled()
+        self.view = self.view if self.view in figures.VIEWS else "curves"
+        self.panel = self.panel if self.panel in PANELS else "legend"
 
     @property
     def wide(self) -> bool:
@@ -95,6 +103,10 @@ class CompareDrawing(ChartScreen):
         found = (self._specs.value or {}).get(run_id)
         return found.flops_per_token if found else None
 
+    def spikes(self, run_id: str) -> Floats | None:
+        """Where its events say so."""
+        return self._spikes.get(run_id)
+
     def charts_shown(self) -> bool:
         """Not a figure of the study."""
         return self.view == "curves"
@@ -116,6 +128,7 @@ class CompareDrawing(ChartScreen):
         """Status, charts or figure, legend, panel."""
         self._choose()
         self._specs = self.answers.ask("specs", None, tuple(self.wanted_curves()), self._load_specs)
+        self._spikes = self._ask_spikes()
         self._speedups = self._ask_speedups()
         status, chart = self.query_one("#status", SpanView), self.query_one("#chart", SpanView)
         rows = self.chart_rows(*chart.size)  # the legend needs the lines in every view
@@ -126,12 +139,23 @@ class CompareDrawing(ChartScreen):
         ]
         self._suggest_view()
         if self.view == "curves":
-            status.show([compare.status(self.lead, self.model, len(self.drawn), status.size.width)])
+            status.show(
+                [compare.status(self.lead, self.model, len(self.drawn), status.size.width, spikes=self.spikes_shown())]
+            )
         else:
             rows = self._figure_rows(*chart.size)
             status.show([self._figure_status(status.size.width)])
         chart.show(rows)
         self._draw_side()
+
+    def _ask_spikes(self) -> Mapping[str, Floats]:
+        """Read again every few seconds, while a run of the chart goes on."""
+        workspace, run_ids, reader = self.bench.workspace, tuple(self.wanted_curves()), self._spike_reader
+        alive = any(row.line.state == "running" for row in self.choice.rows)
+        slot = self.answers.ask(
+            "spikes", None, (run_ids, spikes.moment(alive)), lambda: reader.load(workspace, run_ids)
+        )
+        return slot.value or {}
 
     def _load_specs(self) -> object:
         return specs.load(self.bench.workspace, self.wanted_curves())

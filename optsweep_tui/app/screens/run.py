@@ -35,7 +35,7 @@ class RunScreen(ChartScreen):
     TAB = "Run"
     AUTO_FOCUS = ""
     LETTERS = False
-    KEPT = (*ChartScreen.KEPT, "lower", "lower_chosen")
+    KEPT = (*ChartScreen.KEPT, "lower", "lower_chosen", "left_at")
     DEFAULT_CSS = """
     RunScreen #facts { width: 40; dock: left; }
     RunScreen.narrow #facts { width: 32; }
@@ -103,6 +103,11 @@ class RunScreen(ChartScreen):
         self._read_at = 0.0
         self._reading = False
 
+    def recalled(self) -> None:
+        """One of the two."""
+        super().recalled()
+        self.lower = self.lower if self.lower in self.panes else "log"
+
     def body(self) -> Iterable[Widget]:
         """Facts on the left, charts on the right, log below them."""
         yield SpanView(id="facts")
@@ -123,10 +128,21 @@ class RunScreen(ChartScreen):
                 model.reset()
 
     @property
+    def left_at(self) -> str:
+        """The run on the screen, for the next start."""
+        return self.run_id or ""
+
+    @left_at.setter
+    def left_at(self, run_id: str) -> None:
+        self.run_id = run_id or None
+
+    @property
     def row(self) -> RunRow | None:
         """The run on the screen; without a choice the first running or the first one of the study."""
         bench = self.bench
         if self.run_id not in bench.snapshot.by_id:
+            if self.run_id and (bench.snapshot.loading or not bench.looked):
+                return None  # the one that was left is still to be read
             rows = bench.study_rows()
             first = next((row for row in rows if row.line.state == "running"), rows[0] if rows else None)
             if first is None:
@@ -169,7 +185,8 @@ class RunScreen(ChartScreen):
         facts, chart = self.query_one("#facts", SpanView), self.query_one("#chart", SpanView)
         lower, status = self.query_one("#lower", SpanView), self.query_one("#status", SpanView)
         if row is None:
-            facts.show([(), (Span("  no run yet", style.GREY),)])
+            reading = self.bench.snapshot.loading or not self.bench.looked
+            facts.show([(), (Span("  reading ..." if reading else "  no run yet", style.GREY),)])
             for view in (chart, lower, status):
                 view.show([])
             return
@@ -187,7 +204,7 @@ class RunScreen(ChartScreen):
         if at is not None and line is not None:
             value = self.model.value_at(line, at)
             right = f"{fmt.short(at)} ┆ {'·' if value is None else f'{value:.5g}'} {right}"
-        return compare.status(self.lead, self.model, 1, width, right)
+        return compare.status(self.lead, self.model, 1, width, right, self.spikes_shown())
 
     def _draw_lower(self, width: int, height: int) -> None:
         files = self._own_files()

@@ -81,7 +81,7 @@ class RunsScreen(BaseScreen):
         yield VirtualTable(id="runs", choose_columns=True)
         yield SpanView(id="preview")
 
-    def on_mount(self) -> None:
+    def recalled(self) -> None:
         """The filter of last time, in its line."""
         self.chosen = [key for key in self.chosen if runs.column_of(key) is not None]
         self.query_one("#filter", FilterLine).value = self.filter_text

@@ -119,7 +119,6 @@ class SqlScreen(ResultScreen):
 
     def on_mount(self) -> None:
         """Look at the clock while a statement runs."""
-        super().on_mount()
         self.set_interval(0.5, self._tick)
 
     def on_unmount(self) -> None:

@@ -12,7 +12,7 @@ from optsweep_tui.app import format as fmt
 from optsweep_tui.app import verdicts
 from optsweep_tui.app.answers import Arrived
 from optsweep_tui.app.model import RunRow
-from optsweep_tui.app.screens.charts import READING_SECONDS
+from optsweep_tui.app.screens.charts_draw import READING_SECONDS
 from optsweep_tui.app.screens.sweep_plan import SweepPlan
 from optsweep_tui.app.views import compare, frame, sweep
 from optsweep_tui.app.views.chart import ChartModel, Line

@@ -21,6 +21,8 @@ LATE = 0.1
 """The first part of the x range does not decide the y range: a loss falls from ln(vocabulary) and hides the rest."""
 ZOOM = 0.5
 SPIKE = "▲"
+KEPT_SMOOTH = 16
+"""Smoothed curves that may stay beside those of the chart: marks come and go."""
 MOST_RAW = 4
 """With more curves than this the raw data behind the smoothed ones would hide them."""
 
@@ -195,6 +197,9 @@ class ChartModel:
             unit=AXIS_NAMES[self.axis] if self.name_axis else "",
         )
         self.view = view
+        if len(self._smooth) > 2 * len(lines) + KEPT_SMOOTH:  # of curves that have left the chart
+            drawn = {line.run_id for line in lines}
+            self._smooth = {run_id: kept for run_id, kept in self._smooth.items() if run_id in drawn}
         return rasterise(curves, replace(view, crosshair=self.crosshair_x()), self._cache)
 
     def shown_y(self, line: Line) -> Floats:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from optsweep_tui.app import format as fmt
 from optsweep_tui.app.model import Block, RunRow, best_runs
-from optsweep_tui.app.views.chart import AXIS_NAMES, MOST_RAW, ChartModel, Line
+from optsweep_tui.app.views.chart import AXIS_NAMES, MOST_RAW, SPIKE, ChartModel, Line
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
 
@@ -52,7 +52,7 @@ def unit_of(metric: str) -> str:
     return f"{metric}, nats/token" if metric.endswith("_loss") else metric
 
 
-def status(lead: ChartModel, model: ChartModel, curves: int, width: int, right: str = "") -> Row:
+def status(lead: ChartModel, model: ChartModel, curves: int, width: int, right: str = "", spikes: int = 0) -> Row:
     """Metric, axes, smoothing, zoom.
 
     Args:
@@ -61,17 +61,17 @@ def status(lead: ChartModel, model: ChartModel, curves: int, width: int, right: 
         curves: in it.
         width: columns.
         right: stands at the right end.
+        spikes: marked on the curves.
     """
-    return _status(model.metric, model.y_log, lead, curves, width, right)
-
-
-def _status(metric: str, y_log: bool, model: ChartModel, curves: int, width: int, right: str) -> Row:
+    metric, y_log = model.metric, model.y_log
+    model = lead
+    marks = f"{SPIKE} {spikes:,} spike{'s' if spikes > 1 else ''}" if spikes else ""
     low, high = model.window
     zoom = f"zoom {1 / (high - low):.3g}x" if high - low < 0.999 else ""
     raw = "" if curves > MOST_RAW else ", raw behind"
     axis = AXIS_NAMES[model.axis] + (" (log)" if model.x_log else "")
-    long = [f"x: {axis}", f"smoothing {model.tau:g} steps{raw}" if model.tau else "not smoothed", zoom]
-    short = [f"x: {axis}", f"ema {model.tau:g}" if model.tau else "raw", zoom]
+    long = [f"x: {axis}", f"smoothing {model.tau:g} steps{raw}" if model.tau else "not smoothed", zoom, marks]
+    short = [f"x: {axis}", f"ema {model.tau:g}" if model.tau else "raw", zoom, marks]
     for name, texts in ((unit_of(metric), long), (metric, short)):
         head = Span(f" {name}{' (log)' if y_log else ''}", bold=True)
         row = (head, *(Span(f"   {text}", style.GREY) for text in texts if text))
