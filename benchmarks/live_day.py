@@ -62,10 +62,10 @@ class Live:
 
     def end(self) -> None:
         """It went well."""
-        record = RunRecord(
-            run_id=self.of.run_id, attempt=1, status="done", train_loss=2.0, val_loss=2.0, steps=self.of.steps,
-            tokens=self.of.tokens, train_seconds=1.0, tokens_per_second=5e4, peak_bytes=None, optimizer_state_bytes=None, device="cpu", versions={},
-        )  # fmt: skip
+        facts: dict[str, Any] = {"train_loss": 2.0, "val_loss": 2.0, "train_seconds": 1.0, "tokens_per_second": 5e4}
+        facts |= {"peak_bytes": None, "optimizer_state_bytes": None, "device": "cpu", "versions": {}}
+        of = self.of
+        record = RunRecord(run_id=of.run_id, attempt=1, status="done", steps=of.steps, tokens=of.tokens, **facts)
         (self.metrics.parent / rundir.RECORD).write_text(json.dumps(record.to_dict()))
         ending = '{"returncode": 0, "signal": null, "reason": "record", "ended_at": 0}'
         (self.metrics.parent / rundir.EXIT).write_text(ending)
