@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from optsweep_engines.spec import RunRecord, RunSpec
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 ENTRY_POINT_GROUP = "optsweep.engines"
 
@@ -36,7 +38,8 @@ class RunLog(Protocol):
     optimizer_file: Path
     """The run's own copy of a user's optimizer file; there where the spec names the file's hash."""
 
-    # A log may also hold `diagnostics`, what `--diagnostics` asked for; `diagnostics.wanted` reads it where it is there; and
+    # A log may also hold `runs_root` (the folder of all runs), `keeps` (steps whose state is to be kept) and `save_kept`
+    # beside `save_checkpoint`; `diagnostics`, what `--diagnostics` asked for; `diagnostics.wanted` reads it where it is there; and
     # `attempt_folder`, which further processes of the same run read.
 
     def metric(self, row: dict[str, Any]) -> None:
@@ -84,9 +87,15 @@ class Engine(Protocol):
         """What can be trained on here: [{"device": "cuda:0", "name": ..., "memory_bytes": ...}]."""
 
 
+def _entry_points() -> EntryPoints:
+    from importlib.metadata import entry_points  # noqa: PLC0415 (a tenth of the start of a command that needs none)
+
+    return entry_points(group=ENTRY_POINT_GROUP)
+
+
 def engine_names() -> list[str]:
     """Names of all registered engines, installed or not."""
-    return sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))
+    return sorted(entry.name for entry in _entry_points())
 
 
 def load_engine(name: str) -> Engine:
@@ -96,7 +105,7 @@ def load_engine(name: str) -> Engine:
         LookupError: no engine of that name is registered.
         ImportError: its library is not installed.
     """
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
+    for entry in _entry_points():
         if entry.name == name:
             engine: Engine = entry.load()()
             return engine
