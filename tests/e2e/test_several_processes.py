@@ -16,6 +16,7 @@ from optsweep_engines.torch_engine import TorchEngine
 from optsweep_tui.certificates.parity import CONTROLS, LATER
 from tests.e2e import workbench
 from tests.e2e.workbench import optsweep
+from tests.sshd import lab
 
 pytestmark = [pytest.mark.slow]
 
@@ -101,6 +102,31 @@ def test_a_run_over_two_processes_survives_the_death_of_either(tmp_path: Path) -
     finally:
         for workspace in (undisturbed, disturbed):
             workbench.stop_everything(workspace)
+
+
+@pytest.mark.system("sshd")
+def test_a_run_over_two_processes_on_a_host_behind_ssh_ends_at_the_bits_of_one_here(tmp_path: Path) -> None:
+    """Though one of the processes dies on the way."""
+    arguments = [*RUN, "-o", "adamw", "-c", "0.02"]
+    here = place(tmp_path, "here", 'mesh = "data=2"')
+    with lab(tmp_path, "box") as made:
+        away = made.workspace("away", settings='mesh = "data=2"\ncheckpoint_seconds = 0.2\n')
+        try:
+            optsweep(*arguments, workspace=here)
+            controller = workbench.start(*arguments, "--host", "box", workspace=away)
+            limit = time.monotonic() + 120
+            while not list(made.boxes["box"].runs.glob("*/a1/ckpt/step-*")):
+                assert time.monotonic() < limit and controller.poll() is None
+                time.sleep(0.02)
+            [follower] = made.boxes["box"].processes(FOLLOWER)
+            workbench.kill(follower)
+            assert controller.wait(timeout=180) == 0
+            [expected], [found] = (list(workbench.records(each).values()) for each in (here, away))
+            assert found["status"] == "done" and found["attempt"] == 2 and found["resumed_from_step"] > 0
+            assert found["parameters_sha256"] == expected["parameters_sha256"]
+            assert made.boxes["box"].processes(FOLLOWER) == [], "no process is left"
+        finally:
+            workbench.stop_everything(here)
 
 
 def test_a_mesh_that_does_not_fit_is_one_line_of_the_run(tmp_path: Path) -> None:
