@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from optsweep_engines.spec import OWN_SET, RunRecord, RunSpec, Scalar
+from optsweep_engines.spec import BRANCH, OWN_SET, WEIGHTS, RunRecord, RunSpec, Scalar
 
 __all__ = [
     "Block",
@@ -42,6 +42,8 @@ class Cell:
     """name:tokens of the held-out set."""
     seq_len: int
     engine: str
+    branches: bool = False
+    """Its runs go on from a trunk: never in one cell with whole runs."""
 
     @classmethod
     def of(cls, spec: RunSpec) -> Cell:
@@ -55,21 +57,23 @@ class Cell:
             validation_set=validation_key(spec),
             seq_len=spec.seq_len,
             engine=spec.engine,
+            branches=spec.start is not None and spec.start.mode == BRANCH,
         )
 
 
 def dataset_key(spec: RunSpec) -> str:
-    """What a run has seen as one word: the name of its dataset, and how often it was repeated ("embedded x4 epochs")."""
-    return f"{spec.dataset}{_EPOCHS.format(spec.simulate_epochs) if spec.simulate_epochs > 1 else ''}"
+    """What a run has seen as one word: the name of its dataset, how often it was repeated ("embedded x4 epochs"), and the
+    run whose weights it began with ("embedded from 1a2b3c4d@300"). A branch has seen what the whole run would have."""
+    repeated = f" x{spec.simulate_epochs} epochs" if spec.simulate_epochs > 1 else ""
+    started = spec.start is not None and spec.start.mode == WEIGHTS
+    return f"{spec.dataset}{repeated}{f' from {spec.start.run_id[:8]}@{spec.start.step}' if started and spec.start else ''}"
 
 
-_EPOCHS = " x{} epochs"
-
-
-def dataset_parts(key: str) -> tuple[str, int]:
-    """(name of the dataset, epochs) of a `dataset_key`."""
-    match = re.fullmatch(r"(.*) x([1-9][0-9]*) epochs", key)
-    return (match.group(1), int(match.group(2))) if match else (key, 1)
+def dataset_parts(key: str) -> tuple[str, int, str | None]:
+    """(name of the dataset, epochs, ID@STEP of the run whose weights came first) of a `dataset_key`."""
+    match = re.fullmatch(r"(.*?)(?: x([1-9][0-9]*) epochs)?(?: from ([0-9a-f]{8}@[0-9]+))?", key)
+    assert match is not None
+    return match.group(1), int(match.group(2) or 1), match.group(3)
 
 
 def read_by(specs: Iterable[RunSpec]) -> set[tuple[str, str]]:

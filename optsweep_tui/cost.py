@@ -46,8 +46,8 @@ def predicted(spec: RunSpec, rates: Mapping[RateKey, float]) -> Cost:
     state = catalogue.optimizer(spec.optimizer).state_floats(tensors, spec.hyperparameters)
     per_step = optimizer_flops_per_step(spec)
     return Cost(
-        flops=spec.flops,
-        optimizer_flops=None if per_step is None else per_step * spec.steps,
+        flops=spec.trained_flops,
+        optimizer_flops=None if per_step is None else per_step * spec.trained_steps,
         bytes_estimate=int(
             models.training_bytes(spec.shape, spec.batch_size // spec.accumulation, spec.seq_len, spec.dtype, state)
         ),
@@ -104,7 +104,7 @@ def _optimizer_flops(optimizer: str, shape: ModelShape, knobs: tuple[tuple[str, 
 
 
 def _seconds(spec: RunSpec, rates: Mapping[RateKey, float]) -> float | None:
-    tokens = spec.steps * spec.tokens_per_step
+    tokens = spec.trained_steps * spec.tokens_per_step
     rate = rates.get(rate_key(spec))
     if rate is None:
         same_model = [value for key, value in rates.items() if key[2:] == rate_key(spec)[2:]]

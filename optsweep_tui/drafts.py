@@ -145,7 +145,9 @@ def _listed(item: Wanted) -> ListedRun:
     settings = {
         grid.knob_name(key, [optimizer], where): value for key, value in item.settings.items() if value is not None
     }
-    _, epochs = dataset_parts(item.dataset or "")
+    _, epochs, parent = dataset_parts(item.dataset or "")
+    if parent is not None:
+        raise OptsweepError(f"{where}: it begins with the weights of run {parent}, which a grid cannot say")
     if epochs > 1:
         settings["simulate_epochs"] = epochs
     _, _, tokens = validation_parts(item.validation_set or "")

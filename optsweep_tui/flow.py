@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,8 @@ class Request:
     around: str | None = None
     simulate_epochs: int | None = None
     """So many times through a part of the dataset; None: as the grid says, else random windows of all of it."""
+    from_run: str | None = None
+    """ID[@STEP]: with -o and -m or a grid its weights are what the runs begin with; without, its branches are planned."""
     validate: tuple[str, ...] = ()
     """Further validation sets, NAME=DATASET[:SPLIT] each, beside those of the grid."""
     metric_set: str | None = None
@@ -93,10 +95,12 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
         prepare: prepare the datasets first (writes into the workspace); without, an unprepared one has no hash.
     """
     from optsweep_engines.optimizers import user_plan
-    from optsweep_tui import grid, gridfile, heldout, scaling
+    from optsweep_tui import grid, gridfile, heldout, scaling, starting
     from optsweep_tui import plan as planning
     from optsweep_tui.datasets import DatasetLookup
 
+    if request.from_run and not (request.grid or request.cells or request.optimizers or request.models):
+        return _branches(workspace, request)
     if request.grid is not None:
         study = gridfile.load(request.grid, workspace.grids)
         study = grid.select(study, request.optimizers, request.models, request.chinchillas)
@@ -143,6 +147,8 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
         specs = grid.expand(study, DatasetLookup(workspace, prepare=False))
         specs = scaling.shrunk(specs, DatasetLookup(workspace, prepare)(scaling.DATASET))[:most]
         study = small
+    if request.from_run is not None:
+        specs = starting.with_weights(workspace, specs, request.from_run, DatasetLookup(workspace, prepare=False))
     fresh = planning.fresh_seed_count(study, specs)
     with grid.own_errors():
         user_plan.attempt(specs)
@@ -150,6 +156,25 @@ def plan(workspace: Workspace, request: Request, *, prepare: bool = False) -> Pl
         specs, fresh = specs[: request.limit], 0
         study = dataclasses.replace(study, fresh_seeds=None)
     return Plan(study=study, specs=specs, fresh_seed_runs=fresh)
+
+
+def _branches(workspace: Workspace, request: Request) -> Plan:
+    """The branches of a trunk: all but their length is the trunk's."""
+    from optsweep_tui import starting
+
+    assert request.from_run is not None
+    given = {
+        "--sweep": request.sweeps, "--seeds": request.seeds, "--engine": request.engine, "--dataset": request.dataset,
+        "--around": request.around, "--scale": request.scale, "--simulate-epochs": request.simulate_epochs,
+        "--validate": request.validate, "--metric-set": request.metric_set,
+    }  # fmt: skip
+    starting.require_only(request.from_run, given)
+    specs = starting.branches(workspace, request.from_run, request.chinchillas, request.sets)
+    if request.limit is not None:
+        if request.limit < 1:
+            raise OptsweepError(f"--limit {request.limit} leaves no run", "give a positive number")
+        specs = specs[: request.limit]
+    return Plan(study=Study(name="default"), specs=specs, fresh_seed_runs=0)
 
 
 def cautions(specs: Iterable[RunSpec]) -> list[str]:
@@ -220,6 +245,7 @@ def launch(
     pack: int | None = None,
     hosts: Sequence[str] = ("local",),
     diagnostics: dict[str, Any] | None = None,
+    keep: Mapping[str, Sequence[int]] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
     """Plant the run folders, remember the study, open and queue the attempts that are needed; returns the ids queued.
@@ -228,13 +254,15 @@ def launch(
         pack: so many runs of one shape share an engine process and its program; None: where a benchmark found a gain.
         hosts: where the runs may go, by `chosen_hosts`.
         diagnostics: what their engines are to tell, by `diagnosing.parsed`.
+        keep: run id -> steps whose state it is to keep, by `starting.keep_steps`.
         say: called with a line about each host that cannot be used while others can.
     """
     from optsweep_engines.optimizers import user_plan
-    from optsweep_tui import diagnosing, packs
+    from optsweep_tui import diagnosing, packs, starting
     from optsweep_tui import plan as planning
     from optsweep_tui.dispatch import placing
 
+    starting.require_local(hosts, chosen.specs, keep=bool(keep))
     if "local" in hosts:
         require_engines(chosen.specs)
     workspace.ensure()
@@ -245,6 +273,8 @@ def launch(
     run_looks.remember(workspace, chosen.specs)
     if diagnostics is not None:
         diagnosing.keep(workspace, chosen.run_ids, diagnostics)
+    if keep:
+        starting.remember(workspace, keep)
     placing.remember(workspace, chosen.study.name, chosen.run_ids, hosts)
     dispatcher = _dispatcher(workspace)
     device = dispatcher.host.device
@@ -317,8 +347,11 @@ def ask_hosts(workspace: Workspace, seconds: float = 20.0) -> dict[str, str]:
 
 def send_to(workspace: Workspace, run_ids: Sequence[str], hosts: Sequence[str]) -> None:
     """From now on these runs' attempts may go to other hosts than at their launch."""
+    from optsweep_tui import starting
     from optsweep_tui.dispatch import placing
 
+    keeps = any(starting.unmet(workspace, run_id) for run_id in run_ids)
+    starting.require_local(hosts, (spec_of(workspace, run_id) for run_id in run_ids), keep=keeps)
     placing.remember(workspace, "", run_ids, hosts)
 
 
@@ -531,13 +564,15 @@ def archive(workspace: Workspace, *, dry_run: bool = False) -> int:
     return ingest.archive_finished(workspace.store, dry_run=dry_run)
 
 
-def tidy_up(workspace: Workspace, *, checkpoints: bool, kept: bool, dry_run: bool) -> list[Removed]:
+def tidy_up(
+    workspace: Workspace, *, checkpoints: bool, kept: bool, dry_run: bool, states: bool = False
+) -> list[Removed]:
     """Remove, or only count, what is not needed any more; runs, results and logs stay."""
     from optsweep_tui.dispatch import tidy
 
     if not workspace.root.is_dir():
         raise OptsweepError(f"workspace {workspace.root} does not exist", "name another with --workspace DIR")
-    found = tidy.tidy(workspace, checkpoints=checkpoints, kept=kept, dry_run=dry_run)
+    found = tidy.tidy(workspace, checkpoints=checkpoints, kept=kept, dry_run=dry_run, states=states)
     if not dry_run:
         if checkpoints:
             found += _drop_far_checkpoints(workspace)

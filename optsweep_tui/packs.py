@@ -44,6 +44,10 @@ def grouped(specs: Iterable[RunSpec], size: int) -> list[list[str]]:
     if size == 1:
         return []
     found = list(specs)
+    for spec in found:
+        if spec.start is not None:
+            why = f"run {spec.run_id[:8]} begins with the state of run {spec.start.run_id[:8]} and is trained alone"
+            raise OptsweepError(f"--pack {size}: {why}", "leave --pack out")
     others = sorted({spec.engine for spec in found if spec.engine != ENGINE})
     if others:
         raise OptsweepError(f"--pack {size}: engine {others[0]} cannot pack runs", f"use --engine {ENGINE}")
@@ -93,7 +97,7 @@ def automatic(workspace: Workspace, specs: Iterable[RunSpec], device: str) -> li
     by_size: dict[int, list[RunSpec]] = {}
     for spec in specs:
         found = best.get((spec.model, spec.batch_size, spec.seq_len, spec.dtype))
-        if spec.engine == ENGINE and found is not None:
+        if spec.engine == ENGINE and found is not None and spec.start is None:
             by_size.setdefault(int(found["pack"]), []).append(spec)
     for size, chosen in by_size.items():
         try:

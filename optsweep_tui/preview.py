@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optsweep_tui import flow, rundir
-from optsweep_tui.core import dataset_key, validation_key
+from optsweep_tui.core import RunSpec, dataset_key, validation_key
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.resources import shipped
 from optsweep_tui.settings import Workspace
@@ -254,6 +254,9 @@ def of(workspace: Workspace, chosen: flow.Plan, rates: Mapping[RateKey, float] |
                 "chinchilla": spec.chinchilla,
                 "tokens": spec.tokens,
                 "steps": spec.steps,
+                "start": None if spec.start is None else dataclasses.asdict(spec.start),
+                "trained_steps": spec.trained_steps,
+                "trained_tokens": _trained(spec),
                 "batch_size": spec.batch_size,
                 "seq_len": spec.seq_len,
                 "engine": spec.engine,
@@ -276,12 +279,17 @@ def of(workspace: Workspace, chosen: flow.Plan, rates: Mapping[RateKey, float] |
     totals = {
         "runs": len(runs),
         "fresh_seed_runs": chosen.fresh_seed_runs,
-        "tokens": sum(spec.tokens for spec in chosen.specs),
+        "tokens": sum(_trained(spec) for spec in chosen.specs),
         "flops": sum(run["flops"] for run in runs),
         "seconds_estimate": cost.total_seconds(seconds, workspace.run_slots),
         "bytes_estimate": max(run["bytes_estimate"] for run in runs),
     }
     return {"study": chosen.study.name, "runs": runs, "totals": totals, "notes": flow.cautions(chosen.specs)}
+
+
+def _trained(spec: RunSpec) -> int:
+    """Tokens of a run that it is trained on itself; the target of one that has no trunk."""
+    return spec.tokens - spec.first_step * spec.tokens_per_step
 
 
 def to_do(workspace: Workspace, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,7 +299,7 @@ def to_do(workspace: Workspace, document: Mapping[str, Any]) -> dict[str, Any]:
     runs = [run for run in document["runs"] if run["state"] not in rundir.FINISHED]
     return {
         "runs": len(runs),
-        "tokens": sum(run["tokens"] for run in runs),
+        "tokens": sum(run["trained_tokens"] for run in runs),
         "flops": sum(run["flops"] for run in runs),
         "seconds_estimate": cost.total_seconds([run["seconds_estimate"] for run in runs], workspace.run_slots),
         "bytes_estimate": max((run["bytes_estimate"] for run in runs), default=0),

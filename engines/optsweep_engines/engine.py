@@ -39,8 +39,8 @@ class RunLog(Protocol):
     """The run's own copy of a user's optimizer file; there where the spec names the file's hash."""
 
     # A log may also hold `runs_root` (the folder of all runs), `keeps` (steps whose state is to be kept) and `save_kept`
-    # beside `save_checkpoint`; `diagnostics`, what `--diagnostics` asked for; `diagnostics.wanted` reads it where it is there; and
-    # `attempt_folder`, which further processes of the same run read.
+    # beside `save_checkpoint`; `diagnostics`, what `--diagnostics` asked for; `diagnostics.wanted` reads it where it is
+    # there; and `attempt_folder`, which further processes of the same run read.
 
     def metric(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl (keys of MetricRow and any further numeric ones); non-finite becomes null."""

@@ -6,12 +6,14 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
+from optsweep_engines import kept
 from optsweep_engines.diagnostics import SpikeWatch
 from optsweep_engines.engine import Preempted, RunLog
 from optsweep_engines.history import LossHistory
-from optsweep_engines.spec import NUMERICS_VERSION, RecordStatus, RunRecord, RunSpec
+from optsweep_engines.spec import BRANCH, NUMERICS_VERSION, WEIGHTS, RecordStatus, RunRecord, RunSpec
 
 
 class Trainer(Protocol):
@@ -32,6 +34,12 @@ class Trainer(Protocol):
 
     def save(self, log: RunLog, step: int, progress: Mapping[str, Any]) -> None:
         """Publish a checkpoint after so many steps."""
+
+    def keep(self, log: Any, step: int, progress: Mapping[str, Any]) -> None:
+        """Publish the state after so many steps for other runs."""
+
+    def take(self, runs_root: Path) -> dict[str, Any]:
+        """Take up the whole state of a branch's trunk: its progress."""
 
     def restore(self, log: RunLog) -> tuple[int, dict[str, Any]] | None:
         """Take up the newest checkpoint that fits: (step, progress); None if there is none."""
@@ -66,10 +74,26 @@ def require_trainable(spec: RunSpec) -> None:
     if spec.steps < 1:
         each = f" for {spec.simulate_epochs} epochs" if spec.simulate_epochs > 1 else ""
         raise ValueError(f"{spec.tokens} tokens are less than one step of {spec.tokens_per_step}{each}")
+    if spec.start is not None and spec.start.mode not in (WEIGHTS, BRANCH):
+        raise ValueError(f'start.mode "{spec.start.mode}" is not one of {WEIGHTS}, {BRANCH}')
+    if not 0 <= spec.first_step < spec.steps:
+        raise ValueError(f"a branch from step {spec.first_step} has none of its {spec.steps} steps left")
     if spec.numerics_version != NUMERICS_VERSION:
         raise ValueError(
             f"planned for numerics {spec.numerics_version}, this engine has {NUMERICS_VERSION}: plan again"
         )
+
+
+def runs_root(spec: RunSpec, log: RunLog) -> Path:
+    """Folder of the run that a run begins with.
+
+    Raises:
+        ValueError: the log does not lead there.
+    """
+    found = getattr(log, "runs_root", None)
+    if found is None and spec.start is not None:
+        raise ValueError(f"run {spec.start.run_id[:8]}, with which this one begins, cannot be read from here")
+    return Path(found or ".")
 
 
 def foreign(found: str, own: str) -> str:
@@ -189,6 +213,23 @@ class Account:
         self.watch = SpikeWatch(**progress.get("watch", {}))
         self.log.event("resumed", step=self.done)
 
+    def begin(self, trainer: Trainer) -> None:
+        """Take up the state of another run where the run begins with one, and is at its beginning.
+
+        Raises:
+            ValueError: it is not there, or is not what the spec says.
+        """
+        start = self.spec.start
+        if start is None or self.done:
+            return
+        if self.spec.first_step:
+            progress = trainer.take(runs_root(self.spec, self.log))
+            self.done = start.step
+            self.history = LossHistory(**progress["history"])
+            self.watch = SpikeWatch(**progress.get("watch", {}))
+        kept.require(self.spec, trainer.parameters_sha256())
+        self.log.event("began", mode=start.mode, run=start.run_id, step=start.step)
+
     def record(self, status: RecordStatus, error: object, facts: Mapping[str, Any]) -> RunRecord:
         """The account of this run as it stands."""
         lines = (str(error).strip() or type(error).__name__).splitlines() if error is not None else []
@@ -205,6 +246,7 @@ class Account:
             train_seconds=self.seconds,
             tokens_per_second=statistics.median(steady) if steady else None,
             resumed_from_step=self.resumed_from,
+            started_from_step=self.spec.first_step,
             error=lines[0] if lines else None,
             **facts,
         )
@@ -224,6 +266,7 @@ class Loop(Account):
         spec, log = self.spec, self.log
         self.trainer = trainer
         self.resume(trainer.restore(log))
+        self.begin(trainer)
         mark, mark_step = time.perf_counter(), self.done
         while self.done < spec.steps:
             reason = log.stop_requested()
@@ -234,7 +277,8 @@ class Loop(Account):
             loss, norm, lr = trainer.step(self.done)
             self.done += 1
             self.pending.append((loss, norm))
-            if not self.logging() and not log.checkpoint_due():
+            keeping = self.done in getattr(log, "keeps", ())
+            if not self.logging() and not log.checkpoint_due() and not keeping:
                 continue
             train_loss, grad_norm = float(loss), float(norm)  # the device is waited for here
             self.took(time.perf_counter() - mark, self.done - mark_step)
@@ -246,6 +290,8 @@ class Loop(Account):
                 self.note(train_loss, grad_norm, lr, losses, trainer.observed)
             if not self.history.finite:
                 break
+            if keeping:
+                trainer.keep(log, self.done, self.progress())
             if log.checkpoint_due() and self.done < spec.steps:
                 trainer.save(log, self.done, self.progress())
             mark, mark_step = time.perf_counter(), self.done

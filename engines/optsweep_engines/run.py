@@ -10,11 +10,9 @@ import argparse
 import contextlib
 import ctypes
 import dataclasses
-import hashlib
 import json
 import math
 import os
-import re
 import signal
 import socket
 import sys
@@ -24,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines import folder, sources, spare
+from optsweep_engines import folder, kept, sources, spare
 from optsweep_engines.engine import Preempted, Superseded, load_engine
 from optsweep_engines.spec import RunRecord, RunSpec
 
@@ -34,7 +32,6 @@ EXIT_SUPERSEDED = 76
 KEPT_CHECKPOINTS = 2
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-_CHECKPOINT = re.compile(r"step-(\d{10})-([0-9a-f]{16})\.safetensors")
 _stop_signal = False
 
 
@@ -50,6 +47,7 @@ class AttemptLog:
         self._alone = alone
         self._folder = self.attempt_folder = attempt_folder
         self.run_folder = attempt_folder.parent
+        self.runs_root = self.run_folder.parent
         self.attempt = int(attempt_folder.name[1:])
         self.optimizer_file = self.run_folder / folder.OPTIMIZER
         intent = folder.read_json(attempt_folder / folder.INTENT) or {}
@@ -58,6 +56,8 @@ class AttemptLog:
         self.threads = int(intent.get("threads", 1))
         self.mesh: str | None = intent.get("mesh")
         self.diagnostics: dict[str, Any] | None = folder.read_json(self.run_folder / folder.DIAGNOSTICS)
+        self._keeps = kept.wanted(self.run_folder) - set(kept.steps(self.run_folder))
+        self._keeps_read = time.monotonic()
         self._checkpoint_seconds = float(intent.get("checkpoint_seconds", 30.0))
         self._last_checkpoint = self._looked = time.monotonic()
         self._metrics = self._open(folder.METRICS)
@@ -106,22 +106,40 @@ class AttemptLog:
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
         """Publish a checkpoint under a name that carries its step and checksum; keep the newest two of this attempt."""
         where = self._folder / folder.CHECKPOINTS
+        self._publish(where, step, write)
+        for _, stale, _ in kept.listed(where)[KEPT_CHECKPOINTS:]:
+            stale.unlink(missing_ok=True)
+        self._last_checkpoint = time.monotonic()
+
+    def save_kept(self, step: int, write: Callable[[Path], None]) -> None:
+        """Publish the state after so many steps beside the attempts, where it stays, and other runs begin with it."""
+        self._publish(self.run_folder / folder.KEPT, step, write)
+        self._keeps = self._keeps - {step}
+        self.event("kept", step=step)
+
+    @property
+    def keeps(self) -> set[int]:
+        """Steps whose state is asked for and not kept; what was asked for since is seen within a second."""
+        if time.monotonic() - self._keeps_read > 1.0:
+            self._keeps = kept.wanted(self.run_folder) - set(kept.steps(self.run_folder))
+            self._keeps_read = time.monotonic()
+        return self._keeps
+
+    def _publish(self, where: Path, step: int, write: Callable[[Path], None]) -> None:
+        """A file whose name carries step and checksum, whole or not at all."""
         where.mkdir(exist_ok=True)
-        temporary = where / ".writing"
+        temporary = where / f".writing-{self.attempt}"
         try:
             write(temporary)
-            digest = _sha256(temporary)
+            digest = kept.sha256_of(temporary)
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())
             self.require_newest()
         except BaseException:
             temporary.unlink(missing_ok=True)  # half a checkpoint on a full disk would keep it full
             raise
-        os.replace(temporary, where / f"step-{step:010d}-{digest[:16]}.safetensors")
+        os.replace(temporary, where / kept.name_of(step, digest))
         folder.sync_folder(where)
-        for _, stale, _ in _listed(where)[KEPT_CHECKPOINTS:]:
-            stale.unlink(missing_ok=True)
-        self._last_checkpoint = time.monotonic()
 
     def require_newest(self) -> None:
         """Raise Superseded when a newer attempt exists or the run folder was taken away."""
@@ -130,37 +148,24 @@ class AttemptLog:
             raise Superseded
 
     def checkpoints(self) -> Iterator[tuple[int, Path]]:
-        """Valid checkpoints of all attempts, newest first; a file whose checksum is wrong is passed over with an event."""
-        found = [
-            entry
-            for _, attempt_folder in folder.attempts(self.run_folder)
-            for entry in _listed(attempt_folder / folder.CHECKPOINTS)
-        ]
+        """Valid checkpoints of all attempts and states kept, newest first; a wrong checksum is passed over with an event.
+
+        While a state is asked for that is not kept yet, those after it are of no use.
+        """
+        places = [attempt_folder / folder.CHECKPOINTS for _, attempt_folder in folder.attempts(self.run_folder)]
+        found = [entry for place in (*places, self.run_folder / folder.KEPT) for entry in kept.listed(place)]
+        if self.keeps:
+            first = min(self.keeps)
+            found = [entry for entry in found if entry[0] < first]
         for step, path, digest in sorted(found, key=lambda entry: entry[0], reverse=True):
             try:
-                valid = _sha256(path)[:16] == digest
+                valid = kept.sha256_of(path)[:16] == digest
             except OSError:
                 valid = False
             if valid:
                 yield step, path
             else:
                 self.event("checkpoint_refused", file=path.name, reason="checksum differs")
-
-
-def _listed(where: Path) -> list[tuple[int, Path, str]]:
-    """(step, file, digest) of the checkpoints in a folder, newest first."""
-    found = []
-    if where.is_dir():
-        for path in where.iterdir():
-            match = _CHECKPOINT.fullmatch(path.name)
-            if match:
-                found.append((int(match.group(1)), path, match.group(2)))
-    return sorted(found, reverse=True)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _write_line(handle: int, row: dict[str, Any]) -> None:

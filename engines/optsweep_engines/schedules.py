@@ -130,6 +130,14 @@ def lr_factor(step: int, steps: int, name: str, knobs: Mapping[str, Scalar]) -> 
     return floor + (1.0 - floor) * falling
 
 
+def decay_start(steps: int, name: str, knobs: Mapping[str, Scalar]) -> int:
+    """Steps before the decay: the first one below the peak is one further; all steps where nothing decays."""
+    entry = schedule(name)
+    warm = warmup_steps(steps, _number(knobs.get("warmup"), 0.0))
+    fraction = _number(knobs.get("decay"), entry.default_decay) if "decay" in entry.knobs else 0.0
+    return steps - min(round(fraction * steps), steps - warm)
+
+
 def never_at_peak(name: str, steps: int, knobs: Mapping[str, Scalar]) -> bool:
     """True where the warmup takes every step (published sweeps hold such runs: large batches under a fixed warmup)."""
     return "warmup" in schedule(name).knobs and warmup_steps(steps, _number(knobs.get("warmup"), 0.0)) >= steps

@@ -31,6 +31,8 @@ class SharedLog:
         self.threads, self.optimizer_file = log.threads, log.optimizer_file
         self.diagnostics = getattr(log, "diagnostics", None)
         self.mesh = mesh or log.mesh
+        self.runs_root = getattr(log, "runs_root", None)
+        self.keeps: set[int] = getattr(log, "keeps", set())
         self.asked = 0
         self.due = False
 
@@ -63,6 +65,12 @@ class SharedLog:
         self.due = False
         if self.leads:
             self.log.save_checkpoint(step, write)
+
+    def save_kept(self, step: int, write: Callable[[Path], None]) -> None:
+        """By the first process."""
+        if self.leads:
+            self.log.save_kept(step, write)  # type: ignore[attr-defined]
+        self.keeps = self.keeps - {step}
 
     def checkpoints(self) -> Iterator[tuple[int, Path]]:
         """The one that the first process found newest."""

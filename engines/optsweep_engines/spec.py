@@ -169,9 +169,9 @@ class RunSpec:
         return self.steps - self.first_step
 
     @property
-    def trained_share(self) -> float:
-        """Part of its steps that the run itself takes."""
-        return self.trained_steps / self.steps if self.steps else 1.0
+    def trained_flops(self) -> float:
+        """Model FLOPs of the steps that the run itself takes."""
+        return self.flops * self.trained_steps / self.steps if self.steps else 0.0
 
     @property
     def measured(self) -> tuple[str, ...]:

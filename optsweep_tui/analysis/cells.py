@@ -158,9 +158,10 @@ def cell_loss(
         seed: base seed of the group.
         ranges: declared range per knob.
     """
+    runs, kind = _one_kind(runs)
     floor = min((run.loss for run in runs if run.usable), default=math.nan)
     near = [run for run in runs if run.usable and run.loss <= floor + FAR_NATS]
-    marks = _state_flags(runs)
+    marks = _state_flags(runs) | kind
     if len(near) < sum(run.usable for run in runs):
         marks.add(F.FAR)
     if near and not any(run.seed == seed for run in near):
@@ -231,6 +232,17 @@ def _with_best(
         timings=tuple(run.seconds_per_token for run in runs if run.usable and run.timed_like(best)),
         run_ids=tuple(run.run_id for other in (others or [seed]) for run in seeds[other]),
     )
+
+
+def _one_kind(runs: list[Run]) -> tuple[list[Run], set[str]]:
+    """Whole runs or branches of a trunk, never both, and the flag that says so: whole ones where one of them has a loss."""
+    branches = [run for run in runs if run.branch]
+    whole = [run for run in runs if not run.branch]
+    if not branches:
+        return runs, set()
+    if any(run.usable for run in whole) or (not any(run.usable for run in branches) and whole):
+        return whole, {F.BRANCHES_OUT}
+    return branches, {F.BRANCH}
 
 
 def _state_flags(runs: list[Run]) -> set[str]:

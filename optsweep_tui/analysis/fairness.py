@@ -21,6 +21,8 @@ def comparison_flags(cell: CellLoss, reference: CellLoss | None) -> set[str]:
         found.add(F.UNSWEPT)
     if reference is None:
         return found | {F.NO_BASELINE}
+    if F.BRANCH in reference.flags:
+        found.add(F.BRANCH)
     if reference.tokens != cell.tokens:
         found.add(F.NO_BASELINE)
     if reference.edges:

@@ -34,6 +34,8 @@ IN_RUN = "in-run, biased low"
 RECROSSED = "RECROSSED"
 TIMED_ONCE = "TIMED-ONCE"
 LOADED = "LOADED"
+BRANCH = "BRANCH"
+BRANCHES_OUT = "BRANCHES-OUT"
 
 MEANINGS = {
     SELECTED_MIN: "one seed: where several configurations ran, the loss is the smallest of noisy ones, so biased low",
@@ -62,6 +64,8 @@ MEANINGS = {
     SOLVERS: "the independent solvers disagree by more than half a sigma on a point of the curve",
     TIMED_ONCE: "no repeated timing here or of the baseline: the interval holds no timing noise",
     LOADED: "equal runs differ by more than 10 % in seconds per token: they were timed on a busy machine",
+    BRANCH: "rests on decay branches, here or in the baseline: what they share of a trunk's noise the interval does not hold",
+    BRANCHES_OUT: "whole runs and decay branches of a trunk ended at this budget: the branches do not enter",
     AT_BOUND: "the exponent stopped at the end of its search range",
     IN_RUN: "read inside runs whose schedules had not ended: the one that crosses first is read at a higher learning rate, "
     "so its lead comes out too small; not comparable with speedups by final losses",

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from optsweep_engines.spec import canonical_json
+from optsweep_engines.spec import BRANCH, canonical_json
 from optsweep_tui.analysis.columns import GROUP, RESULTS
 
 Config: TypeAlias = tuple[Hashable, ...]
@@ -21,7 +21,7 @@ GroupKey: TypeAlias = tuple[str | float | None, ...]
 
 TEXTS = frozenset(
     {"run_id", "study", "origin", "engine", "optimizer", "model", "dataset", "dataset_hash"}
-    | {"validation_set", "schedule", "dtype", "state", "device"}
+    | {"validation_set", "schedule", "dtype", "state", "device", "start_mode"}
 )
 FINISHED = frozenset({"done", "diverged", "nan", "missing", "oom", "failed", "cancelled"})
 LOST = frozenset({"diverged", "nan"})
@@ -57,6 +57,8 @@ class Run:
     seconds_per_token: float
     device: str | None
     state_bytes: float
+    branch: bool = False
+    """It goes on from the state of a trunk."""
 
     @property
     def usable(self) -> bool:
@@ -192,4 +194,5 @@ def _run(value: Mapping[str, Any], canonical: str | None, knobs: Mapping[str, An
         seconds_per_token=number("seconds_per_token"),
         device=value["device"],
         state_bytes=number("state_bytes"),
+        branch=value["start_mode"] == BRANCH,
     )

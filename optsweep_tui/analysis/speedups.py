@@ -100,6 +100,7 @@ def _row(case: Case, found: Baselines, unit: Unit, estimate: Estimate, marks: se
     factor = cost.factor(unit)
     state, reason, bound = _state(case, unit, estimate.u, cost)
     marks = marks | set(cell.flags) | comparison_flags(cell, reference)
+    marks |= {F.BRANCH} if any(F.BRANCH in point.flags for point in item.points) else set()
     marks |= {F.MISFIT} if item.misfit else set()
     marks |= set() if item.raw_noise.known else {F.NO_SIGMA}
     at_bound = item.row >= 0 and not item.refusal and bool(found.curves.at_bound[item.row])

@@ -43,6 +43,11 @@ def bundled(workspace: Workspace, run_id: str, noise: Mapping[str, Any]) -> Bund
             f"{run_id[:12]} was imported: there is no code or data to run it with", "bundle a run of your own"
         )
     spec = rundir.read_spec(run_folder)
+    if spec.start is not None:
+        raise OptsweepError(
+            f"{run_id[:12]} begins with the state of run {spec.start.run_id[:8]}, which no bundle holds",
+            "bundle that run",
+        )
     state = rundir.state_of(run_folder)
     if not state.finished:
         raise OptsweepError(

@@ -87,6 +87,9 @@ def spec_of(
         if rundir.is_imported(workspace.runs / run_id):
             raise OptsweepError(f"run {run_id[:8]} was imported: it has no spec to train", "name a run of your own")
         spec = flow.spec_of(workspace, run_id)
+        if spec.start is not None:
+            what = f"run {run_id[:8]} begins with the state of run {spec.start.run_id[:8]}"
+            raise OptsweepError(f"{what}: certificates are of whole runs", "name that run")
         file = workspace.runs / run_id / folder.OPTIMIZER
         flow.require_engines([spec.replace(engine=engine or spec.engine)])
         return spec.replace(engine=engine or spec.engine), file if file.exists() else None

@@ -18,6 +18,9 @@ def command(
     kept: Annotated[
         bool, typer.Option("--kept", help="Old stores that a rebuild put aside, too (results.duckdb.kept-...).")
     ] = False,
+    states: Annotated[
+        bool, typer.Option("--states", help="States that runs keep for others to begin with (run --keep), too.")
+    ] = False,
     archive: Annotated[
         bool,
         typer.Option(
@@ -36,7 +39,7 @@ def command(
     from optsweep_tui import flow
 
     place = options.open_workspace(context, workspace)
-    rows = flow.tidy_up(place, checkpoints=checkpoints, kept=kept, dry_run=dry_run)
+    rows = flow.tidy_up(place, checkpoints=checkpoints, kept=kept, dry_run=dry_run, states=states)
     moved = flow.archive(place, dry_run=dry_run) if archive else 0
     if json_:
         documents = [dataclasses.asdict(row) for row in rows]

@@ -13,15 +13,19 @@ def command(
     context: typer.Context,
     runs: options.Runs = None,
     failed: Annotated[bool, typer.Option("--failed", help="Every run that failed or was lost.")] = False,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", help="States that other runs will begin with: 300,600,end,c0.5 (as run --keep)."),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait.")] = False,
     workspace: options.WorkspaceDir = None,
     json_: options.Json = False,
 ) -> None:
     """Open a new attempt of each run named, and drive it to its end.
 
-    Examples: optsweep retry 3fa2 | optsweep retry --failed
+    Examples: optsweep retry 3fa2 | optsweep retry --failed | optsweep retry 3fa2 --keep 300,end
     """
-    from optsweep_tui import flow, rundir
+    from optsweep_tui import flow, rundir, starting
     from optsweep_tui.cli import progress
     from optsweep_tui.errors import OptsweepError
 
@@ -39,6 +43,9 @@ def command(
             for line in flow.run_lines(place)
             if line.state in bad and line.host and line.run_id not in wanted
         ]
+    if keep is not None:
+        asked = {run_id: starting.keep_steps(flow.spec_of(place, run_id), keep) for run_id in wanted}
+        starting.remember(place, asked)
     queued = flow.retry(place, wanted)
     lines = flow.run_lines(place, wanted)
     if queued and detach:

@@ -73,6 +73,16 @@ def command(
         str | None,
         typer.Option("--metric-set", help="The set whose loss is compared [default: the dataset's own]."),
     ] = None,
+    from_run: Annotated[
+        str | None,
+        typer.Option(
+            "--from-run", help="ID[@STEP]: begin with that run's weights; with -c alone: decay branches of a wsd trunk."
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", help="Steps whose state other runs will begin with: 300,600,end,c0.5 (a branch's)."),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Keep the first N runs.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the resolved runs and their cost; write nothing.")
@@ -91,8 +101,9 @@ def command(
     Examples: optsweep run --grid quickstart | optsweep run -o adamw,muon -m 130m -c 1,8 --dry-run
     | optsweep run --grid quickstart --host box1,box2 --detach
     """
-    from optsweep_tui import diagnosing, flow, packs, preview
+    from optsweep_tui import diagnosing, flow, packs, preview, starting
     from optsweep_tui.cli import progress
+    from optsweep_tui.errors import OptsweepError
 
     asked = diagnosing.parsed(diagnostics)
     place = options.with_sinks(options.open_workspace(context, workspace), sinks)
@@ -112,6 +123,7 @@ def command(
         around=around,
         scale=scale,
         simulate_epochs=simulate_epochs,
+        from_run=from_run,
         validate=tuple(validate or ()),
         metric_set=metric_set,
         limit=limit,
@@ -119,15 +131,24 @@ def command(
     chosen = flow.plan(place, request, prepare=False)
     if pack is not None:
         packs.grouped(chosen.specs, pack)  # a pack that cannot be made is said before anything is written
+    kept = {spec.run_id: starting.keep_steps(spec, keep) for spec in chosen.specs} if keep else None
+    starting.require_local(hosts, chosen.specs, keep=bool(kept))
+    if pack is not None and pack > 1 and kept:
+        raise OptsweepError("--keep and --pack do not go together", "leave one of them out")
     if dry_run:
-        _show_plan(place, chosen, json_)
+        _show_plan(place, chosen, json_, kept)
         return
     if "local" in hosts:
         flow.require_engines(chosen.specs)
     for note in flow.cautions(chosen.specs):
         output.say(f"note: {note}")
     chosen = flow.plan(place, request, prepare=True)
-    queued = flow.launch(place, chosen, force=force, pack=pack, hosts=hosts, diagnostics=asked, say=output.say)
+    kept = {spec.run_id: starting.keep_steps(spec, keep) for spec in chosen.specs} if keep else None
+    pack = 1 if kept else pack
+    queued = flow.launch(
+        place, chosen, force=force, pack=pack, hosts=hosts, diagnostics=asked, keep=kept, say=output.say
+    )
+    _say_unkept(place, chosen, queued)
     if detach:
         pid = flow.detach(place)
         output.say(f"{output.runs_text(len(queued))} launched, controller {pid} left behind; optsweep watch shows them")
@@ -172,25 +193,44 @@ def title(workspace: Workspace, chosen: Plan, hosts: tuple[str, ...] = ("local",
     return f"{head}   {engines}, {where}"
 
 
-def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
-    from optsweep_tui import flow, preview
+def _say_unkept(workspace: Workspace, chosen: Plan, queued: list[str]) -> None:
+    """A finished run does not keep what it is asked for now."""
+    from optsweep_tui import rundir, starting
+
+    for spec in chosen.specs:
+        steps = starting.unmet(workspace, spec.run_id)
+        if steps and spec.run_id not in queued and rundir.state_of(workspace.runs / spec.run_id).finished:
+            listed = ",".join(map(str, steps))
+            output.say(
+                f"note: run {spec.run_id[:8]} is over and does not keep the state of step {listed}: "
+                f"optsweep retry {spec.run_id[:8]} trains the missing part again"
+            )
+
+
+def _show_plan(workspace: Workspace, chosen: Plan, json_: bool, kept: dict[str, list[int]] | None = None) -> None:
+    from optsweep_tui import flow, preview, starting
     from optsweep_tui.core import dataset_key
 
     data = preview.of(workspace, chosen)
+    for run in data["runs"]:
+        run["keep"] = (kept or {}).get(run["run_id"], [])
     if json_:
         output.emit_json(data)
         return
+    begun = [starting.begun_with(spec) for spec in chosen.specs]
     knobs = _varying(data["runs"])
     crowded = len(knobs) > MOST_KNOBS
     knobs = ["lr"] if crowded else knobs
     changes = _changes(data["runs"])
     seen = [dataset_key(spec) for spec in chosen.specs]
-    repeated = seen != [spec.dataset for spec in chosen.specs]
+    repeated = any(spec.simulate_epochs > 1 for spec in chosen.specs)
+    started = any(begun)
     output.print_table(
         [
             *("run", "optimizer", "model", "ratio", "tokens", "steps", "batch x seq", "seed"),
             *knobs,
             *(["data"] if repeated else []),
+            *(["begins with", "trained steps"] if started else []),
             *(["change"] if crowded else []),
             "state",
         ],
@@ -206,12 +246,16 @@ def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
                 run["seed"],
                 *(output.number(run["hyperparameters"].get(knob)) for knob in knobs),
                 *([what] if repeated else []),
+                *([first or "seed", run["trained_steps"]] if started else []),
                 *([change] if crowded else []),
                 run["state"],
             )
-            for run, change, what in zip(data["runs"], changes, seen, strict=True)
+            for run, change, what, first in zip(data["runs"], changes, seen, begun, strict=True)
         ],
-        left=(0, 1, 2, *(range(8 + len(knobs), 8 + len(knobs) + repeated + crowded))),
+        left=(
+            *(0, 1, 2, *(8 + len(knobs) + place for place in range(repeated + started))),
+            *([8 + len(knobs) + repeated + 2 * started] if crowded else []),
+        ),
     )
     totals = data["totals"]
     later = f" + {totals['fresh_seed_runs']} fresh seeds of the best" if totals["fresh_seed_runs"] else ""
@@ -222,10 +266,10 @@ def _show_plan(workspace: Workspace, chosen: Plan, json_: bool) -> None:
         else "no rate measured here: optsweep bench"
     )
     print(
-        f"{output.runs_text(totals['runs'])}{later}   {output.count_text(totals['tokens'])} tokens   "
+        f"{output.runs_text(totals['runs'])}{later}   {output.count_text(totals['tokens'])} tokens{_spared(chosen)}   "
         f"{output.count_text(totals['flops'])} FLOPs   {guess}   {totals['bytes_estimate'] / 2**30:.2f} GiB per run"
     )
-    for line in _held_out(chosen):
+    for line in [*_held_out(chosen), *_kept_line(kept)]:
         print(line)
     for note in flow.cautions(chosen.specs):
         print(f"note: {note}")
@@ -243,6 +287,23 @@ def _held_out(chosen: Plan) -> list[str]:
     ]
     metric = chosen.specs[0].validation_set
     return [f"validation sets: {', '.join(texts)}, beside the dataset's own; compared is the loss on {metric}"]
+
+
+def _spared(chosen: Plan) -> str:
+    """How many tokens the trunk of branches has seen in their place."""
+    whole = sum(spec.tokens for spec in chosen.specs if spec.first_step)
+    share = sum(spec.trained_steps * spec.tokens_per_step for spec in chosen.specs if spec.first_step)
+    return f" to train, {share / whole:.0%} of whole runs," if whole else ""
+
+
+def _kept_line(kept: dict[str, list[int]] | None) -> list[str]:
+    """Which states are kept."""
+    lists = list(dict.fromkeys(tuple(steps) for steps in (kept or {}).values()))
+    if len(lists) == 1:
+        return [f"kept states: of steps {', '.join(map(str, lists[0]))}"]
+    return [
+        f"kept states: run {run_id[:8]} of steps {', '.join(map(str, steps))}" for run_id, steps in (kept or {}).items()
+    ]
 
 
 def _varying(runs: list[dict[str, Any]]) -> list[str]:

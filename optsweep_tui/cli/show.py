@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from optsweep_tui.cli import options, output
+
+if TYPE_CHECKING:
+    from optsweep_tui.settings import Workspace
 
 
 def command(
@@ -54,6 +57,7 @@ def command(
             f"           validation set {name}: {item['dataset']} {item['dataset_hash'][:12]}, {item['split']}{metric}"
         )
     _repeated(spec)
+    _begun(place, data["run_id"], spec)
     knobs = "   ".join(f"{key} {output.number(value, 6)}" for key, value in spec["hyperparameters"].items())
     print(f"knobs      {knobs}")
     for attempt in data["attempts"]:
@@ -92,6 +96,22 @@ def _repeated(spec: dict[str, Any]) -> None:
     if run.simulate_epochs > 1:
         part = f"{run.epoch_windows:,} windows of {run.seq_len} tokens"
         print(f"epochs     {run.simulate_epochs} through {part}, in another order each time; {run.steps:,} steps")
+
+
+def _begun(workspace: Workspace, run_id: str, spec: dict[str, Any]) -> None:
+    """What a run begins with, and the states that it keeps."""
+    from optsweep_engines import kept
+    from optsweep_engines.spec import RunSpec
+    from optsweep_tui import starting
+
+    run = RunSpec.from_dict(spec)
+    if run.start is not None:
+        own = f"   {run.trained_steps:,} of {run.steps:,} steps trained here" if run.first_step else ""
+        print(f"begins     {starting.begun_with(run)}, parameters {run.start.parameters_sha256[:12]}{own}")
+    steps, missing = kept.steps(workspace.runs / run_id), starting.unmet(workspace, run_id)
+    if steps or missing:
+        later = f"   asked for, not kept yet: {', '.join(map(str, missing))}" if missing else ""
+        print(f"keeps      states of steps {', '.join(map(str, steps)) or '·'}{later}")
 
 
 def _diagnosed(attempt: dict[str, Any]) -> None:

@@ -238,7 +238,7 @@ class Fleet:
         places = {place.name: place for place in self._places(names)}
         choice: dict[Attempt, str] = {}
         for state, before, number in wanted:
-            flops = spec_of(self._workspace, state.run_id).flops
+            flops = spec_of(self._workspace, state.run_id).trained_flops
             fits = fitting[state.run_id]
             # A checkpoint stays where it was written: the next attempt goes there if it can.
             name = before if before in fits else placing.best((places[fit] for fit in fits), flops)
@@ -291,7 +291,7 @@ class Fleet:
         total = 0.0
         for run_id, _ in links.open_attempts(self._workspace, name.partition(":")[0]):
             try:
-                total += spec_of(self._workspace, run_id).flops
+                total += spec_of(self._workspace, run_id).trained_flops
             except OptsweepError:
                 continue
         return total
@@ -304,7 +304,9 @@ class Fleet:
                 state = rundir.state_of(self._workspace.runs / run_id)
                 if state.record is not None and state.record.train_seconds > 0 and state.state == "done":
                     on = rundir.host_of(state.attempt_folder) or "local"
-                    rates.setdefault(on, []).append(spec_of(self._workspace, run_id).flops / state.record.train_seconds)
+                    rates.setdefault(on, []).append(
+                        spec_of(self._workspace, run_id).trained_flops / state.record.train_seconds
+                    )
             self._measured = {name: statistics.median(values) for name, values in rates.items()}
         return self._measured
 

@@ -255,9 +255,10 @@ class Meter:
     def eta(self, specs: list[RunSpec], lines: list[RunLine], over: set[str]) -> float | None:
         total, done = 0.0, 0.0
         for spec, line in zip(specs, lines, strict=True):
-            flops = self._flops.get(line.run_id) or self._flops.setdefault(line.run_id, spec.flops)
+            flops = self._flops.get(line.run_id) or self._flops.setdefault(line.run_id, spec.trained_flops)
             total += flops
-            done += flops * (1.0 if line.run_id in over else line.step / max(1, line.steps))
+            taken = max(0, line.step - spec.first_step) / max(1, spec.trained_steps)
+            done += flops * (1.0 if line.run_id in over else taken)
         now = time.monotonic()
         if self._first is None:
             self._first = (now, done)

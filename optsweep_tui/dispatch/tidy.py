@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from optsweep_engines.folder import KEPT
 from optsweep_tui import rundir
 from optsweep_tui.settings import Workspace
 
@@ -30,7 +31,7 @@ class Removed:
     """What must be given to have it removed; empty for what always goes."""
 
 
-def tidy(workspace: Workspace, *, checkpoints: bool, kept: bool, dry_run: bool) -> list[Removed]:
+def tidy(workspace: Workspace, *, checkpoints: bool, kept: bool, dry_run: bool, states: bool = False) -> list[Removed]:
     """Remove, or only count, what is not needed any more. Runs that are under way are left alone."""
     done = (
         run_id
@@ -44,6 +45,12 @@ def tidy(workspace: Workspace, *, checkpoints: bool, kept: bool, dry_run: bool) 
             (path for run_id in done for path in _checkpoints(workspace.runs / run_id)),
             checkpoints,
             "--checkpoints removes them",
+        ),
+        (
+            "kept states of runs, which others begin with",
+            (path for run_id in rundir.native_ids(workspace.runs) for path in _states(workspace.runs / run_id)),
+            states,
+            "--states removes them",
         ),
         ("stores put aside", _kept(workspace), kept, "--kept removes them"),
     )
@@ -88,6 +95,11 @@ def _checkpoints(run_folder: Path) -> Iterator[Path]:
     for _, attempt_folder in rundir.attempts(run_folder):
         with contextlib.suppress(OSError):
             yield from sorted((attempt_folder / rundir.CHECKPOINTS).iterdir())
+
+
+def _states(run_folder: Path) -> Iterator[Path]:
+    with contextlib.suppress(OSError):
+        yield from sorted((run_folder / KEPT).iterdir())
 
 
 def _kept(workspace: Workspace) -> Iterator[Path]:

@@ -176,6 +176,7 @@ def _cautions(parts: Parts, rows: Sequence[dict[str, Any]]) -> list[str]:
         "UNTUNED": "compare unequal tuning: an optimum at the end of its swept list, or numbers of runs more than 1.25x apart",
         "UNLISTED": "rest on a minimum whose configuration was not published",
         "SCHEDULE": "were trained with another learning-rate schedule than the baseline",
+        "BRANCH": "rest on decay branches of one trunk, here or in the baseline's curve: their errors are not independent",
         "BATCH": "were trained with another batch size than the baseline",
         "DTYPE": "were trained in another compute type than the baseline",
         "MISFIT": "rest on a baseline curve that misses its own points; their intervals are widened for it",

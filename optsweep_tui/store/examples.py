@@ -91,8 +91,8 @@ FROM v_run WHERE tokens_per_second IS NOT NULL GROUP BY ALL ORDER BY ALL""",
     ),
     Example(
         title="Training hours and tokens by study",
-        query="""SELECT study, sum(train_seconds) / 3600 AS hours, sum(tokens_done) AS tokens,
-       sum(tokens_done * flops_per_token) AS model_flops FROM v_run GROUP BY study""",
+        query="""SELECT study, sum(train_seconds) / 3600 AS hours, sum(trained_tokens) AS tokens,
+       sum(trained_tokens * flops_per_token) AS model_flops FROM v_run GROUP BY study""",
     ),
     Example(
         title="Memory: optimizer state per parameter",

@@ -141,7 +141,8 @@ def run_facts(store: Path, study: str, *, wait_seconds: float = WAIT_SECONDS) ->
     query = """
         WITH logged AS (SELECT run_id, max(last_step) AS step FROM v_attempt GROUP BY run_id)
         SELECT v.run_id, v.study, v.origin, v.planned_at, l.step IS NOT NULL AS logged, coalesce(
-                 v.tokens_done, CASE WHEN v.origin = 'native' AND v.attempts = 0 THEN 0 END, l.step * v.tokens_per_step
+                 v.trained_tokens, CASE WHEN v.origin = 'native' AND v.attempts = 0 THEN 0 END,
+                 (l.step - CASE WHEN v.start_mode = 'branch' THEN v.start_step ELSE 0 END) * v.tokens_per_step
                ) AS tokens_done
         FROM v_run v LEFT JOIN logged l USING (run_id) WHERE lower(v.study) = lower(?) ORDER BY v.run
     """

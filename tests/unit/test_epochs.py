@@ -133,8 +133,8 @@ def test_a_repeated_dataset_is_another_cell(dataset: PreparedDataset) -> None:
     fresh, repeated = spec(dataset), spec(dataset, simulate_epochs=4)
     assert Cell.of(fresh) != Cell.of(repeated)
     assert (Cell.of(fresh).dataset, Cell.of(repeated).dataset) == ("toy", "toy x4 epochs")
-    assert dataset_parts("toy x4 epochs") == ("toy", 4)
-    assert dataset_parts("toy") == ("toy", 1)
+    assert dataset_parts("toy x4 epochs") == ("toy", 4, None)
+    assert dataset_parts("toy") == ("toy", 1, None)
 
 
 def test_a_speedup_over_fresh_data_is_refused_for_repeated_data_with_the_reason() -> None:

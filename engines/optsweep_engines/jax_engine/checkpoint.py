@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from optsweep_engines.engine import RunLog
 from optsweep_engines.jax_engine.optimizer import States
+from optsweep_engines.kept import EVALUATED
 from optsweep_engines.loop import foreign
 
 FORMAT = "1"
@@ -36,6 +37,37 @@ def save(
     Raises:
         Superseded: a newer attempt exists.
     """
+    tensors, metadata = _content(log, run_id, step, params, states, progress)
+    log.save_checkpoint(step, lambda path: save_file(tensors, path, metadata))
+
+
+def keep(
+    log: Any,
+    run_id: str,
+    step: int,
+    params: Mapping[str, jax.Array],
+    states: States,
+    progress: Mapping[str, Any],
+    evaluated: Mapping[str, jax.Array],
+    parameters_sha256: str,
+) -> None:
+    """Publish the state for other runs: a checkpoint, and the parameters to evaluate where they are others."""
+    tensors, metadata = _content(log, run_id, step, params, states, progress)
+    if evaluated is not params:
+        tensors |= {EVALUATED + name: on_host(value) for name, value in evaluated.items()}
+    metadata["parameters_sha256"] = parameters_sha256
+    log.save_kept(step, lambda path: save_file(tensors, path, metadata))
+
+
+def _content(
+    log: RunLog,
+    run_id: str,
+    step: int,
+    params: Mapping[str, jax.Array],
+    states: States,
+    progress: Mapping[str, Any],
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
+    """Arrays and metadata of a file."""
     tensors = {name: on_host(value) for name, value in named(params, states).items()}
     metadata = {
         "format": FORMAT,
@@ -45,7 +77,7 @@ def save(
         "step": str(step),
         "progress": json.dumps(dict(progress)),
     }
-    log.save_checkpoint(step, lambda path: save_file(tensors, path, metadata))
+    return tensors, metadata
 
 
 def restore(
@@ -57,13 +89,23 @@ def restore(
     """
     for step, path in log.checkpoints():
         try:
-            progress, loaded = _load(path, run_id, step, named(params, states))
+            return step, *load(path, run_id, step, params, states)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             log.event("checkpoint_rejected", file=path.name, error=str(error))
-            continue
-        new_states = {bank: {kind: loaded[f"state/{bank}/{kind}"] for kind in held} for bank, held in states.items()}
-        return step, progress, {name: loaded[f"param/{name}"] for name in params}, new_states
     return None
+
+
+def load(
+    path: Path, run_id: str, step: int, params: Mapping[str, jax.Array], states: States
+) -> tuple[dict[str, Any], dict[str, jax.Array], States]:
+    """One file: (progress, parameters, states), laid out as those given.
+
+    Raises:
+        ValueError, KeyError, SafetensorError: it is not the state of that run and step, or does not fit.
+    """
+    progress, loaded = _load(path, run_id, step, named(params, states))
+    new_states = {bank: {kind: loaded[f"state/{bank}/{kind}"] for kind in held} for bank, held in states.items()}
+    return progress, {name: loaded[f"param/{name}"] for name in params}, new_states
 
 
 def _load(
@@ -78,7 +120,7 @@ def _load(
         found = {key: metadata.get(key) for key in expected}
         if found != expected:
             raise ValueError(f"holds {found}, expected {expected}")
-        if set(file.keys()) != set(targets):
+        if {name for name in file.keys() if not name.startswith(EVALUATED)} != set(targets):  # noqa: SIM118 (no mapping)
             raise ValueError("holds other tensors than this run has")
         loaded = {name: file.get_tensor(name) for name in targets}
         progress: dict[str, Any] = json.loads(metadata["progress"])

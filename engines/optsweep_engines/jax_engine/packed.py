@@ -208,6 +208,8 @@ def train_pack(specs: Sequence[RunSpec], logs: Sequence[RunLog]) -> list[RunReco
         ValueError: one of them cannot be trained here.
     """
     members = []
+    if any(spec.start is not None for spec in specs):
+        raise ValueError("a run that begins with the state of another one is trained alone, not in a pack")
     for spec, log in zip(specs, logs, strict=True):
         member = Member(spec, log)
         member.trainer = Trainer(spec, log.data_root, placed(spec, log), log.optimizer_file)
@@ -245,7 +247,8 @@ def _trained(members: list[Member]) -> None:
         for member in members:
             member.done += 1
         due = first.log.checkpoint_due()
-        if not first.logging() and not due:
+        keeping = [each for each in members if each.ended is None and each.done in getattr(each.log, "keeps", ())]
+        if not first.logging() and not due and not keeping:
             continue
         values, sizes = np.asarray(losses, np.float64), np.asarray(norms, np.float64)  # the device is waited for here
         elapsed = time.perf_counter() - mark
@@ -259,10 +262,13 @@ def _trained(members: list[Member]) -> None:
                     member.history.add_train_loss(float(loss))
                     member.note(float(loss), float(norm), lr, val if math.isfinite(loss) else None)
         broken = [member for member in members if member.ended is None and not member.history.finite]
-        if broken or due:
+        if broken or due or keeping:
             pack.spread()
         for member in broken:
             member.close("diverged", member.history.divergence())
+        for member in keeping:
+            if member.ended is None:
+                member.trainer.keep(member.log, member.done, member.progress())
         if due and first.done < first.spec.steps:
             for member in members:
                 if member.ended is None:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from optsweep_engines import data
+from optsweep_engines import data, kept
 from optsweep_engines.diagnostics import Wanted, wanted
 from optsweep_engines.engine import RunLog
 from optsweep_engines.heldout import HeldOut
@@ -28,7 +28,7 @@ from optsweep_engines.jax_engine.programs import (
 )
 from optsweep_engines.jax_engine.services import Services
 from optsweep_engines.jax_engine.user import entry_of
-from optsweep_engines.loop import Loop, number, require_trainable
+from optsweep_engines.loop import Loop, number, require_trainable, runs_root
 from optsweep_engines.models import initial_parameters, parameter_table
 from optsweep_engines.schedules import lr_factor
 from optsweep_engines.spec import RunRecord, RunSpec
@@ -40,11 +40,19 @@ OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
 class Trainer:
     """One run on one device or a mesh: parameters, optimizer, data, and the step. The loop around it is `loop.Loop`."""
 
-    def __init__(self, spec: RunSpec, data_root: Path, place: Layout, optimizer_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        data_root: Path,
+        place: Layout,
+        optimizer_file: Path | None = None,
+        initial: Mapping[str, Any] | None = None,
+    ) -> None:
         """Open the data, make the parameters and the optimizer; programs are compiled when they are first called.
 
         Args:
             optimizer_file: the run's copy of a user's own optimizer, where the spec names its hash.
+            initial: parameters to begin with, by name, in the place of those of the seed.
         """
         require_trainable(spec)
         self.spec = spec
@@ -56,7 +64,7 @@ class Trainer:
         self.given = self.update.given(self.optimizer)
         self.key = model_key(spec, place)
         self.services = Services(spec, self.key)
-        values = initial_parameters(spec.shape, spec.seed)
+        values = initial or initial_parameters(spec.shape, spec.seed)
         self.params: dict[str, jax.Array] = {
             item.name: checkpoint.laid_out(values[item.name], place.of(item)) for item in parameter_table(spec.shape)
         }
@@ -128,6 +136,21 @@ class Trainer:
         """Publish a checkpoint after so many steps."""
         checkpoint.save(log, self.spec.run_id, step, self.params, self.states, progress)
 
+    def keep(self, log: Any, step: int, progress: Mapping[str, Any]) -> None:
+        """Publish the state after so many steps for other runs."""
+        evaluated = self.evaluated()
+        checkpoint.keep(
+            log, self.spec.run_id, step, self.params, self.states, progress, evaluated, sha256_of(evaluated)
+        )
+
+    def take(self, runs_root: Path) -> dict[str, Any]:
+        """Take up the whole state of a branch's trunk: its progress."""
+        found = kept.start_of(self.spec, runs_root)
+        progress, self.params, self.states = checkpoint.load(
+            found.path, found.run_id, found.step, self.params, self.states
+        )
+        return progress
+
     def restore(self, log: RunLog) -> tuple[int, dict[str, Any]] | None:
         """Take up the newest checkpoint that fits: (step, progress)."""
         found = checkpoint.restore(log, self.spec.run_id, self.params, self.states)
@@ -178,7 +201,7 @@ def train(spec: RunSpec, log: RunLog) -> RunRecord:
     run = Loop(spec, log)
     trainer: Trainer | None = None
     try:
-        trainer = Trainer(spec, log.data_root, place, log.optimizer_file)
+        trainer = Trainer(spec, log.data_root, place, log.optimizer_file, kept.initial(spec, runs_root(spec, log)))
         trainer.observe(wanted(log), log.event)
         return run.run(trainer)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from optsweep_engines.engine import RunLog
+from optsweep_engines.kept import EVALUATED
 from optsweep_engines.loop import foreign
 from optsweep_engines.torch_engine.optimizer import Optimizer
 from optsweep_engines.torch_engine.user import ClassOptimizer
@@ -20,6 +21,25 @@ from optsweep_engines.torch_engine.user import ClassOptimizer
 FORMAT = "1"
 ENGINE = "torch"
 STATE = "state/"
+
+
+def keep(
+    log: Any,
+    run_id: str,
+    step: int,
+    params: Mapping[str, Tensor],
+    optimizer: Optimizer | ClassOptimizer,
+    progress: Mapping[str, Any],
+    parameters_sha256: str,
+) -> None:
+    """Publish the state for other runs: a checkpoint, and the parameters to evaluate where they are others."""
+    tensors, metadata = _content(log, run_id, step, params, optimizer, progress)
+    with optimizer.evaluated():
+        evaluated = {name: value.detach().clone() for name, value in params.items()}
+    if any(not torch.equal(value, params[name]) for name, value in evaluated.items()):
+        tensors |= {EVALUATED + name: value for name, value in evaluated.items()}
+    metadata["parameters_sha256"] = parameters_sha256
+    log.save_kept(step, lambda path: save_file(tensors, path, metadata))
 
 
 def save(
@@ -38,9 +58,22 @@ def save(
     Raises:
         Superseded: a newer attempt exists.
     """
+    tensors, metadata = _content(log, run_id, step, params, optimizer, progress)
+    log.save_checkpoint(step, lambda path: save_file(tensors, path, metadata))
+
+
+def _content(
+    log: RunLog,
+    run_id: str,
+    step: int,
+    params: Mapping[str, Tensor],
+    optimizer: Optimizer | ClassOptimizer,
+    progress: Mapping[str, Any],
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file."""
     tensors: dict[str, Tensor] = {}
     storages: set[int] = set()
-    for name, value in named(params, optimizer).items():
+    for name, value in named(params, optimizer, gathered=True).items():
         whole = value.detach().contiguous()
         if whole.untyped_storage().data_ptr() in storages:  # one number that several banks share; files hold copies
             whole = whole.clone()
@@ -56,7 +89,7 @@ def save(
     }
     if isinstance(optimizer, ClassOptimizer):
         metadata["optimizer"] = json.dumps(optimizer.notes())
-    log.save_checkpoint(step, lambda path: save_file(tensors, path, metadata))
+    return tensors, metadata
 
 
 def restore(
@@ -68,7 +101,7 @@ def restore(
     """
     for step, path in log.checkpoints():
         try:
-            progress = _load(path, run_id, step, params, optimizer)
+            progress = load(path, run_id, step, params, optimizer)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             log.event("checkpoint_rejected", file=path.name, error=str(error))
             continue
@@ -76,9 +109,14 @@ def restore(
     return None
 
 
-def _load(
+def load(
     path: Path, run_id: str, step: int, params: Mapping[str, Tensor], optimizer: Optimizer | ClassOptimizer
 ) -> dict[str, Any]:
+    """Load one file into the tensors, in place: the progress that it holds.
+
+    Raises:
+        ValueError, KeyError, SafetensorError: it is not the state of that run and step, or does not fit.
+    """
     # A class makes its state as it goes: what it held is what the file holds.
     own = isinstance(optimizer, ClassOptimizer)
     targets = named(params, None if own else optimizer)
@@ -90,11 +128,14 @@ def _load(
             raise ValueError(foreign(metadata["engine"], ENGINE))
         if found != expected:
             raise ValueError(f"holds {found}, expected {expected}")
-        held = set(file.keys())
+        held = {name for name in file.keys() if not name.startswith(EVALUATED)}  # noqa: SIM118 (no mapping)
         state = {name for name in held if own and name.startswith(STATE)}
         if held - state != set(targets):
             raise ValueError("holds other tensors than this run has")
         loaded = {name: file.get_tensor(name) for name in targets}
+        for name, value in loaded.items():  # of several processes each takes up the state that is its own
+            if isinstance(optimizer, Optimizer) and name.startswith(STATE):
+                loaded[name] = optimizer.own(name.removeprefix(STATE), value)
         made = {name.removeprefix(STATE): file.get_tensor(name) for name in state}
         progress: dict[str, Any] = json.loads(metadata["progress"])
     for name, value in loaded.items():
@@ -108,9 +149,18 @@ def _load(
     return progress
 
 
-def named(params: Mapping[str, Tensor], optimizer: Optimizer | ClassOptimizer | None) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint by its name in the file."""
-    held = optimizer.tensors() if optimizer is not None else {}
+def named(
+    params: Mapping[str, Tensor], optimizer: Optimizer | ClassOptimizer | None, *, gathered: bool = False
+) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint by its name in the file.
+
+    Args:
+        gathered: states whole, from all processes that train the run; all of them call it.
+    """
+    if gathered and isinstance(optimizer, Optimizer):
+        held = optimizer.gathered()
+    else:
+        held = optimizer.tensors() if optimizer is not None else {}
     return {
         **{f"param/{name}": value for name, value in params.items()},
         **{STATE + name: value for name, value in held.items()},

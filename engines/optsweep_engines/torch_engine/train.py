@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optsweep_engines import data
+from optsweep_engines import data, kept
 from optsweep_engines.diagnostics import Wanted, wanted
 from optsweep_engines.engine import RunLog
 from optsweep_engines.heldout import HeldOut
-from optsweep_engines.loop import Loop, number, require_trainable, z_loss
+from optsweep_engines.loop import Loop, number, require_trainable, runs_root, z_loss
 from optsweep_engines.models import initial_parameters, parameter_table
 from optsweep_engines.schedules import lr_factor
 from optsweep_engines.spec import RunRecord, RunSpec
@@ -40,12 +40,18 @@ class Trainer:
     """One run on one device: parameters, optimizer, data, and the step. The loop around it is `train`."""
 
     def __init__(
-        self, spec: RunSpec, data_root: Path, device: torch.device, optimizer_file: Path | None = None
+        self,
+        spec: RunSpec,
+        data_root: Path,
+        device: torch.device,
+        optimizer_file: Path | None = None,
+        initial: Mapping[str, Any] | None = None,
     ) -> None:
         """Open the data, make the parameters and the optimizer.
 
         Args:
             optimizer_file: the run's copy of a user's own optimizer, where the spec names its hash.
+            initial: parameters to begin with, by name, in the place of those of the seed.
         """
         require_trainable(spec)
         self.spec = spec
@@ -54,8 +60,8 @@ class Trainer:
         self.dataset = data.dataset_of(spec, data_root)
         self.held_out = HeldOut(spec, data_root, self.dataset)
         self.params: dict[str, Tensor] = {
-            name: torch.from_numpy(value).to(device).requires_grad_()
-            for name, value in initial_parameters(spec.shape, spec.seed).items()
+            name: torch.from_numpy(np.array(value)).to(device).requires_grad_()
+            for name, value in (initial or initial_parameters(spec.shape, spec.seed)).items()
         }
         self.names = list(self.params)
         dtype = torch.bfloat16 if spec.dtype == "bf16" else torch.float32
@@ -164,6 +170,16 @@ class Trainer:
         """Publish a checkpoint after so many steps."""
         checkpoint.save(log, self.spec.run_id, step, self.params, self.optimizer, progress)
 
+    def keep(self, log: Any, step: int, progress: Mapping[str, Any]) -> None:
+        """Publish the state after so many steps for other runs."""
+        sha256 = self.parameters_sha256()
+        checkpoint.keep(log, self.spec.run_id, step, self.params, self.optimizer, progress, sha256)
+
+    def take(self, runs_root: Path) -> dict[str, Any]:
+        """Take up the whole state of a branch's trunk: its progress."""
+        found = kept.start_of(self.spec, runs_root)
+        return checkpoint.load(found.path, found.run_id, found.step, self.params, self.optimizer)
+
     def restore(self, log: RunLog) -> tuple[int, dict[str, Any]] | None:
         """Take up the newest checkpoint that fits: (step, progress)."""
         return checkpoint.restore(log, self.spec.run_id, self.params, self.optimizer)
@@ -205,7 +221,7 @@ def train(spec: RunSpec, log: RunLog) -> RunRecord:
     run = Loop(spec, log)
     trainer: Trainer | None = None
     try:
-        trainer = Trainer(spec, log.data_root, device, log.optimizer_file)
+        trainer = Trainer(spec, log.data_root, device, log.optimizer_file, kept.initial(spec, runs_root(spec, log)))
         trainer.observe(wanted(log), log.event)
         return run.run(trainer)
     except (torch.OutOfMemoryError, MemoryError) as error:

@@ -162,6 +162,7 @@ TOLD = {
     "UNSWEPT": "compare a single configuration (UNSWEPT: nothing was tuned)",
     "SCHEDULE": "have another schedule than the baseline",
     "BATCH": "have another batch size than the baseline",
+    "BRANCH": "rest on decay branches of one trunk (BRANCH: they share its noise)",
     "SUPPORT": "rest on baseline budgets that other sizes lack",
     "NO-SIGMA": "have no interval (NO-SIGMA)",
     "not resolved": "have intervals that contain 1 (not resolved)",

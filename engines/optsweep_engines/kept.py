@@ -1,0 +1,168 @@
+"""States that a run keeps at steps it was asked to, runs/<id>/kept/: other runs begin with them; read without a framework."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optsweep_engines import folder
+from optsweep_engines.spec import BRANCH, WEIGHTS, RunSpec, Start
+
+PARAMETER, EVALUATED = "param/", "kept/"
+"""What names of tensors begin with: parameters as they are trained, and those to evaluate where a rule swaps them."""
+LARGEST_HEADER = 64 << 20
+
+_NAME = re.compile(r"step-(\d{10})-([0-9a-f]{16})\.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """One state of a run, as its file says."""
+
+    path: Path
+    run_id: str
+    step: int
+    """Optimizer steps done."""
+    engine: str
+    parameters_sha256: str
+    """Hash over the parameters to evaluate, as in a record."""
+
+
+def name_of(step: int, sha256: str) -> str:
+    """File of a state."""
+    return f"step-{step:010d}-{sha256[:16]}.safetensors"
+
+
+def listed(where: Path) -> list[tuple[int, Path, str]]:
+    """(step, file, digest) of the states in a folder, newest first."""
+    found = []
+    if where.is_dir():
+        for path in where.iterdir():
+            match = _NAME.fullmatch(path.name)
+            if match:
+                found.append((int(match.group(1)), path, match.group(2)))
+    return sorted(found, reverse=True)
+
+
+def steps(run_folder: Path) -> list[int]:
+    """Steps of which a run keeps its state, in order."""
+    return sorted({step for step, _, _ in listed(run_folder / folder.KEPT)})
+
+
+def wanted(run_folder: Path) -> set[int]:
+    """Steps whose state the run was asked to keep."""
+    try:
+        asked = folder.read_json(run_folder / folder.KEEP)
+    except ValueError:
+        return set()
+    found = asked.get("steps") if isinstance(asked, dict) else None
+    return {step for step in found if type(step) is int and step > 0} if isinstance(found, list) else set()
+
+
+def sha256_of(path: Path) -> str:
+    """Hash over a file."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def find(runs_root: Path, run_id: str, step: int) -> Kept:
+    """The state of a run after so many steps, every byte hashed.
+
+    Raises:
+        FileNotFoundError: it keeps none of that step.
+        ValueError: the file is damaged, or is the state of something else.
+    """
+    for found, path, digest in listed(runs_root / run_id / folder.KEPT):
+        if found == step:
+            if sha256_of(path)[:16] != digest:
+                raise ValueError(f"{path} is damaged: its content does not have the hash that its name says")
+            return _read(path, run_id, step)
+    raise FileNotFoundError(f"run {run_id[:8]} keeps no state of step {step}")
+
+
+def _read(path: Path, run_id: str, step: int) -> Kept:
+    with open(path, "rb") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(size)) if size <= LARGEST_HEADER else {}
+    told = header.get("__metadata__", {})
+    if (told.get("run_id"), told.get("step")) != (run_id, str(step)) or not told.get("parameters_sha256"):
+        raise ValueError(f"{path} holds the state of run {told.get('run_id')} at step {told.get('step')}")
+    return Kept(
+        path=path, run_id=run_id, step=step, engine=told.get("engine", ""),
+        parameters_sha256=told["parameters_sha256"],
+    )  # fmt: skip
+
+
+def start_of(spec: RunSpec, runs_root: Path) -> Kept:
+    """The state that a run begins with.
+
+    Raises:
+        ValueError: it is not there, damaged, or other than the spec says.
+    """
+    start = spec.start
+    assert start is not None
+    try:
+        found = find(runs_root, start.run_id, start.step)
+    except FileNotFoundError as error:
+        raise ValueError(f"{error}, with which this run begins: {call_for(start.run_id, [start.step])}") from None
+    if start.mode == BRANCH and found.engine != spec.engine:
+        raise ValueError(
+            f"a branch goes on with the engine of its trunk: {found.engine}, this run is for {spec.engine}"
+        )
+    if found.parameters_sha256 != start.parameters_sha256:
+        raise ValueError(
+            f"{found.path} holds parameters {found.parameters_sha256[:12]}, the spec asks for {start.parameters_sha256[:12]}"
+        )
+    return found
+
+
+def call_for(run_id: str, missing: list[int]) -> str:
+    """The command that makes a run keep further states."""
+    return f"optsweep retry {run_id[:8]} --keep {','.join(map(str, missing))}"
+
+
+def initial(spec: RunSpec, runs_root: Path) -> Mapping[str, Any] | None:
+    """numpy arrays of the parameters that a run begins with, by name; None where they come from the seed, or with a trunk's
+    whole state.
+
+    Raises:
+        ValueError: as `start_of`, or they do not fit the model.
+    """
+    if spec.start is None or spec.start.mode != WEIGHTS:
+        return None
+    from safetensors import safe_open  # noqa: PLC0415 (the controller reads names only, and may lack it)
+
+    from optsweep_engines.models import parameter_table  # noqa: PLC0415 (as above)
+
+    found = start_of(spec, runs_root)
+    with safe_open(found.path, framework="np") as file:
+        names = set(file.keys())
+        values = {}
+        for item in parameter_table(spec.shape):
+            name = EVALUATED + item.name if EVALUATED + item.name in names else PARAMETER + item.name
+            if name not in names:
+                raise ValueError(f"{found.path} holds no {item.name}: it is of another model")
+            values[item.name] = file.get_tensor(name)
+            if tuple(values[item.name].shape) != tuple(item.shape):
+                raise ValueError(
+                    f"{found.path}: {item.name} is {values[item.name].shape}, this model's is {item.shape}"
+                )
+    return values
+
+
+def require(spec: RunSpec, parameters_sha256: str) -> None:
+    """Refuse to train on where what was loaded is not what the spec says.
+
+    Raises:
+        ValueError: with both hashes.
+    """
+    start: Start | None = spec.start
+    if start is not None and parameters_sha256 != start.parameters_sha256:
+        raise ValueError(
+            f"the parameters loaded hash to {parameters_sha256[:12]}, the spec asks for {start.parameters_sha256[:12]}"
+        )

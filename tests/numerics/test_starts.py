@@ -1,0 +1,147 @@
+"""Runs that begin with the state of another: a branch ends at the bits of the whole run, killed or not; weights come exactly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from optsweep_engines import folder, kept, schedules
+from optsweep_engines.data import PreparedDataset
+from optsweep_engines.engine import Preempted, load_engine
+from optsweep_engines.run import AttemptLog
+from optsweep_engines.spec import RunRecord, RunSpec, Start
+from tests.numerics.toy import spec
+
+
+def attempt(runs: Path, run: RunSpec, data_root: Path, keep: list[int] | None = None, number: int = 1) -> AttemptLog:
+    """The log of an attempt, its run folder made."""
+    where = runs / run.run_id / f"a{number}"
+    where.mkdir(parents=True)
+    folder.write_json(where / folder.INTENT, {"data_root": str(data_root), "device": "cpu", "checkpoint_seconds": 0})
+    folder.write_json(where.parent / folder.SPEC, run.to_dict())
+    if keep is not None:
+        folder.write_json(where.parent / folder.KEEP, {"steps": keep})
+    return AttemptLog(where)
+
+
+def trained(runs: Path, run: RunSpec, data_root: Path, keep: list[int] | None = None, number: int = 1) -> RunRecord:
+    return load_engine(run.engine).train(run, attempt(runs, run, data_root, keep, number))
+
+
+def from_kept(runs: Path, trunk: RunSpec, step: int, mode: str) -> Start:
+    state = kept.find(runs, trunk.run_id, step)
+    return Start(run_id=trunk.run_id, step=step, mode=mode, parameters_sha256=state.parameters_sha256)
+
+
+def trunk_of(dataset: PreparedDataset, optimizer: str = "adamw", engine: str = "torch") -> RunSpec:
+    knobs = {"warmup": 4, "decay": 0.25} if optimizer != "schedule_free_adamw" else {"warmup": 4}
+    return spec(dataset, optimizer, knobs=knobs, schedule="wsd", tokens=60 * 64, engine=engine)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "soap", "mars"])
+def test_a_branch_ends_at_the_bits_of_the_whole_run(
+    optimizer: str, dataset: PreparedDataset, data_root: Path, tmp_path: Path
+) -> None:
+    trunk = trunk_of(dataset, optimizer)
+    whole = trunk.replace(tokens=32 * 64)
+    begin = schedules.decay_start(whole.steps, whole.schedule, whole.hyperparameters)
+    assert begin == 24
+    trained(tmp_path, trunk, data_root, keep=[begin, 60])
+    branch = whole.replace(start=from_kept(tmp_path, trunk, begin, "branch"))
+    assert branch.run_id != whole.run_id
+    expected, found = trained(tmp_path, whole, data_root), trained(tmp_path, branch, data_root)
+    assert found.parameters_sha256 == expected.parameters_sha256
+    assert found.val_loss == expected.val_loss
+    assert (found.started_from_step, found.steps, found.status) == (24, 32, "done")
+    rows = [json.loads(line) for line in (tmp_path / branch.run_id / "a1" / folder.METRICS).read_text().splitlines()]
+    straight = [json.loads(line) for line in (tmp_path / whole.run_id / "a1" / folder.METRICS).read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(25, 33))
+    assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in straight[24:]]
+    assert kept.find(tmp_path, trunk.run_id, 60).parameters_sha256 == _record_hash(tmp_path, trunk, data_root)
+
+
+def _record_hash(runs: Path, trunk: RunSpec, data_root: Path) -> str | None:
+    return trained(runs / "again", trunk, data_root).parameters_sha256
+
+
+def test_a_branch_that_was_stopped_goes_on_from_its_own_checkpoint_to_the_same_bits(
+    dataset: PreparedDataset, data_root: Path, tmp_path: Path
+) -> None:
+    trunk = trunk_of(dataset)
+    whole = trunk.replace(tokens=32 * 64)
+    trained(tmp_path, trunk, data_root, keep=[24])
+    branch = whole.replace(start=from_kept(tmp_path, trunk, 24, "branch"))
+    log = attempt(tmp_path, branch, data_root)
+    turns = iter(range(100))
+    log.stop_requested = lambda: "preempted" if next(turns) == 4 else None  # type: ignore[method-assign]
+    with pytest.raises(Preempted):
+        load_engine("torch").train(branch, log)
+    again = trained(tmp_path, branch, data_root, number=2)
+    assert (again.resumed_from_step, again.started_from_step) == (28, 24)
+    assert again.parameters_sha256 == trained(tmp_path, whole, data_root).parameters_sha256
+
+
+def test_a_state_asked_for_later_is_made_by_a_new_attempt_that_goes_back_before_it(
+    dataset: PreparedDataset, data_root: Path, tmp_path: Path
+) -> None:
+    trunk = trunk_of(dataset)
+    first = trained(tmp_path, trunk, data_root, keep=[10])
+    second = trained(tmp_path, trunk, data_root, keep=[10, 24], number=2)
+    assert second.resumed_from_step == 10
+    assert second.parameters_sha256 == first.parameters_sha256
+    assert kept.steps(tmp_path / trunk.run_id) == [10, 24]
+    third = trained(tmp_path, trunk, data_root, keep=[5], number=3)
+    assert third.resumed_from_step == 0
+    assert kept.steps(tmp_path / trunk.run_id) == [5, 10, 24]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "schedule_free_adamw"])
+def test_weights_are_those_of_the_record_and_the_rest_is_new(
+    optimizer: str, dataset: PreparedDataset, data_root: Path, tmp_path: Path
+) -> None:
+    parent = spec(dataset, "adamw" if optimizer == "adamw" else optimizer)
+    record = trained(tmp_path, parent, data_root, keep=[40])
+    start = from_kept(tmp_path, parent, 40, "weights")
+    assert start.parameters_sha256 == record.parameters_sha256
+    child = spec(dataset, "muon", seed=3, start=start)
+    found = trained(tmp_path, child, data_root)
+    assert (found.started_from_step, found.steps, found.tokens) == (0, 40, 40 * 64)
+    first = json.loads((tmp_path / child.run_id / "a1" / folder.METRICS).read_text().splitlines()[0])
+    assert record.train_loss is not None
+    assert abs(first["train_loss"] - record.train_loss) < 0.5  # from scratch it is 3.4
+    assert first["train_loss"] < 2.5
+
+
+def test_a_damaged_missing_or_other_state_is_refused_before_a_step(
+    dataset: PreparedDataset, data_root: Path, tmp_path: Path
+) -> None:
+    trunk = trunk_of(dataset)
+    trained(tmp_path, trunk, data_root, keep=[24])
+    start = from_kept(tmp_path, trunk, 24, "branch")
+    branch = trunk.replace(tokens=32 * 64, start=start)
+    for number, (change, message) in enumerate(
+        (
+            ({"step": 23}, f"keeps no state of step 23, with which this run begins: optsweep retry {trunk.run_id[:8]} --keep 23"),
+            ({"run_id": "0" * 32}, "run 00000000 keeps no state of step 24"),
+            ({"parameters_sha256": "0" * 64}, "the spec asks for 000000000000"),
+        ),
+    ):  # fmt: skip
+        run = branch.replace(start=Start(**{**start.__dict__, **change}))
+        with pytest.raises(ValueError, match=message):
+            trained(tmp_path / str(number) / "..", run, data_root)
+    with pytest.raises(ValueError, match="goes on with the engine of its trunk: torch, this run is for jax"):
+        kept.start_of(branch.replace(engine="jax"), tmp_path)
+    path = kept.find(tmp_path, trunk.run_id, 24).path
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match="is damaged: its content does not have the hash"):
+        trained(tmp_path, branch, data_root)
+
+
+def test_a_branch_without_steps_is_refused(dataset: PreparedDataset, data_root: Path, tmp_path: Path) -> None:
+    start = Start(run_id="0" * 32, step=40, mode="branch", parameters_sha256="0" * 64)
+    with pytest.raises(ValueError, match="a branch from step 40 has none of its 40 steps left"):
+        trained(tmp_path, spec(dataset, start=start), data_root)
