@@ -25,7 +25,9 @@ def run_app(workspace: Workspace, screen: str = "", slow_link: bool = False) -> 
     import sys
 
     gc.disable()  # until the first frame: it takes a tenth of the time of the imports
-    from optsweep_tui.app import hangup, memory, preferences, terminal
+    from optsweep_tui.app import hangup, heap, memory, preferences, terminal
+
+    heap.bound()
 
     chosen = preferences.load(workspace)
     chosen = dataclasses.replace(chosen, slow_link=chosen.slow_link or slow_link)

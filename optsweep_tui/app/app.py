@@ -99,6 +99,8 @@ class OptsweepApp(Bench, inherit_bindings=False):
         """
         self.preferences = preferences or Preferences()
         super().__init__(workspace, memory or Memory(None), in_terminal)
+        self._guessed: str | None = None
+        """Study that is shown until all runs have been read; None where the user has a say in it, or it is known."""
         self.looked = False
         """The feed has looked at least once."""
         self.first_mode = mode or self.memory.get("mode", "sweep")
@@ -175,8 +177,10 @@ class OptsweepApp(Bench, inherit_bindings=False):
         before = self.snapshot
         self.snapshot, self.looked = message.snapshot, True
         names = [study.name for study in self.snapshot.studies]
-        if self.study not in names and not (self.snapshot.loading and self.study):
-            self.study = names[0] if names else None
+        unknown = self.study not in names and not (self.snapshot.loading and self.study)
+        if unknown or self.study == self._guessed:
+            self.study = self._first_study()
+            self._guessed = self.study if self.snapshot.loading else None  # whose runs are whose is known at the end
         for gone in [
             run_id for run_id in self.marks if run_id not in self.snapshot.by_id and not self.snapshot.loading
         ]:
@@ -187,6 +191,14 @@ class OptsweepApp(Bench, inherit_bindings=False):
             shown.refresh_all()
             if self._held:
                 shown.call_after_refresh(self._show)
+
+    def _first_study(self) -> str | None:
+        """The newest one with runs of our own; where all were imported, the reference study."""
+        names = [study.name for study in self.snapshot.studies]
+        own = {name for row in self.snapshot.rows if row.line.host for name in row.studies}
+        mine = next((name for name in names if name in own), None)
+        known = "reference" in names and not self.snapshot.loading
+        return mine or ("reference" if known else next(iter(names), None))
 
     def _announce(self, notice: notices.Notice | None) -> None:
         """Say that runs have ended; with the bell and on the desktop where the user wants that."""

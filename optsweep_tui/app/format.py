@@ -18,7 +18,7 @@ def knob(value: object) -> str:
     """A hyperparameter: short and exact enough to type."""
     if value is None:
         return NOTHING
-    return f"{value:g}" if isinstance(value, float | int) and not isinstance(value, bool) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def ratio(value: float) -> str:
@@ -81,6 +81,13 @@ def cut(row: Row, width: int) -> Row:
         kept.append(span if len(span.text) <= width else span._replace(text=span.text[:width]))
         width -= len(span.text)
     return tuple(kept)
+
+
+def shortened(row: Row, width: int) -> Row:
+    """At most `width` columns, with an ellipsis where there was more."""
+    if width_of(row) <= width:
+        return row
+    return (*cut(row, width - 1), Span("…")) if width > 0 else ()
 
 
 def both_ends(left: Row, right: Row, width: int) -> Row:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from textual._compositor import CompositorUpdate
+from textual.actions import ActionParseResult
 from textual.app import App
+from textual.dom import DOMNode
 from textual.events import Event, Key
 from textual.screen import Screen
 
-from optsweep_tui.app import modes
+from optsweep_tui.app import heap, modes
 from optsweep_tui.app.screens.base import BaseScreen
+from optsweep_tui.app.widgets.filterline import FilterLine
 from optsweep_tui.app.widgets.table import VirtualTable
 from optsweep_tui.app.wire import Wire, Written, erases_in_colour
+from optsweep_tui.errors import OptsweepError
 
 HOLD_SECONDS = 0.4
 """The first frame is sent when the first runs are known, or after so long without any."""
@@ -57,11 +62,26 @@ class TerminalApp(App[None]):
         Textual sends a key to the widget with the focus first and back, through three queues: of keys that are read
         together with a slash, the filter line would miss those that are on their way already.
         """
+        if isinstance(event, Key) and isinstance(self.focused, FilterLine) and event.key in ("enter", "escape", "down"):
+            await self.focused.typed()
         if isinstance(event, Key) and not event.is_forwarded and self._answers_at_once():
             for priority in (True, False):
                 if await self._check_bindings(event.key, priority=priority):
                     return
         await super().on_event(event)
+
+    async def run_action(
+        self,
+        action: str | ActionParseResult,
+        default_namespace: DOMNode | None = None,
+        namespaces: Mapping[str, DOMNode] | None = None,
+    ) -> bool:
+        """Do what a key means; what a user can mend (a file that is no TOML, a full disk) is said and ends nothing."""
+        try:
+            return await super().run_action(action, default_namespace, namespaces)
+        except (OptsweepError, OSError) as error:
+            self.notify(str(error), severity="error", timeout=8, markup=False)
+            return True
 
     def _display(self, screen: Screen[Any], renderable: Any) -> None:
         """Send what differs from what the terminal shows; nothing where nothing does."""
@@ -86,6 +106,7 @@ class TerminalApp(App[None]):
             gc.enable()
             gc.freeze()  # what the app is made of stays: nothing to look through at each collection
             modes.load_all()
+            self.set_interval(heap.TRIM_SECONDS, heap.give_back)
 
     def on_resize(self) -> None:
         """A terminal of another size has moved its lines about."""

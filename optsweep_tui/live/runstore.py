@@ -200,7 +200,7 @@ class RunStore:
             steps, x, y, attempts = steps[~absent], x[~absent], y[~absent], attempts[~absent]
         if not len(y):
             return None
-        if axis != "step":
+        if axis != "step" and (x[1:] < x[:-1]).any():
             x = np.maximum.accumulate(x)  # seconds of a resumed attempt may step back a little
         newest_from = int(np.argmax(attempts == attempts.max())) if attempts[0] != attempts[-1] else 0
         found = Series(

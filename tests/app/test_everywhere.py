@@ -64,6 +64,20 @@ async def test_the_palette_takes_keys_in_a_window_that_has_no_room_for_its_list(
         await driver.until(lambda: "Collect results" in driver.text)
 
 
+# ---------------------------------------------------------------- keys that meet a broken file
+
+
+async def test_a_key_that_meets_a_broken_file_says_so_and_the_app_goes_on(empty_workspace: Workspace) -> None:
+    made.plant(empty_workspace, made.spec())
+    (empty_workspace.root / "hosts.toml").write_text("[hosts.box")
+    async with driven(empty_workspace, (120, 40)) as driver:
+        await driver.press("H")
+        await driver.until(lambda: driver.heard("hosts.toml is not TOML"))
+        await driver.press("6")
+        await driver.until(lambda: "is not TOML" in driver.text)
+        assert driver.app.is_running
+
+
 # ---------------------------------------------------------------- keymap
 
 

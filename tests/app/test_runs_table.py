@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,27 @@ async def test_keys_that_come_in_one_read_with_the_slash_are_the_filter(
             driver.app.post_message(Key("slash" if sign == "/" else sign, sign))
         await driver.until(lambda: driver.app.base_screen().query_one(line, FilterLine).value == "muKR")  # type: ignore[union-attr]
         assert len(driver.app.screen_stack) == 1  # K and R have asked nothing
+
+
+async def test_a_key_right_behind_the_enter_of_a_filter_is_for_the_rows(sweep_workspace: Workspace) -> None:
+    async with driven(sweep_workspace, (120, 40), "runs") as driver:
+        for key in ("slash", *"muon", "enter", "j", "space"):  # as a terminal sends what was typed in one go
+            driver.app.post_message(Key(key, key if len(key) == 1 else " " if key == "space" else None))
+        await driver.until(lambda: len(driver.app.marks) == 1)
+        screen = driver.app.screen
+        assert isinstance(screen, RunsScreen)
+        assert screen.filter_text == "muon"
+        assert list(driver.app.marks) == [screen.shown[1].run_id]
+
+
+async def test_imports_alone_open_with_the_reference_study_and_own_runs_with_theirs(
+    reference_workspace: Workspace, tmp_path: Path
+) -> None:
+    async with driven(reference_workspace, (120, 40), "runs") as driver:
+        assert driver.app.study == "reference"
+    copy = made.workspace(tmp_path)
+    shutil.copytree(reference_workspace.runs, copy.runs, dirs_exist_ok=True)
+    shutil.copytree(reference_workspace.studies, copy.studies, dirs_exist_ok=True)
+    made.plant(copy, made.spec(), study="mine")
+    async with driven(copy, (120, 40), "runs") as driver:
+        assert driver.app.study == "mine"

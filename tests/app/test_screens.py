@@ -13,7 +13,7 @@ import pytest
 from optsweep_engines import folder
 from optsweep_engines.run import AttemptLog
 from optsweep_tui import flow, rundir
-from optsweep_tui.app.screens import compare
+from optsweep_tui.app import answers
 from optsweep_tui.app.screens.compare import CompareScreen
 from optsweep_tui.app.screens.modal import Confirm, HelpScreen
 from optsweep_tui.app.screens.run import RunScreen
@@ -239,7 +239,7 @@ async def test_the_speedup_panel_asks_to_collect_first_and_shows_results_after_i
 async def test_a_store_that_is_garbage_is_said_in_the_panel_and_tried_again(
     sweep_workspace: Workspace, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(compare, "RETRY_SECONDS", 0.3)
+    monkeypatch.setattr(answers, "RETRY_SECONDS", 0.3)
     copy = made.workspace(tmp_path / "copy")
     shutil.copytree(sweep_workspace.runs, copy.runs, dirs_exist_ok=True)
     copy.store.write_bytes(b"garbage" * 1000)

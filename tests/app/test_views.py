@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 from optsweep_tui.app import format as fmt
 from optsweep_tui.app.model import Block, matrix
 from optsweep_tui.app.screens.modal import help_rows
-from optsweep_tui.app.views import compare, frame, run, runs, sweep
+from optsweep_tui.app.views import compare, diff, frame, run, runs, sweep
 from optsweep_tui.app.views.chart import ChartModel, Line, smoothing_ladder
 from optsweep_tui.app.views.compare import SpeedupRow, Speedups
-from optsweep_tui.charts.chart import Row, plain
+from optsweep_tui.charts.chart import Row, Span, plain
 from optsweep_tui.live.runstore import Series
 from tests.app import made
 
@@ -347,3 +348,34 @@ def test_the_crosshair_survives_a_change_to_a_log_axis_before_the_next_frame() -
     before = model.crosshair_x()
     model.toggle_log("x")
     assert model.crosshair_x() == before == 1024.0
+
+
+def test_whole_numbers_are_written_exactly_wherever_they_can_be_typed_again() -> None:
+    assert fmt.knob(12345678) == "12345678"
+    assert (fmt.knob(0.002), fmt.knob(True), fmt.knob("cosine"), fmt.knob(None)) == ("0.002", "True", "cosine", "·")
+    runs = [
+        ("A", "#ffffff", {"tokens": 2_684_354_560, "lr": 0.002, "beta2": 0.95}),
+        ("B", "#ffffff", {"tokens": 2_684_354_561, "lr": 0.001, "beta2": 0.95}),
+    ]
+    shown = plain(diff.diff_rows(runs, 60, 10))
+    assert "2,684,354,560" in shown
+    assert "2,684,354,561" in shown
+    assert "1 are the same" in shown
+
+
+def test_an_imported_run_without_a_curve_is_not_said_to_stand_at_step_0() -> None:
+    row = made.row(made.spec(), step=0)
+    imported = dataclasses.replace(row, line=dataclasses.replace(row.line, host=""))
+    assert runs.steps_text(row) == f"0/{row.line.steps:,}"
+    assert runs.steps_text(imported) == f"{row.line.steps:,}"
+    assert "step 0" not in plain(runs.preview(imported, None, 100))
+    assert "planned" in plain(run.facts(imported, None, 60, 20))
+    unknown = dataclasses.replace(imported, line=dataclasses.replace(imported.line, steps=0))
+    assert runs.steps_text(unknown) == "·"
+
+
+def test_what_has_no_room_ends_in_an_ellipsis() -> None:
+    row = (Span("abc"), Span("def"))
+    assert plain([fmt.shortened(row, 5)]) == "abcd…"
+    assert fmt.shortened(row, 6) == row
+    assert fmt.shortened(row, 0) == ()

@@ -271,6 +271,5 @@ class ChartDrawing(BaseScreen):
     def _suggest_metric(self) -> None:
         """Until the user chooses: validation losses where nothing else was published."""
         if not self.metric_chosen and self.tailed():
-            known = self.known_metrics()
-            if known:
-                self.lead.metric = "train_loss" if "train_loss" in known else known[0]
+            known = self.known_metrics() or ["val_loss"]  # what runs without a curve still have
+            self.lead.metric = "train_loss" if "train_loss" in known else known[0]

@@ -38,7 +38,7 @@ class RunScreen(ChartScreen):
     KEPT = (*ChartScreen.KEPT, "lower", "lower_chosen", "left_at")
     DEFAULT_CSS = """
     RunScreen #facts { width: 40; dock: left; }
-    RunScreen.narrow #facts { width: 32; }
+    RunScreen.narrow #facts { width: 34; }
     RunScreen #lower { height: 40%; max-height: 14; dock: bottom; }
     RunScreen #search { dock: bottom; }
     RunScreen #status { height: 1; }
@@ -333,19 +333,18 @@ class RunScreen(ChartScreen):
             self.panes[self.lower].look_for(line.value, self.lower_rows())
             self.refresh_all()
 
-    def on_input_submitted(self) -> None:
-        """Keep the search and go back to the keys."""
-        self.action_filter_done()
-
     def action_filter_done(self) -> None:
         """Leave the line; n and N go on."""
         line = self.query_one("#search", FilterLine)
+        if line.has_class("open") and line.value != self.panes[self.lower].search:
+            self.panes[self.lower].look_for(line.value, self.lower_rows())
         line.remove_class("open")
         self.set_focus(None)
         self.refresh_all()
 
     def action_filter_clear(self) -> None:
         """Leave the line and forget the search."""
+        self.query_one("#search", FilterLine).value = ""
         self.panes[self.lower].look_for("", [])
         self.panes[self.lower].top = None
         self.action_filter_done()

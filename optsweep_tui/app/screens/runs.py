@@ -218,23 +218,21 @@ class RunsScreen(BaseScreen):
         self.filter_text = message.value
         self.draw()
 
-    def on_input_submitted(self, message: Input.Submitted) -> None:
-        """Enter: go to the rows."""
-        self.action_filter_done()
-
     def action_filter(self) -> None:
         """Type a filter."""
         self.query_one("#filter", FilterLine).take_keys()
 
     def action_filter_done(self) -> None:
         """Back to the rows, the filter stays."""
-        self.table.focus()
+        self.filter_text = self.query_one("#filter", FilterLine).value
+        self.set_focus(self.table)
+        self.draw()
 
     def action_filter_clear(self) -> None:
         """Back to all rows."""
         self.query_one("#filter", FilterLine).value = ""
         self.filter_text = ""
-        self.table.focus()
+        self.set_focus(self.table)
         self.refresh_all()
 
     def action_out(self) -> None:

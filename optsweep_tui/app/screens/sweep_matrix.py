@@ -172,16 +172,13 @@ class SweepMatrix(BaseScreen):
         self.filter_text = message.value
         self.refresh_all()
 
-    def on_input_submitted(self, message: Input.Submitted) -> None:
-        """Enter: to the matrix."""
-        self.action_filter_done()
-
     def action_filter(self) -> None:
         """Type a filter."""
         self.query_one("#filter", FilterLine).take_keys()
 
     def action_filter_done(self) -> None:
         """Back to the matrix, the filter stays."""
+        self.filter_text = self.query_one("#filter", FilterLine).value
         self.set_focus(None)
         self.refresh_all()
 

@@ -54,9 +54,9 @@ def diff_rows(
     for (letter, colour, _), wide in zip(known, fit, strict=False):
         head.append(Span(fmt.fit(letter, wide) + "  ", colour, bold=True))
     rows: list[Row] = [title, tuple(head)]
-    foot = f" {same} fields are the same"
+    foot = f" {same} are the same"
     if len(fit) < len(known):
-        foot += f"; {len(known) - len(fit)} runs have no room here"
+        foot += f", {len(known) - len(fit)} runs have no room"
     room = max(0, height - 3)
     shown = names[skip : skip + room]
     for name in shown:
@@ -65,12 +65,16 @@ def diff_rows(
         spans += [Span(fmt.fit(values[run][place], wide) + "  ") for run, wide in enumerate(fit)]
         rows.append(tuple(spans))
     if skip + len(shown) < len(names):
-        foot = f" {len(names) - skip - len(shown)} more below (PgDn)," + foot
+        foot = f" {len(names) - skip - len(shown)} more: PgDn  {foot}"
     if not names:
         rows.append((Span(" no field differs: the same configuration", style.GREY),))
     rows.append((Span(foot, style.GREY),))
-    return [fmt.cut(row, width) for row in rows[:height]]
+    return [fmt.shortened(row, width) for row in rows[:height]]
 
 
 def _text(spec: Mapping[str, Any], name: str) -> str:
-    return fmt.knob(spec[name]) if name in spec else "-"
+    if name not in spec:
+        return "-"
+    value = spec[name]
+    counted = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) >= 10_000
+    return f"{int(value):,}" if counted and value == int(value) else fmt.knob(value)

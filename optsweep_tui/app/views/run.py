@@ -46,9 +46,13 @@ def facts(row: RunRow, files: RunFiles | None, width: int, height: int, garbage:
     record: Mapping[str, Any] = files.facts.get("record") or {} if files else {}
     colour = {"running": style.ALIVE}.get(line.state, style.BAD if style.GLYPHS.get(line.state, "?") in "✗?" else None)
     share = 100 * line.step // max(1, line.steps)
+    steps = f"{line.step:,} of {line.steps:,} ({share} %)" if line.steps else fmt.NOTHING
+    if line.steps and not line.step and not line.host:
+        steps = f"{line.steps:,} planned"  # published without its curve
+    attempt = f", attempt {line.attempt}" if line.host else ", imported"
     pairs: list[tuple[str, str, str | None]] = [
-        ("state", f"{style.GLYPHS.get(line.state, '?')} {line.state}, attempt {line.attempt}", colour),
-        ("step", f"{line.step:,} of {line.steps:,} ({share} %)" if line.steps else fmt.NOTHING, None),
+        ("state", f"{style.GLYPHS.get(line.state, '?')} {line.state}{attempt}", colour),
+        ("step" if line.step or line.host else "steps", steps, None),
         ("loss, nats", fmt.loss(line.loss, 4) + ("" if line.state == "done" else " training"), None),
         ("tokens/s", fmt.short(line.tokens_per_second), None),
     ]

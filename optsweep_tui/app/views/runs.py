@@ -59,6 +59,14 @@ def _eta(row: RunRow) -> float | None:
     return row.line.eta_seconds if row.line.state == "running" else None
 
 
+def steps_text(row: RunRow) -> str:
+    """Steps done of those planned; of an imported run without a curve only those planned are known."""
+    line = row.line
+    if line.step or line.host:
+        return f"{line.step:,}/{line.steps:,}"
+    return f"{line.steps:,}" if line.steps else fmt.NOTHING
+
+
 _ALL = (
     _column("optimizer", "optimizer", 9, False, lambda row: Span(row.line.optimizer, style.colour_of(row.line.optimizer)),
             lambda row: row.line.optimizer, "optimizer"),
@@ -72,7 +80,7 @@ _ALL = (
             lambda row: f"{_RANKS.get(row.line.state, 4)}{row.line.state}", "state; running ones first"),
     _column("loss", "loss, nats", 10, True, _loss, lambda row: row.line.loss,
             "final validation loss; with * the newest training loss"),
-    _column("step", "step", 13, True, lambda row: Span(f"{row.line.step:,}/{row.line.steps:,}", _live(row)),
+    _column("step", "step", 13, True, lambda row: Span(steps_text(row), _live(row)),
             lambda row: row.line.step, "steps done of those planned"),
     _column("rate", "tok/s", 6, True, lambda row: Span(fmt.short(row.line.tokens_per_second), _live(row)),
             lambda row: row.line.tokens_per_second, "tokens per second"),
@@ -232,5 +240,6 @@ def preview(row: RunRow | None, series: Series | None, width: int) -> list[Row]:
 def _where(row: RunRow) -> str:
     line = row.line
     where = f"{line.engine} on {line.host}, attempt {line.attempt}" if line.host else "imported"
+    said = f"step {line.step:,} of {line.steps:,}" if line.step or line.host else f"{steps_text(row)} steps"
     rate = f"   {fmt.short(line.tokens_per_second)} tok/s" if line.tokens_per_second else ""
-    return f"{where}   step {line.step:,} of {line.steps:,}{rate}   study {', '.join(row.studies) or 'none'}"
+    return f"{where}   {said}{rate}   study {', '.join(row.studies) or 'none'}"

@@ -193,7 +193,7 @@ def _cell(block: Block, optimizer: str, ratio: float, here: bool, look: Look) ->
     best = found.rank == 1 if found is not None else block.best.get(ratio) == optimizer
     if look.gaps:  # three decimals need the room of the count
         gap = f"{found.gap:+.3f}" if found is not None and not math.isnan(found.gap) else fmt.NOTHING
-        text = f"{GLYPHS[cell.state]} {'base' if optimizer == look.verdicts.baseline else gap:>6}{marks}"
+        text = f"{GLYPHS[cell.state]} {'base ' if optimizer == look.verdicts.baseline else gap:>6}{marks}"
     else:
         loss = found.loss if found is not None and not math.isnan(found.loss) else cell.loss
         text = f"{GLYPHS[cell.state] + str(len(cell.rows)):<3}{fmt.loss(loss, 2):>5}{marks}"
@@ -227,7 +227,8 @@ def cell_lines(
         by_lr.setdefault(row.line.lr, []).append(row)
     for rows in by_lr.values():
         runs += _runs(rows, cell.best)
-    return [fmt.cut(tuple(runs), width), fmt.cut(_verdict(ratio, cell, baseline, verdicts or Verdicts()), width)]
+    verdict = _verdict(ratio, cell, baseline, verdicts or Verdicts())
+    return [fmt.shortened(tuple(runs), width), fmt.shortened(verdict, width)]
 
 
 def _runs(rows: Sequence[RunRow], best: RunRow | None) -> list[Span]:
@@ -308,7 +309,7 @@ def selection_line(
     head = Span(f" {count} cell{'s' if count != 1 else ''} selected" if count else " this cell", bold=bool(count))
     changed = (Span(f"   {edits}", style.ALIVE),) if edits else ()
     rest = Span("   " + (said or totals_text(totals or {})), style.BAD if wrong else style.GREY)
-    return fmt.cut((head, *changed, rest), width)
+    return fmt.shortened((head, *changed, rest), width)
 
 
 def totals_text(totals: Mapping[str, object]) -> str:
@@ -359,8 +360,8 @@ def legend(width: int, gaps: bool = False, baseline: str = "adamw") -> list[Row]
         spans += [Span(mark, colour, bold=True), Span(f" {meaning}  ", style.GREY)]
     what = f"gap to {baseline}" if gaps else "final loss"
     line = [
-        Span(f" {what}, nats/token: bold smallest, = tied with it, ", style.GREY),
+        Span(f" {what}, nats{'/token' if width >= 100 else ''}: bold smallest, = tied with it, ", style.GREY),
         Span("green", BETTER),
-        Span(f" better than {baseline}   + marked", style.GREY),
+        Span(f" {'better than' if width >= 100 else 'beats'} {baseline}   + marked", style.GREY),
     ]
     return [fmt.cut(tuple(line), width), fmt.cut(tuple(spans), width)]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.widgets import Input
+
+LONGEST_SECONDS = 1.0
+"""That a key waits for the letters before it."""
 
 
 class FilterLine(Input):
@@ -16,14 +21,22 @@ class FilterLine(Input):
     FilterLine:focus { border: none; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "screen.filter_clear", "clear the filter", id="filter.clear"),
-        Binding("down", "screen.filter_done", "to the rows", show=False, id="filter.rows"),
+        # Both at once, not after a way through queues: the next key is for the rows already.
+        Binding("escape", "screen.filter_clear", "clear the filter", id="filter.clear", priority=True),
+        Binding("enter,down", "screen.filter_done", "to the rows", show=False, id="filter.rows", priority=True),
     ]
 
     def show(self, shown: bool) -> None:
         """There is a filter, or one is being typed."""
         if self.display != shown:
             self.display = shown
+
+    async def typed(self) -> None:
+        """Wait for the letters that are on their way to this line."""
+        done = asyncio.Event()
+        self.call_later(done.set)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(done.wait(), LONGEST_SECONDS)
 
     def take_keys(self) -> None:
         """Take the keys from now on: what is typed right behind the slash, or pasted, is already the filter."""
