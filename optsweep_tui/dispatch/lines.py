@@ -103,9 +103,9 @@ def run_line(workspace: Workspace, run_id: str, state: RunState | None = None) -
     if state.record is not None:
         step, loss, speed = state.record.steps, state.record.val_loss, state.record.tokens_per_second
     elif row is not None:
-        step, loss = row["step"], row.get("train_loss")
-        seconds = row.get("train_seconds") or 0.0
-        speed = row.get("tokens", 0) / seconds if seconds > 0 else None
+        step, loss = row["step"], _number(row.get("train_loss"))
+        seconds, tokens = _number(row.get("train_seconds")) or 0.0, _number(row.get("tokens")) or 0.0
+        speed = tokens / seconds if seconds > 0 else None
         if state.state == "running" and speed:
             eta = (spec.steps - step) * spec.tokens_per_step / speed
     lr = spec.hyperparameters.get("lr")
@@ -129,6 +129,11 @@ def run_line(workspace: Workspace, run_id: str, state: RunState | None = None) -
         error=state.error,
         configuration=_configuration_of(spec),
     )
+
+
+def _number(value: object) -> float | None:
+    """A number of a metric line; None where the line holds something else."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 _links: dict[tuple[str, str], tuple[float, bool]] = {}

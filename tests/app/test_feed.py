@@ -17,6 +17,7 @@ from optsweep_tui import flow, rundir
 from optsweep_tui.app import feed
 from optsweep_tui.app.feed import Feed
 from optsweep_tui.app.model import Snapshot
+from optsweep_tui.app.views import runs
 from optsweep_tui.settings import Workspace
 from tests.app import made
 
@@ -200,3 +201,22 @@ def test_the_made_up_workspace_is_what_the_real_readers_take_it_for(sweep_worksp
     assert states.count("planned") == 6
     assert states.count("diverged") == 1
     assert Path(sweep_workspace.runs).is_dir()
+
+
+@pytest.mark.parametrize("poison", ['"x"', "[]", "null", "true", "{}", "1e400"])
+def test_a_metric_that_is_no_number_leaves_the_run_on_the_screen(empty_workspace: Workspace, poison: str) -> None:
+    of = made.spec()
+    claim = made.plant(empty_workspace, of, "running", part=0.5)
+    with open(empty_workspace.runs / of.run_id / "a1" / "metrics.jsonl", "a") as target:
+        fields = ", ".join(f'"{name}": {poison}' for name in ("train_loss", "tokens", "train_seconds", "grad_norm"))
+        target.write(f'{{"step": {of.steps // 2 + 1}, {fields}}}\n')
+    taken: list[Snapshot] = []
+    feed = Feed(empty_workspace, taken.append)
+    feed.look()
+    (row,) = taken[-1].rows
+    assert row.line.loss is None or isinstance(row.line.loss, float)
+    columns = runs.columns(200, True, True)
+    assert len(runs.cells(row, columns, False)) == len(columns)
+    runs.preview(row, None, 100)
+    if claim is not None:
+        os.close(claim)
