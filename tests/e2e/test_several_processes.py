@@ -82,7 +82,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
 
 def test_a_run_over_two_processes_survives_the_death_of_either(tmp_path: Path) -> None:
     undisturbed = place(tmp_path, "straight", 'mesh = "data=2"')
-    arguments = [*RUN, "-o", "adamw", "-c", "0.04"]
+    arguments = [*RUN, "-o", "muon", "-c", "0.04"]  # its state is spread over the processes
     disturbed = place(tmp_path, "killed", 'mesh = "data=2"', "checkpoint_seconds = 0.2")
     try:
         optsweep(*arguments, workspace=undisturbed)

@@ -18,6 +18,8 @@ from optsweep_engines.optimizers.base import OptimizerEntry, Rule, Service, adva
 from optsweep_engines.spec import Scalar
 from optsweep_engines.torch_engine.fused import FUSED, Slot, iterated
 from optsweep_engines.torch_engine.pieces import Group, cuttable, key
+from optsweep_engines.torch_engine.ranks import Ranks, joined
+from optsweep_engines.torch_engine.shares import Shares, shareable
 
 Knobs: TypeAlias = tuple[tuple[str, Scalar], ...]
 
@@ -36,6 +38,7 @@ class Optimizer:
         tokens_per_step: int,
         dtype: torch.dtype = torch.float32,
         fused: bool = True,
+        ranks: Ranks | None = None,
     ) -> None:
         """Give every bank its rule and an empty state.
 
@@ -43,6 +46,7 @@ class Optimizer:
             knobs: every knob of the entry, resolved.
             dtype: of matrix products inside the fused paths.
             fused: False runs the rules themselves, bank by bank.
+            ranks: the processes that matrix rules are shared out to; None: those that this process has joined.
         """
         self.dtype = dtype
         self.slots: dict[str, Slot] = {}
@@ -51,11 +55,24 @@ class Optimizer:
         self.plain: dict[Rule, list[str]] = defaultdict(list)
         """Rule without one -> names of its banks."""
         iterate = functools.partial(iterated, dtype=dtype) if fused else None
-        for item in table:
-            rule, hp = hyper(entry, item, knobs, lr=1.0, total_steps=total_steps, tokens_per_step=tokens_per_step)
-            hp = dataclasses.replace(hp, iterate=iterate)
+        made = [
+            hyper(entry, item, knobs, lr=1.0, total_steps=total_steps, tokens_per_step=tokens_per_step)
+            for item in table
+        ]
+        pairs = list(zip(table, made, strict=True))
+        self.shares = Shares(ranks or joined(), [item for item, (rule, _) in pairs if shareable(rule, item)])
+        self.params = {name: params[name].detach() for name in self.shares.bounds}
+        """Shared banks, whole."""
+        for item, (rule, bare) in pairs:
+            hp = dataclasses.replace(bare, iterate=iterate)
             param = params[item.name].detach()
-            self.slots[item.name] = Slot(param=param, state=rule.init(xp, param, hp), rule=rule, hp=hp)
+            if item.name in self.params:
+                slot = self.shares.slot(param, rule, hp)
+            else:
+                slot = Slot(param=param, state=rule.init(xp, param, hp), rule=rule, hp=hp)
+            if slot is None:
+                continue
+            self.slots[item.name] = slot
             if fused and rule in FUSED and FUSED[rule].takes(hp):
                 self.batches[rule, tuple(sorted(hp.knobs.items()))].append(item.name)
             else:
@@ -81,9 +98,14 @@ class Optimizer:
             lr: peak learning rate x schedule.
             services: what the engine provides beside gradients, by its name in `base.SERVICES`.
         """
+        grads = {
+            name: grads[name] if (cut := self.shares.cut(name)) is None else grads[name][cut] for name in self.slots
+        }
         # Services look at the parameters as they are before the step: all of them are asked first.
         hps = {
-            name: at_step(rule, dataclasses.replace(slot.hp, lr=slot.hp.lr * lr), step, services)
+            name: at_step(
+                rule, dataclasses.replace(slot.hp, lr=slot.hp.lr * lr), step, self.shares.services(name, services)
+            )
             for rule, names in self.plain.items()
             for name, slot in ((name, self.slots[name]) for name in names)
         }
@@ -101,6 +123,7 @@ class Optimizer:
             for slot, (param, state) in zip(slots, new, strict=True):
                 slot.param.copy_(param)
                 slot.state = state
+        self.shares.spread_(self.params)
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[None]:
@@ -118,9 +141,27 @@ class Optimizer:
                 param.copy_(value)
 
     def tensors(self) -> dict[str, Tensor]:
-        """State tensors by "bank/entry"."""
-        return {f"{name}/{key}": value for name, slot in self.slots.items() for key, value in slot.state.items()}
+        """State tensors of this process by "bank/entry"."""
+        held = {name: slot.state for name, slot in self.slots.items()}
+        held |= {name: self.shares.idle(name) for name in self.params if name not in self.slots}
+        return {f"{name}/{key}": value for name, state in held.items() for key, value in state.items()}
+
+    def own(self, name: str, whole: Tensor) -> Tensor:
+        """This process' part of the state "bank/entry"."""
+        cut = self.shares.cut(name.rpartition("/")[0])
+        return whole if cut is None else whole[cut]
+
+    def gathered(self) -> dict[str, Tensor]:
+        """State tensors of all processes by "bank/entry"; all of them call it."""
+        found = self.tensors()
+        for bank in self.params:  # in one order in all processes
+            for entry in self.shares.rows[bank]:
+                found[f"{bank}/{entry}"] = self.shares.whole(bank, entry, found[f"{bank}/{entry}"])
+        return found
 
     def state_bytes(self) -> int:
-        """Bytes held between steps."""
-        return sum(value.numel() * value.element_size() for value in self.tensors().values())
+        """Bytes held between steps, by all processes that share the work together."""
+        own = [value for name, value in self.tensors().items() if name.rpartition("/")[0] not in self.params]
+        return sum(value.numel() * value.element_size() for value in own) + sum(
+            map(self.shares.state_bytes, self.params)
+        )
