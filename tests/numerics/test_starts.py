@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,11 +19,20 @@ from optsweep_engines.spec import RunRecord, RunSpec, Start
 from tests.numerics.toy import spec
 
 
-def attempt(runs: Path, run: RunSpec, data_root: Path, keep: list[int] | None = None, number: int = 1) -> AttemptLog:
+def attempt(
+    runs: Path,
+    run: RunSpec,
+    data_root: Path,
+    keep: list[int] | None = None,
+    number: int = 1,
+    checkpoint_seconds: float = 30.0,
+) -> AttemptLog:
     """The log of an attempt, its run folder made."""
     where = runs / run.run_id / f"a{number}"
     where.mkdir(parents=True)
-    folder.write_json(where / folder.INTENT, {"data_root": str(data_root), "device": "cpu", "checkpoint_seconds": 0})
+    folder.write_json(
+        where / folder.INTENT, {"data_root": str(data_root), "device": "cpu", "checkpoint_seconds": checkpoint_seconds}
+    )
     folder.write_json(where.parent / folder.SPEC, run.to_dict())
     if keep is not None:
         folder.write_json(where.parent / folder.KEEP, {"steps": keep})
@@ -145,3 +158,39 @@ def test_a_branch_without_steps_is_refused(dataset: PreparedDataset, data_root: 
     start = Start(run_id="0" * 32, step=40, mode="branch", parameters_sha256="0" * 64)
     with pytest.raises(ValueError, match="a branch from step 40 has none of its 40 steps left"):
         trained(tmp_path, spec(dataset, start=start), data_root)
+
+
+def test_a_branch_that_is_killed_goes_on_to_the_same_bits(
+    dataset: PreparedDataset, data_root: Path, tmp_path: Path
+) -> None:
+    trunk = trunk_of(dataset).replace(tokens=800 * 64)
+    whole = trunk.replace(tokens=600 * 64)
+    begin = schedules.decay_start(600, "wsd", whole.hyperparameters)
+    trained(tmp_path, trunk, data_root, keep=[begin])
+    branch = whole.replace(start=from_kept(tmp_path, trunk, begin, "branch"))
+    attempt(tmp_path, branch, data_root, checkpoint_seconds=0).close()
+    where = tmp_path / branch.run_id / "a1"
+    command = [sys.executable, "-m", "optsweep_engines.run", str(where)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    limit = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < limit and not kept.listed(where / folder.CHECKPOINTS):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was killed before its end"
+    again = trained(tmp_path, branch, data_root, number=2)
+    assert begin < again.resumed_from_step < 600
+    assert again.parameters_sha256 == trained(tmp_path, whole, data_root).parameters_sha256
+
+
+def test_a_running_run_sees_what_it_is_asked_for_meanwhile(
+    dataset: PreparedDataset, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trunk_of(dataset)
+    log = attempt(tmp_path, run, data_root)
+    assert log.keeps == set()
+    folder.write_json(log.run_folder / folder.KEEP, {"steps": [30]})
+    later = time.monotonic() + 5
+    monkeypatch.setattr("optsweep_engines.run.time.monotonic", lambda: later)
+    assert log.keeps == {30}
+    folder.write_json(log.run_folder / folder.KEEP, {"steps": "all", "also": 3})
+    assert kept.wanted(log.run_folder) == set()
