@@ -21,12 +21,7 @@ from optsweep_tui.app.palette import Actions as PaletteActions
 from optsweep_tui.app.palette import Entry, Palette
 from optsweep_tui.app.preferences import Preferences
 from optsweep_tui.app.screens.base import BaseScreen
-from optsweep_tui.app.screens.modal import HelpScreen
-from optsweep_tui.app.widgets.editor import Editor
-from optsweep_tui.app.widgets.filterline import FilterLine
 from optsweep_tui.app.widgets.spans import use_colours
-from optsweep_tui.app.widgets.table import VirtualTable
-from optsweep_tui.app.widgets.tree import SchemaTree
 from optsweep_tui.errors import UnknownName
 from optsweep_tui.live.poller import INTERVAL_SECONDS as POLL_SECONDS
 from optsweep_tui.live.poller import Poller
@@ -125,6 +120,12 @@ class OptsweepApp(Bench, inherit_bindings=False):
     @classmethod
     def key_layers(cls) -> Iterator[tuple[str, list[type[DOMNode]]]]:
         """The screens, each with the classes whose keys are valid there at the same time."""
+        from optsweep_tui.app.screens.modal import HelpScreen
+        from optsweep_tui.app.widgets.editor import Editor
+        from optsweep_tui.app.widgets.filterline import FilterLine
+        from optsweep_tui.app.widgets.table import VirtualTable
+        from optsweep_tui.app.widgets.tree import SchemaTree
+
         tables: dict[str, list[type[DOMNode]]] = {
             "runs": [VirtualTable],
             "sql": [SchemaTree, VirtualTable],
@@ -316,6 +317,8 @@ class OptsweepApp(Bench, inherit_bindings=False):
 
     def action_help(self) -> None:
         """Show the keys of this screen."""
+        from optsweep_tui.app.screens.modal import HelpScreen
+
         self.push_screen(HelpScreen(self.screen.active_bindings.values()))
 
     def action_undo(self) -> None:

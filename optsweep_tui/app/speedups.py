@@ -7,7 +7,7 @@ from typing import Any
 
 from optsweep_tui import ask
 from optsweep_tui.app import answers
-from optsweep_tui.app.views.compare import SpeedupRow, Speedups
+from optsweep_tui.app.views.speedups import SpeedupRow, Speedups
 from optsweep_tui.core import Filter
 from optsweep_tui.settings import Workspace
 

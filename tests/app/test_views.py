@@ -13,7 +13,7 @@ from optsweep_tui.app.model import Block, matrix
 from optsweep_tui.app.screens.modal import help_rows
 from optsweep_tui.app.views import compare, diff, frame, run, runs, sweep
 from optsweep_tui.app.views.chart import ChartModel, Line, smoothing_ladder
-from optsweep_tui.app.views.compare import SpeedupRow, Speedups
+from optsweep_tui.app.views.speedups import SpeedupRow, Speedups, speedup_rows
 from optsweep_tui.charts.chart import Row, Span, plain
 from optsweep_tui.live.runstore import Series
 from tests.app import made
@@ -115,7 +115,7 @@ def test_no_view_is_ever_wider_than_it_was_told(width: int) -> None:
         [frame.key_line(keys, width)],
         frame.empty("/a/very/long/path/to/a/workspace", width),
         compare.legend(ChartModel(), "why", [(made.row(made.spec()), None, "A", "#ffffff")], width, 5),
-        compare.speedup_rows(SPEEDUPS, width, 20),
+        speedup_rows(SPEEDUPS, width, 20),
         [compare.status(ChartModel(), ChartModel(), 2, width)],
         run.facts(made.row(made.spec()), None, width, 20),
     ]
@@ -151,7 +151,7 @@ SPEEDUPS = Speedups(
 
 
 def test_the_speedup_panel_shows_intervals_states_marks_and_what_they_mean() -> None:
-    assert plain(compare.speedup_rows(SPEEDUPS, 52, 30)) == (
+    assert plain(speedup_rows(SPEEDUPS, 52, 30)) == (
         " speedup over adamw, tokens                    95 %\n"
         " muon      1/4  1.50x  1.20 - 1.90 INTERP\n"
         " muon      1/2  1.10x? 0.90 - 1.30 INTERP 1 = soap\n"
@@ -180,7 +180,7 @@ def test_speedups_of_several_models_stand_under_their_cells_the_fastest_first() 
             ("soap", "300m", 2.0, 1.1, ""),
         )
     )
-    shown = plain(compare.speedup_rows(Speedups(rows=rows), 52, 30)).split("\n")
+    shown = plain(speedup_rows(Speedups(rows=rows), 52, 30)).split("\n")
     assert shown[1:6] == [
         " 130m, ratio 1",
         " soap  1.50x  1.20 - 1.90 INTERP =3",
@@ -188,14 +188,14 @@ def test_speedups_of_several_models_stand_under_their_cells_the_fastest_first() 
         " 300m, ratio 2",
         " soap  1.10x  1.20 - 1.90 INTERP",
     ]
-    assert plain(compare.speedup_rows(Speedups(rows=rows), 52, 30, skip=2)).split("\n")[1] == " 300m, ratio 2"
+    assert plain(speedup_rows(Speedups(rows=rows), 52, 30, skip=2)).split("\n")[1] == " 300m, ratio 2"
 
 
 def test_the_speedup_panel_says_what_is_missing_instead_of_rows() -> None:
-    text = plain(compare.speedup_rows(Speedups(message="no results collected yet: optsweep collect first"), 46, 10))
+    text = plain(speedup_rows(Speedups(message="no results collected yet: optsweep collect first"), 46, 10))
     assert "optsweep collect" in text
-    assert "working" in plain(compare.speedup_rows(Speedups(busy=True), 46, 10))
-    assert "optsweep collect" in plain(compare.speedup_rows(Speedups(rows=(speedup_row(),), stale=True), 46, 10))
+    assert "working" in plain(speedup_rows(Speedups(busy=True), 46, 10))
+    assert "optsweep collect" in plain(speedup_rows(Speedups(rows=(speedup_row(),), stale=True), 46, 10))
 
 
 def series(y: list[float]) -> Series:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from optsweep_tui.app.palette import Entry
 
 
+READING_SECONDS = 1.0
+"""Between two frames while long curves are read for the first time: each would be another picture, of half the data."""
+
+
 class BaseScreen(Screen[None]):
     """A screen of a mode: title and tabs on top, a body, a key line at the bottom."""
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 from textual.timer import Timer
 
 from optsweep_tui.app.model import RunRow
-from optsweep_tui.app.screens.base import BaseScreen
-from optsweep_tui.app.views import compare, grid
-from optsweep_tui.app.views.chart import AXES, ChartModel, Line, along, shared_x
+from optsweep_tui.app.screens.base import READING_SECONDS, BaseScreen
+from optsweep_tui.app.views import grid
+from optsweep_tui.app.views.chart import AXES, ChartModel, Line, along, shared_x, unit_of
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Floats, Row, Span
 from optsweep_tui.live.runstore import Series
@@ -20,8 +20,6 @@ METRICS = ("train_loss", "val_loss", "grad_norm", "lr")
 LOOK_AGAIN_SECONDS = 0.2
 MOST_SCALED = 256
 """Curves against FLOPs that are kept; those of runs that were shown hours ago are made again."""
-READING_SECONDS = 1.0
-"""Between two frames while long curves are read for the first time: each would be another picture, of half the data."""
 
 
 class ChartDrawing(BaseScreen):
@@ -205,7 +203,7 @@ class ChartDrawing(BaseScreen):
         for place, (model, own) in zip(self.places, self.seen, strict=True):
             rows = model.frame(own, place.width, place.height - several, full)
             if several:
-                name = compare.unit_of(model.metric)
+                name = unit_of(model.metric)
                 value = "{:.3f}" if model.metric.endswith("loss") else "{:.4g}"
                 head = grid.title(model, name, own, place.width, focused=model is self.model, value=value)
                 rows = [head, *(rows or self.nothing(model.metric)[1:])]

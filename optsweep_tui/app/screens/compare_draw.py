@@ -15,8 +15,8 @@ from optsweep_tui.app.model import RunRow
 from optsweep_tui.app.screens.charts import ChartScreen
 from optsweep_tui.app.views import compare, grid
 from optsweep_tui.app.views.chart import Line
-from optsweep_tui.app.views.compare import Speedups
 from optsweep_tui.app.views.diff import diff_rows, differing
+from optsweep_tui.app.views.speedups import Speedups, speedup_rows
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.charts import static, style
 from optsweep_tui.charts.chart import Floats, Row, Span
@@ -239,7 +239,7 @@ class CompareDrawing(ChartScreen):
                 for row, _, letter, colour in self.drawn
             ]
             return diff_rows(runs, width, height, self.skip)
-        return compare.speedup_rows(self._shown_speedups(), width, height, self.skip)
+        return speedup_rows(self._shown_speedups(), width, height, self.skip)
 
     def panel_length(self) -> int:
         """Entries of the panel: as far as it can be scrolled."""

@@ -12,10 +12,10 @@ from optsweep_tui.app import format as fmt
 from optsweep_tui.app import verdicts
 from optsweep_tui.app.answers import Arrived
 from optsweep_tui.app.model import RunRow
-from optsweep_tui.app.screens.charts_draw import READING_SECONDS
+from optsweep_tui.app.screens.base import READING_SECONDS
 from optsweep_tui.app.screens.sweep_plan import SweepPlan
-from optsweep_tui.app.views import compare, frame, sweep
-from optsweep_tui.app.views.chart import ChartModel, Line
+from optsweep_tui.app.views import frame, sweep
+from optsweep_tui.app.views.chart import ChartModel, Line, unit_of
 from optsweep_tui.app.widgets.filterline import FilterLine
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.charts import style
@@ -156,7 +156,7 @@ class SweepDrawing(SweepPlan):
         self.model.suggest_smoothing(0 if self.model.metric == "val_loss" else longest)
         colours = style.shades([row.line.optimizer for row in self._cell])
         rates = Counter(row.line.lr for row in self._cell)
-        names: list[Span] = [Span(f" {compare.unit_of(self.model.metric)} of the cell's runs  ", style.GREY)]
+        names: list[Span] = [Span(f" {unit_of(self.model.metric)} of the cell's runs  ", style.GREY)]
         for row, colour, letter in zip(self._cell, colours, style.RUN_LETTERS, strict=False):
             series = self.bench.store.series(row.run_id, self.model.metric, self.model.axis)
             if series is not None:

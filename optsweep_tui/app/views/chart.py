@@ -317,3 +317,8 @@ def _between(ends: tuple[float, float], part: float, log: bool) -> float:
     if log:
         return float(low * (high / low) ** part)
     return low + (high - low) * part
+
+
+def unit_of(metric: str) -> str:
+    """The metric with its unit, where it has one."""
+    return f"{metric}, nats/token" if metric.endswith("_loss") else metric
