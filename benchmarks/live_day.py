@@ -106,6 +106,8 @@ def opened(root: Path) -> Terminal:
 
 def day(root: Path, hours: float) -> dict[str, Any]:
     """The figures."""
+    root.mkdir(parents=True)
+    (root / "optsweep.toml").write_text("[tui]\nremember = false\n")  # both apps are to start alike
     points = int(BATCH_SECONDS / EVERY_SECONDS)
     rng = random.Random(0)
     steps = int(hours * 3600 / EVERY_SECONDS) + 2

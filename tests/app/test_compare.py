@@ -20,6 +20,9 @@ from optsweep_tui.app.memory import Memory
 from optsweep_tui.app.screens.charts import ChartScreen
 from optsweep_tui.app.screens.compare import CompareScreen
 from optsweep_tui.app.screens.pick import Pick
+from optsweep_tui.app.views import compare
+from optsweep_tui.app.views import exports as contents
+from optsweep_tui.charts import files
 from optsweep_tui.charts.raster import GUTTER, plot_size
 from optsweep_tui.settings import Workspace
 from tests.app import made
@@ -301,6 +304,17 @@ async def test_spikes_of_gradient_and_loss_are_marked_on_their_curves_and_new_on
         spiked(empty_workspace, wild, {"kind": "loss_spike", "step": 2 * wild.steps // 3, "rise": 1.5})
         await driver.until(lambda: "▲ 2 spikes" in driver.text)
         assert screen.spikes(calm.run_id) is None
+        seen = [(model, lines) for model, lines in screen.seen if lines]
+        rows = [row for row, *_ in screen.drawn]
+        table = list(csv.DictReader(contents.curves_csv(seen, rows).splitlines()))
+        marked = [row for row in table if row["spike"] == "1"]
+        first, _ = marked
+        assert (first["run_id"], int(first["step"]) <= wild.steps // 3) == (wild.run_id, True)
+        drawn_on_paper = files.drawn(contents.figure(seen, rows, compare.names_of(rows), "test"), "svg")
+        words = " ".join(ElementTree.fromstring(drawn_on_paper).itertext())
+        assert "Triangles" in words
+        assert "A A adamw" not in words
+        assert "A adamw" in words
     assert claim is not None
     os.close(claim)
 

@@ -360,7 +360,7 @@ def test_whole_numbers_are_written_exactly_wherever_they_can_be_typed_again() ->
     shown = plain(diff.diff_rows(runs, 60, 10))
     assert "2,684,354,560" in shown
     assert "2,684,354,561" in shown
-    assert "1 are the same" in shown
+    assert "1 fields agree" in shown
 
 
 def test_an_imported_run_without_a_curve_is_not_said_to_stand_at_step_0() -> None:

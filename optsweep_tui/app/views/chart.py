@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from optsweep_tui.charts.chart import Curve, Extent, Floats, Row, View, extent
 from optsweep_tui.charts.raster import BitCache, plot_size, rasterise
@@ -39,6 +40,14 @@ class Line:
     """Where the run will end on the current axis; None when that is not planned."""
     spikes: Floats | None = None
     """Steps at which the run reported a spike."""
+
+
+def spiked(line: Line) -> npt.NDArray[np.intp]:
+    """Places of the points at which, or just after which, the run reported spikes."""
+    if line.spikes is None:
+        return np.empty(0, np.intp)
+    places = np.searchsorted(line.series.steps, line.spikes, side="right") - 1
+    return np.unique(places[places >= 0])
 
 
 def along(series: Series, factor: float) -> Series:
@@ -251,14 +260,11 @@ class ChartModel:
                 curves.append(
                     Curve(x=series.x, y=y, colour=line.colour, dim=True, dashed_to=_before(series), key=raw_key)
                 )
-        spiked = [(line, line.spikes) for line in lines if line.spikes is not None]
-        return curves + [mark for line, spikes in spiked for mark in self._spike_marks(line, spikes)]
+        return curves + [mark for line in lines if line.spikes is not None for mark in self._spike_marks(line)]
 
-    def _spike_marks(self, line: Line, spikes: Floats) -> list[Curve]:
+    def _spike_marks(self, line: Line) -> list[Curve]:
         """A mark where the run reported a spike, at the height of the curve there."""
-        series = line.series
-        places = np.searchsorted(series.steps, spikes, side="right") - 1
-        places = np.unique(places[places >= 0])
+        series, places = line.series, spiked(line)
         y = self.shown_y(line)[places]
         return [Curve(x=series.x[places], y=y, colour=line.colour, letter=SPIKE, points=True)] if len(places) else []
 

@@ -54,7 +54,7 @@ def diff_rows(
     for (letter, colour, _), wide in zip(known, fit, strict=False):
         head.append(Span(fmt.fit(letter, wide) + "  ", colour, bold=True))
     rows: list[Row] = [title, tuple(head)]
-    foot = f" {same} are the same"
+    foot = f" {same} fields agree"
     if len(fit) < len(known):
         foot += f", {len(known) - len(fit)} runs have no room"
     room = max(0, height - 3)

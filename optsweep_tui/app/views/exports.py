@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from optsweep_tui.app.model import RunRow
-from optsweep_tui.app.views.chart import AXIS_NAMES, ChartModel, Line
+from optsweep_tui.app.views.chart import AXIS_NAMES, ChartModel, Line, spiked
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Floats
 from optsweep_tui.charts.figure import Axis, Figure, Panel, Series
@@ -53,15 +53,15 @@ def figure(charts: Sequence[Seen], runs: Sequence[RunRow], names: Sequence[str],
         view = model.view
         if view is None:
             continue
-        series, behind = [], []
+        series, behind, marks = [], [], list[Series]()
         for line in lines:
             part = window(model, line)
             x, y = line.series.x[part], np.asarray(model.shown_y(line), np.float64)[part]
             if not len(x):
                 continue
             look = looks[line.run_id]._replace(letter=line.letter, colour=line.colour)
-            label = f"{line.letter} {labels[line.run_id]}"
-            series.append(_series(x, y, look, name=label, letters=True))
+            series.append(_series(x, y, look, name=labels[line.run_id], letters=True))
+            marks += _spikes(model, line, part, look)
             if model.tau > 0:
                 behind.append(_series(x, np.asarray(line.series.y, np.float64)[part], look, pale=True))
                 taus.add(model.tau)
@@ -76,13 +76,15 @@ def figure(charts: Sequence[Seen], runs: Sequence[RunRow], names: Sequence[str],
                     limits=view.y_range,
                     top=None if model.whole_y else view.y_range[1],
                 ),
-                series=[*series, *behind],
+                series=[*series, *marks, *behind],
             )
         )
     caption = ["Curves inside runs; no verdict: losses before the learning rate has decayed mislead."]
     if taus:
         spans = ", ".join(f"{tau:g}" for tau in sorted(taus))
         caption.append(f"Lines: bias-corrected exponential averages over {spans} steps; pale: as logged.")
+    if any(line.spikes is not None for _, lines in charts for line in lines):
+        caption.append("Triangles: spikes of the gradient norm or the loss, as the runs reported them.")
     return Figure(
         kind="loss",
         title=", ".join(dict.fromkeys(model.metric for model, _ in charts))
@@ -92,6 +94,17 @@ def figure(charts: Sequence[Seen], runs: Sequence[RunRow], names: Sequence[str],
         caption=caption,
         provenance=provenance,
     )
+
+
+def _spikes(model: ChartModel, line: Line, part: slice, look: style.Look) -> list[Series]:
+    """The spikes that can be seen."""
+    view, places = model.view, spiked(line)
+    assert view is not None
+    places = places[(places >= part.start) & (places < part.stop)]
+    y = np.asarray(model.shown_y(line), np.float64)[places]
+    seen = (y >= view.y_range[0]) & (y <= view.y_range[1])
+    x, y = line.series.x[places][seen], y[seen]
+    return [Series(x=x, y=y, look=look._replace(marker="^"), marks="solid", large=True)] if len(x) else []
 
 
 def _series(
@@ -111,12 +124,12 @@ def _series(
 
 CURVE_COLUMNS = (
     "letter", "run_id", "optimizer", "model", "chinchilla", "lr", "seed", "state", "metric", "step", "axis", "x",
-    "value", "smoothed_over_steps", "smoothed",
+    "value", "smoothed_over_steps", "smoothed", "spike",
 )  # fmt: skip
 
 
 def curves_csv(charts: Sequence[Seen], runs: Sequence[RunRow]) -> str:
-    """Every point of the visible window, not thinned; an empty value is one that was not finite."""
+    """Every point of the visible window, not thinned; an empty value was not finite, `spike` is 1 where one was reported."""
     rows = {row.run_id: row for row in runs}
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
@@ -127,11 +140,11 @@ def curves_csv(charts: Sequence[Seen], runs: Sequence[RunRow]) -> str:
         for line in lines:
             part, row = window(model, line), rows[line.run_id].line
             first = (line.letter, line.run_id, row.optimizer, row.model, row.chinchilla, row.lr, row.seed, row.state)
-            smooth = model.shown_y(line)[part]
-            for step, x, raw, drawn in zip(
-                line.series.steps[part], line.series.x[part], line.series.y[part], smooth, strict=True
-            ):
-                ending = (model.tau, _number(drawn)) if model.tau else ("", "")
+            smooth, spikes = model.shown_y(line)[part], set((spiked(line) - part.start).tolist())
+            points = zip(line.series.steps[part], line.series.x[part], line.series.y[part], smooth, strict=True)
+            for place, (step, x, raw, drawn) in enumerate(points):
+                smoothed = (model.tau, _number(drawn)) if model.tau else ("", "")
+                ending = (*smoothed, 1 if place in spikes else 0)
                 writer.writerow((*first, model.metric, _number(step), model.axis, _number(x), _number(raw), *ending))
     return target.getvalue()
 
