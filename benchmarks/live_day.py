@@ -92,6 +92,16 @@ def walk(app: Terminal) -> None:
         app.read(0.25)
 
 
+def settle(app: Terminal, most: float = 180.0) -> None:
+    """Wait until it has read and drawn everything: it hardly uses the processor any more."""
+    end = time.perf_counter() + most
+    while time.perf_counter() < end:
+        before = app.cpu_seconds()
+        app.read(3.0)
+        if app.cpu_seconds() - before < 0.3:
+            return
+
+
 def opened(root: Path) -> Terminal:
     """The app with four charts."""
     app = Terminal(root)
@@ -101,6 +111,7 @@ def opened(root: Path) -> Terminal:
     for _ in range(2):
         app.press(b"w")
         app.quiet(1.0, 20.0)
+    settle(app)
     return app
 
 
@@ -137,14 +148,14 @@ def day(root: Path, hours: float) -> dict[str, Any]:
             held[hour] = megabytes(app)
             print(f"hour {hour}: {held[hour]:.1f} MB", file=sys.stderr, flush=True)
     took, used = time.perf_counter() - began, app.cpu_seconds() - cpu
-    app.quiet(2.0, 60.0)
+    settle(app)
     walk(app)
-    app.quiet(2.0, 60.0)
+    settle(app)
     old = megabytes(app)
     app.close()
     fresh = opened(root)
     walk(fresh)
-    fresh.quiet(2.0, 60.0)
+    settle(fresh)
     new = megabytes(fresh)
     fresh.close()
     for run in [*long, *short]:
