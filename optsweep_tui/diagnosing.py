@@ -84,14 +84,3 @@ def last(attempt_folder: Path) -> tuple[int, dict[str, float | None]]:
         if found:
             return int(row.get("step", 0)), found
     return 0, {}
-
-
-def require_local(hosts: Iterable[str]) -> None:
-    """Refuse other machines: what a run folder keeps beside its spec is not sent to them.
-
-    Raises:
-        OptsweepError: a host is not this machine.
-    """
-    other = [name for name in hosts if name != "local"]
-    if other:
-        raise OptsweepError(f"--diagnostics works on this machine only, not on {other[0]}", "leave --diagnostics out")

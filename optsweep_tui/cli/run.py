@@ -108,8 +108,6 @@ def command(
     asked = diagnosing.parsed(diagnostics)
     place = options.with_sinks(options.open_workspace(context, workspace), sinks)
     hosts = flow.chosen_hosts(place, host, accelerator)
-    if asked is not None:
-        diagnosing.require_local(hosts)
     request = flow.Request(
         grid=grid,
         optimizers=options.split(optimizers),

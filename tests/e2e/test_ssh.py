@@ -391,6 +391,41 @@ def test_a_server_that_allows_one_connection_and_one_session_is_enough(made: Lab
         box.start()
 
 
+def test_diagnostics_and_a_statistic_of_ones_own_come_back_from_a_host_as_they_are_here(
+    made: Lab, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def heaviest(xp, table, params, grads, updates):\n"
+        "    return {'heaviest': max(float(abs(p).max()) for p in params.values())}\n"
+    )
+    told = {}
+    for place in ("local", "a"):
+        workspace = made.workspace(f"told-{place}", "a")
+        arguments = [
+            "run",
+            "-o",
+            "adamw",
+            "-m",
+            "bench-micro",
+            "-c",
+            "0.005",
+            "--set",
+            "batch_size=4",
+            "--set",
+            "seq_len=32",
+        ]
+        arguments += ["--set", "validation_tokens=2048", "--diagnostics", f"full,{tmp_path}/mine.py:heaviest"]
+        optsweep(*arguments, "--host", place, workspace=workspace)
+        rows = json.loads(
+            optsweep("sql", "select key, step, value from v_metric", "--json", workspace=workspace).stdout
+        )
+        told[place] = {(row["key"], row["step"]): row["value"] for row in rows if row["key"] != "train_seconds"}
+        workbench.stop_everything(workspace)
+    keys = {key for key, _ in told["a"]}
+    assert {"heaviest", "update_ratio", "attention_entropy", "grad_norm/q"} <= keys
+    assert told["a"] == told["local"]
+
+
 def test_the_five_lines_of_the_readme_lead_from_nothing_to_a_remote_sweep(made: Lab, tmp_path: Path) -> None:
     """As written, but for the machine's name, its Python, and a sweep that takes seconds."""
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
