@@ -71,3 +71,30 @@ SELECT
   seed, batch_size, schedule, dtype, lr, hyperparameters, coalesce(start_mode, '') = 'branch' AS branches
 FROM v_run
 WHERE state = 'done' AND loss IS NOT NULL;
+
+-- Runs with a published configuration, each setting of theirs, and two numbers: `cell` for the cell within a study, `rest`
+-- for everything that the run has beside this setting. Two runs of a cell with the same setting and rest differ in it alone.
+CREATE OR REPLACE VIEW v_setting AS
+WITH entries AS (
+  SELECT run, entry.key AS knob, entry.value ->> '$' AS text
+  FROM (SELECT run, unnest(map_entries(CAST(hyperparameters AS MAP(VARCHAR, JSON)))) AS entry FROM run)
+  WHERE entry.value IS NOT NULL
+  UNION ALL SELECT run, 'batch_size', CAST(batch_size AS VARCHAR) FROM run WHERE batch_size IS NOT NULL
+  UNION ALL SELECT run, 'schedule', schedule FROM run WHERE schedule IS NOT NULL
+  UNION ALL SELECT run, 'dtype', dtype FROM run WHERE dtype IS NOT NULL
+),
+-- hash(a, b) mixes so simply that its bits cancel out between entries: one text is hashed.
+marked AS (
+  SELECT *, bit_xor(mark) OVER (PARTITION BY run) AS configuration
+  FROM (SELECT run, knob, text, hash(length(knob) || knob || text) AS mark FROM entries)
+)
+SELECT
+  v.study, v.run_id, v.run,
+  hash(CAST(
+    row(v.study, v.engine, v.optimizer, v.model, v.tokens, v.dataset, v.dataset_hash, v.validation_set, v.seq_len,
+      coalesce(v.start_mode, '') = 'branch') AS VARCHAR
+  )) AS cell,
+  m.knob, m.text, m.configuration, xor(m.configuration, m.mark) AS rest
+FROM marked m
+JOIN v_run v ON v.run = m.run
+WHERE v.hyperparameters IS NOT NULL;

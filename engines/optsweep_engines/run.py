@@ -129,6 +129,8 @@ class AttemptLog:
         """A file whose name carries step and checksum, whole or not at all."""
         where.mkdir(exist_ok=True)
         temporary = where / f".writing-{self.attempt}"
+        for left in where.glob(".writing*"):
+            left.unlink(missing_ok=True)  # of an attempt that was killed
         try:
             write(temporary)
             digest = kept.sha256_of(temporary)
