@@ -146,7 +146,14 @@ def _with_data(workspace: Workspace, spec: RunSpec, other_data: bool, check_only
     if facts.sha256 is None or facts.sha256 == spec.dataset_hash:
         return spec, [] if facts.sha256 else [f"data: {spec.dataset} is not prepared here yet"]
     line = f"data: the original had {spec.dataset} {str(spec.dataset_hash)[:12]}, here it is {facts.sha256[:12]}"
-    return (spec if check_only else spec.replace(dataset_hash=facts.sha256)), [line]
+    if check_only:
+        return spec, [line]
+    own = (spec.dataset, spec.dataset_hash)
+    sets = {
+        name: dataclasses.replace(item, dataset_hash=facts.sha256) if (item.dataset, item.dataset_hash) == own else item
+        for name, item in spec.validation_sets.items()
+    }
+    return spec.replace(dataset_hash=facts.sha256, validation_sets=sets), [line]
 
 
 def _place(workspace: Workspace, run_id: str, study: str, again: bool) -> Workspace:

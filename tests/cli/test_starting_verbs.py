@@ -62,8 +62,9 @@ def test_branches_are_planned_at_the_cost_of_their_decay_and_end_as_whole_runs(t
     flags = {round(row["chinchilla"], 4): row["flags"] for row in rows}
     assert "BRANCH" in flags[0.0025] and "BRANCH" not in flags[0.01]
     optsweep("run", *CELL, *WSD, "-c", "0.0025", workspace=workspace)
-    query = "select start_mode, start_step, trained_tokens, loss, parameters_sha256 from v_run where chinchilla < 0.005 order by 1"
-    branch, straight = json.loads(optsweep("sql", query, "--json", workspace=workspace).stdout)
+    query = "select start_mode, start_step, trained_tokens, loss, parameters_sha256 from v_run where chinchilla < 0.005"
+    found = json.loads(optsweep("sql", f"{query} order by 1", "--json", workspace=workspace).stdout)
+    branch, straight = found
     assert branch["parameters_sha256"] == straight["parameters_sha256"]
     assert branch["loss"] == straight["loss"]
     assert (branch["start_mode"], branch["start_step"], branch["trained_tokens"]) == ("branch", 33, 8 * 128)
