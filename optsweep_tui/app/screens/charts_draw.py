@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from textual.timer import Timer
 
-from optsweep_tui.app.model import RunRow
+from optsweep_tui.app import format as fmt
+from optsweep_tui.app.model import UNFINISHED, RunRow
 from optsweep_tui.app.screens.base import READING_SECONDS, BaseScreen
 from optsweep_tui.app.views import grid
 from optsweep_tui.app.views.chart import AXES, ChartModel, Line, along, shared_x, unit_of
@@ -260,7 +261,8 @@ class ChartDrawing(BaseScreen):
             text = self.no_curve()
         else:
             text = f"no {metric or self.model.metric} here yet: m shows another metric"
-        return [(), (Span(f"  {text}", style.GREY),)]
+        width = self.query_one("#chart").size.width - 4
+        return [(), *((Span(f"  {line}", style.GREY),) for line in fmt.wrapped(text, width))]
 
     def no_curve(self) -> str:
         """What to say of runs without any metric."""
@@ -269,5 +271,8 @@ class ChartDrawing(BaseScreen):
     def _suggest_metric(self) -> None:
         """Until the user chooses: validation losses where nothing else was published."""
         if not self.metric_chosen and self.tailed():
-            known = self.known_metrics() or ["val_loss"]  # what runs without a curve still have
-            self.lead.metric = "train_loss" if "train_loss" in known else known[0]
+            known = self.known_metrics()
+            if not known and self.chart_runs() and all(row.line.state not in UNFINISHED for row in self.chart_runs()):
+                known = ["val_loss"]  # what runs without a curve still have
+            if known:
+                self.lead.metric = "train_loss" if "train_loss" in known else known[0]

@@ -143,7 +143,7 @@ class PreviewScreen(EditingActions, Dialog[Draft | None]):
         if runs and any(run["provisional"] for run in runs):
             notes.append("the dataset is prepared at the launch, ids are provisional until then")
         text = f"note: {notes[0]}" + (f" (and {len(notes) - 1} more)" if len(notes) > 1 else "") if notes else ""
-        foot.show([fmt.cut((Span(text, style.GREY),), foot.size.width), fmt.cut(tuple(spans), foot.size.width)])
+        foot.show([fmt.cut((Span(text, style.GREY),), foot.size.width), fmt.shortened(tuple(spans), foot.size.width)])
 
     def _head(self, width: int) -> list[Row]:
         draft = self.draft
@@ -161,8 +161,8 @@ class PreviewScreen(EditingActions, Dialog[Draft | None]):
         engines = " ".join(dict.fromkeys(run["engine"] for run in self.document["runs"]))
         facts = [f"study {self.document['study']}", engines, f"on {draft.host}", seeds, " ".join(draft.changes)]
         return [
-            fmt.cut((Span(sweep.totals_text(totals), bold=True),), width),
-            fmt.cut((Span("   ".join(fact for fact in facts if fact), style.GREY),), width),
+            fmt.shortened((Span(sweep.totals_text(totals), bold=True),), width),
+            fmt.shortened((Span("   ".join(fact for fact in facts if fact), style.GREY),), width),
         ]
 
     def action_launch(self) -> None:
@@ -197,7 +197,7 @@ def table_of(runs: Sequence[Mapping[str, Any]], width: int) -> tuple[list[Column
         Column(title="batch x seq", width=11, right=True, key="batch"),
         Column(title="run", width=8, key="id"),
     ]
-    for key in ("id", "batch", "flops", "memory"):
+    for key in ("id", "batch", "flops", "memory", "steps"):
         if sum(column.width + 1 for column in columns) + 2 > width:
             columns = [column for column in columns if column.key != key]
 

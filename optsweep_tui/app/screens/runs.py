@@ -188,7 +188,7 @@ class RunsScreen(BaseScreen):
         self._under = row.run_id if row else None
         series = self.bench.store.series(row.run_id, "train_loss") if row else None
         scope = "all studies" if self.all_studies else f"study {self.bench.study or '-'}"
-        text = f" {len(self.shown):,} runs, {scope}, {self._order_text()}"
+        text = f" {runs_text(len(self.shown))}, {scope}, {self._order_text()}"
         rule = (Span(" " + "─" * max(0, view.size.width - len(text) - 3), style.FAINT), Span(text + " ", style.GREY))
         view.show([rule, *runs.preview(row, series, view.size.width)])
 

@@ -94,6 +94,10 @@ def too_small(width: int, height: int) -> list[Row]:
     return [*([()] * top), *((Span(line.center(width)),) for line in lines)]
 
 
+LONG_COMMAND = 30
+"""Characters; what is longer stands on a line of its own."""
+
+
 def empty(root: str, width: int) -> list[Row]:
     """What to do in a workspace without runs."""
     here = [
@@ -109,10 +113,12 @@ def empty(root: str, width: int) -> list[Row]:
     rows: list[Row] = [(), (Span("  No runs yet in "), Span(root, bold=True)), ()]
     for title, steps in (("Here:", here), ("In another terminal, with the same workspace:", elsewhere)):
         rows += [(Span(f"  {title}", style.GREY),)]
-        wide = max(len(command) for command, _ in steps) + 4
+        wide = max(len(command) for command, _ in steps if len(command) <= LONG_COMMAND) + 4
         for command, meaning in steps:
-            if width >= wide + 36:
-                rows.append((Span(f"    {command.ljust(wide)}", bold=True), Span(meaning, style.GREY)))
+            if width >= wide + 36 and len(command) <= LONG_COMMAND:
+                first, *more = fmt.wrapped(meaning, width - wide - 5)
+                rows.append((Span(f"    {command.ljust(wide)}", bold=True), Span(first, style.GREY)))
+                rows += [(Span(" " * (wide + 4) + line, style.GREY),) for line in more]
             else:
                 rows += [(Span(f"    {command}", bold=True),), (Span(f"      {meaning}", style.GREY),)]
         rows.append(())
