@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from optsweep_engines import folder
-from optsweep_engines.spec import BRANCH, WEIGHTS, RunSpec, Start
+from optsweep_engines.spec import BRANCH, RunSpec, Start
 
 PARAMETER, EVALUATED = "param/", "kept/"
 """What names of tensors begin with: parameters as they are trained, and those to evaluate where a rule swaps them."""
@@ -124,35 +122,6 @@ def start_of(spec: RunSpec, runs_root: Path) -> Kept:
 def call_for(run_id: str, missing: list[int]) -> str:
     """The command that makes a run keep further states."""
     return f"optsweep retry {run_id[:8]} --keep {','.join(map(str, missing))}"
-
-
-def initial(spec: RunSpec, runs_root: Path) -> Mapping[str, Any] | None:
-    """numpy arrays of the parameters that a run begins with, by name; None where they come from the seed, or with a trunk's
-    whole state.
-
-    Raises:
-        ValueError: as `start_of`, or they do not fit the model.
-    """
-    if spec.start is None or spec.start.mode != WEIGHTS:
-        return None
-    from safetensors import safe_open  # noqa: PLC0415 (the controller reads names only, and may lack it)
-
-    from optsweep_engines.models import parameter_table  # noqa: PLC0415 (as above)
-
-    found = start_of(spec, runs_root)
-    with safe_open(found.path, framework="np") as file:
-        names = set(file.keys())
-        values = {}
-        for item in parameter_table(spec.shape):
-            name = EVALUATED + item.name if EVALUATED + item.name in names else PARAMETER + item.name
-            if name not in names:
-                raise ValueError(f"{found.path} holds no {item.name}: it is of another model")
-            values[item.name] = file.get_tensor(name)
-            if tuple(values[item.name].shape) != tuple(item.shape):
-                raise ValueError(
-                    f"{found.path}: {item.name} is {values[item.name].shape}, this model's is {item.shape}"
-                )
-    return values
 
 
 def require(spec: RunSpec, parameters_sha256: str) -> None:

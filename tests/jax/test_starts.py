@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optsweep_engines import kept
+from optsweep_engines import kept, weights
 from optsweep_engines.data import PreparedDataset
 from optsweep_engines.engine import load_engine
 from optsweep_engines.spec import RunRecord, RunSpec, ValidationSet
@@ -37,7 +37,7 @@ def test_weights_go_over_to_the_other_engine_bit_for_bit(
     child = trunk_of(dataset, engine=second).replace(start=start)
     trainer = load_engine(second).trainer(child, attempt(tmp_path, child, data_root))
     assert trainer.parameters_sha256() == record.parameters_sha256 == start.parameters_sha256
-    found = kept.initial(child, tmp_path)
+    found = weights.initial(child, tmp_path)
     assert found is not None
     for name, value in trainer.arrays().items():
         if name.startswith(kept.PARAMETER):

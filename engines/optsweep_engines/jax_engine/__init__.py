@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from optsweep_engines import kept
 from optsweep_engines.engine import RunLog
-from optsweep_engines.loop import runs_root
 from optsweep_engines.spec import RunRecord, RunSpec
 
 
@@ -52,9 +50,11 @@ class JaxEngine:
     def trainer(self, spec: RunSpec, log: RunLog) -> Any:
         """The trainer of a spec at its first step."""
         from optsweep_engines.jax_engine.train import Trainer, placed  # noqa: PLC0415
+        from optsweep_engines.loop import runs_root  # noqa: PLC0415
+        from optsweep_engines.weights import initial  # noqa: PLC0415
 
-        initial = kept.initial(spec, runs_root(spec, log))
-        return Trainer(spec, log.data_root, placed(spec, log), log.optimizer_file, initial)
+        first = initial(spec, runs_root(spec, log))
+        return Trainer(spec, log.data_root, placed(spec, log), log.optimizer_file, first)
 
     def devices(self) -> list[dict[str, Any]]:
         """What can be trained on here: accelerators with their memory, then the CPU."""

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from optsweep_engines import data, kept
+from optsweep_engines import data, kept, weights
 from optsweep_engines.diagnostics import Wanted, wanted
 from optsweep_engines.engine import RunLog
 from optsweep_engines.heldout import HeldOut
@@ -201,7 +201,7 @@ def train(spec: RunSpec, log: RunLog) -> RunRecord:
     run = Loop(spec, log)
     trainer: Trainer | None = None
     try:
-        trainer = Trainer(spec, log.data_root, place, log.optimizer_file, kept.initial(spec, runs_root(spec, log)))
+        trainer = Trainer(spec, log.data_root, place, log.optimizer_file, weights.initial(spec, runs_root(spec, log)))
         trainer.observe(wanted(log), log.event)
         return run.run(trainer)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from optsweep_engines import kept
 from optsweep_engines.engine import RunLog
-from optsweep_engines.loop import runs_root
 from optsweep_engines.spec import RunRecord, RunSpec
 
 
@@ -43,16 +41,13 @@ class TorchEngine:
 
     def trainer(self, spec: RunSpec, log: RunLog) -> Any:
         """The trainer of a spec at its first step."""
+        from optsweep_engines.loop import runs_root  # noqa: PLC0415
         from optsweep_engines.torch_engine.device import opened  # noqa: PLC0415
         from optsweep_engines.torch_engine.train import Trainer  # noqa: PLC0415
+        from optsweep_engines.weights import initial  # noqa: PLC0415
 
-        return Trainer(
-            spec,
-            log.data_root,
-            opened(log.device, log.threads),
-            log.optimizer_file,
-            kept.initial(spec, runs_root(spec, log)),
-        )
+        first = initial(spec, runs_root(spec, log))
+        return Trainer(spec, log.data_root, opened(log.device, log.threads), log.optimizer_file, first)
 
     def devices(self) -> list[dict[str, Any]]:
         """What can be trained on here: CUDA devices with their memory, then the CPU."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optsweep_engines import data, kept
+from optsweep_engines import data, kept, weights
 from optsweep_engines.diagnostics import Wanted, wanted
 from optsweep_engines.engine import RunLog
 from optsweep_engines.heldout import HeldOut
@@ -221,7 +221,7 @@ def train(spec: RunSpec, log: RunLog) -> RunRecord:
     run = Loop(spec, log)
     trainer: Trainer | None = None
     try:
-        trainer = Trainer(spec, log.data_root, device, log.optimizer_file, kept.initial(spec, runs_root(spec, log)))
+        trainer = Trainer(spec, log.data_root, device, log.optimizer_file, weights.initial(spec, runs_root(spec, log)))
         trainer.observe(wanted(log), log.event)
         return run.run(trainer)
     except (torch.OutOfMemoryError, MemoryError) as error:
