@@ -17,7 +17,7 @@ from optsweep_tui.app.screens.preview import PreviewScreen
 from optsweep_tui.app.screens.prompt import Prompt
 from optsweep_tui.app.screens.sweep import SweepScreen
 from optsweep_tui.app.verdicts import CellVerdict, Verdicts, key_of
-from optsweep_tui.app.views import sweep
+from optsweep_tui.app.views import sweep, sweep_lines
 from optsweep_tui.app.views.sweep import Cursor
 from optsweep_tui.charts.chart import plain
 from optsweep_tui.settings import Workspace
@@ -257,7 +257,7 @@ def test_a_tie_is_marked_in_the_cell_and_named_below_it() -> None:
     shown = plain(sweep.matrix_rows(blocks, Cursor(), frozenset(), 60, 9, sweep.Look(verdicts=found)))
     assert "●3  2.30=e" in shown
     assert "●3  2.50e" in shown  # no verdict: the smallest loss as it is, no tie mark
-    below = plain(sweep.cell_lines(blocks, Cursor(line=1), "adamw", 150, found))
+    below = plain(sweep_lines.cell_lines(blocks, Cursor(line=1), "adamw", 150, found))
     assert "gap -0.200 (-0.250 .. -0.150) to adamw   = adamw" in below
     gaps = plain(sweep.matrix_rows(blocks, Cursor(), frozenset(), 60, 9, sweep.Look(verdicts=found, gaps=True)))
     assert "● -0.200=e" in gaps and "base" in gaps

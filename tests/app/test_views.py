@@ -11,7 +11,7 @@ import pytest
 from optsweep_tui.app import format as fmt
 from optsweep_tui.app.model import Block, matrix
 from optsweep_tui.app.screens.modal import help_rows
-from optsweep_tui.app.views import compare, diff, frame, run, runs, sweep
+from optsweep_tui.app.views import compare, diff, frame, run, runs, sweep, sweep_lines
 from optsweep_tui.app.views.chart import ChartModel, Line, smoothing_ladder
 from optsweep_tui.app.views.speedups import SpeedupRow, Speedups, speedup_rows
 from optsweep_tui.charts.chart import Row, Span, plain
@@ -53,12 +53,12 @@ def test_the_matrix_looks_like_this() -> None:
 
 
 def test_the_selected_cell_is_told_in_words() -> None:
-    lines = sweep.cell_lines(small_sweep(), sweep.Cursor(line=1), "adamw", 120)
+    lines = sweep_lines.cell_lines(small_sweep(), sweep.Cursor(line=1), "adamw", 120)
     assert plain(lines) == (
         " muon 1/16  3 runs: lr 0.01 ● 2.310   0.02 ● 2.400   0.04 ● 2.500\n"
         " 2.3100   no gap: not collected yet: x collects   smallest of 3, lr 0.01, at the edge of the lr's tried"
     )
-    unfinished = plain(sweep.cell_lines(small_sweep(), sweep.Cursor(line=0, column=1), "adamw", 120))
+    unfinished = plain(sweep_lines.cell_lines(small_sweep(), sweep.Cursor(line=0, column=1), "adamw", 120))
     assert "0.012 ◐ 2.200" in unfinished
     assert "to adamw" not in unfinished
 
@@ -109,8 +109,8 @@ def test_no_view_is_ever_wider_than_it_was_told(width: int) -> None:
     keys = [("a", "does a"), ("b", "does b"), ("?", "help"), ("q", "quit")]
     views = [
         sweep.matrix_rows(blocks, sweep.Cursor(), frozenset(), width, 9),
-        sweep.cell_lines(blocks, sweep.Cursor(), "adamw", width),
-        sweep.legend(width),
+        sweep_lines.cell_lines(blocks, sweep.Cursor(), "adamw", width),
+        sweep_lines.legend(width),
         [frame.title(snapshot, "s", width), frame.tabs([("1", "Sweep"), ("2", "Runs")], "Runs", 3, width)],
         [frame.key_line(keys, width)],
         frame.empty("/a/very/long/path/to/a/workspace", width),

@@ -15,7 +15,7 @@ from optsweep_tui.app import format as fmt
 from optsweep_tui.app.actions import outcome
 from optsweep_tui.app.editing import Editing, EditingActions
 from optsweep_tui.app.screens.dialog import Dialog
-from optsweep_tui.app.views import sweep
+from optsweep_tui.app.views import sweep_lines
 from optsweep_tui.app.widgets.column import Column
 from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.app.widgets.table import VirtualTable
@@ -161,7 +161,7 @@ class PreviewScreen(EditingActions, Dialog[Draft | None]):
         engines = " ".join(dict.fromkeys(run["engine"] for run in self.document["runs"]))
         facts = [f"study {self.document['study']}", engines, f"on {draft.host}", seeds, " ".join(draft.changes)]
         return [
-            fmt.shortened((Span(sweep.totals_text(totals), bold=True),), width),
+            fmt.shortened((Span(sweep_lines.totals_text(totals), bold=True),), width),
             fmt.shortened((Span("   ".join(fact for fact in facts if fact), style.GREY),), width),
         ]
 
@@ -213,7 +213,7 @@ def table_of(runs: Sequence[Mapping[str, Any]], width: int) -> tuple[list[Column
             "steps": Span(f"{run['steps']:,}"),
             "tokens": Span(fmt.short(run["tokens"])),
             "time": Span(fmt.duration(run["seconds_estimate"])),
-            "memory": Span(sweep.gib(run["bytes_estimate"])),
+            "memory": Span(sweep_lines.gib(run["bytes_estimate"])),
             "flops": Span(fmt.short(run["flops"])),
             "batch": Span(f"{run['batch_size']} x {run['seq_len']}", style.GREY),
             "id": Span(run["run_id"][:8], style.GREY),

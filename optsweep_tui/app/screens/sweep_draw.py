@@ -14,7 +14,7 @@ from optsweep_tui.app.answers import Arrived
 from optsweep_tui.app.model import RunRow
 from optsweep_tui.app.screens.base import READING_SECONDS
 from optsweep_tui.app.screens.sweep_plan import SweepPlan
-from optsweep_tui.app.views import frame, sweep
+from optsweep_tui.app.views import frame, sweep, sweep_lines
 from optsweep_tui.app.views.chart import ChartModel, Line, unit_of
 from optsweep_tui.app.widgets.filterline import FilterLine
 from optsweep_tui.app.widgets.spans import SpanView
@@ -96,14 +96,14 @@ class SweepDrawing(SweepPlan):
         look = sweep.Look(selected=frozenset(self.selected), verdicts=found, gaps=self.gaps)
         view.show(sweep.matrix_rows(blocks, self.cursor, frozenset(bench.marks), width, height, look))
         rule: Row = (Span(" " + "─" * (width - 2), style.FAINT),)
-        lines = sweep.cell_lines(blocks, self.cursor, found.baseline, width, found)
+        lines = sweep_lines.cell_lines(blocks, self.cursor, found.baseline, width, found)
         self._price()
         imported = self.opened is None and not any(row.line.host for row in bench.study_rows())
         said = f"not to be trained here: {self._trouble}" if self._trouble and imported else self._trouble
-        chosen = sweep.selection_line(
+        chosen = sweep_lines.selection_line(
             len(self._picked()), self._totals, said, bool(said) and not imported, width, self._edited()
         )
-        below.show([rule, *lines, chosen, *sweep.legend(width, self.gaps, found.baseline)])
+        below.show([rule, *lines, chosen, *sweep_lines.legend(width, self.gaps, found.baseline)])
 
         spot = sweep.cell_at(blocks, self.cursor)
         cell = spot[3].rows if spot is not None and spot[3] is not None else ()
