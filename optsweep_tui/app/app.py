@@ -9,11 +9,9 @@ from typing import Any, ClassVar
 from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
 from textual.message import Message
-from textual.notifications import Notify, SeverityLevel
 from textual.screen import Screen
 
 from optsweep_tui.app import keymap, modes, notices, themes
-from optsweep_tui.app.bench import Bench
 from optsweep_tui.app.feed import INTERVAL_SECONDS, Feed
 from optsweep_tui.app.memory import Memory
 from optsweep_tui.app.model import Snapshot
@@ -21,8 +19,7 @@ from optsweep_tui.app.palette import Actions as PaletteActions
 from optsweep_tui.app.palette import Entry, Palette
 from optsweep_tui.app.preferences import Preferences
 from optsweep_tui.app.screens.base import BaseScreen
-from optsweep_tui.app.widgets.spans import use_colours
-from optsweep_tui.errors import UnknownName
+from optsweep_tui.app.themed import ThemedApp
 from optsweep_tui.live.poller import INTERVAL_SECONDS as POLL_SECONDS
 from optsweep_tui.live.poller import Poller
 from optsweep_tui.settings import Workspace
@@ -31,7 +28,7 @@ SLOW = 3.0
 """With a slow link the threads report this many times more rarely."""
 
 
-class OptsweepApp(Bench, inherit_bindings=False):
+class OptsweepApp(ThemedApp, inherit_bindings=False):
     """`optsweep tui`: what is running, how the curves go, what the results say."""
 
     TITLE = "optsweep"
@@ -92,8 +89,7 @@ class OptsweepApp(Bench, inherit_bindings=False):
         Raises:
             OptsweepError: the keymap or the theme cannot be used.
         """
-        self.preferences = preferences or Preferences()
-        super().__init__(workspace, memory or Memory(None), in_terminal)
+        super().__init__(workspace, preferences or Preferences(), memory or Memory(None), in_terminal)
         self._guessed: str | None = None
         """Study that is shown until all runs have been read; None where the user has a say in it, or it is known."""
         self.looked = False
@@ -220,7 +216,7 @@ class OptsweepApp(Bench, inherit_bindings=False):
         if shown is not None:
             shown.changed_curves(message.run_ids)
 
-    def on_working_app_answered(self, message: Bench.Answered) -> None:
+    def on_working_app_answered(self, message: ThemedApp.Answered) -> None:
         """Say how some work ended, and show what it has changed beside the runs: the store, a host."""
         self.notify(
             message.text, severity="error" if message.wrong else "information", timeout=8 if message.wrong else 4
@@ -228,24 +224,6 @@ class OptsweepApp(Bench, inherit_bindings=False):
         shown = self.base_screen()
         if shown is not None:
             shown.refresh_all()
-
-    def notify(
-        self,
-        message: str,
-        *,
-        title: str = "",
-        severity: SeverityLevel = "information",
-        timeout: float | None = None,
-        markup: bool = False,
-    ) -> None:
-        """A toast; unlike Textual's, signs of its text mean nothing but themselves."""
-        super().notify(message, title=title, severity=severity, timeout=timeout, markup=markup)
-
-    def _on_notify(self, event: Notify) -> None:
-        """Of the same words there is only ever one toast."""
-        for shown in [toast for toast in self._notifications if toast.message == event.notification.message]:
-            self._unnotify(shown, refresh=False)
-        super()._on_notify(event)
 
     def watch_curves(self, screen: BaseScreen) -> None:
         """Tail what the screen shows."""
@@ -255,35 +233,6 @@ class OptsweepApp(Bench, inherit_bindings=False):
         """Everything that is on disk now is on the screen."""
         shown = self.base_screen()
         return self.looked and not self.snapshot.loading and shown is not None and shown.settled()
-
-    # ------------------------------------------------------------ themes
-
-    def _first_theme(self, in_terminal: bool) -> str:
-        """What is set, else what was chosen last, else what suits the terminal."""
-        wanted = self.preferences.theme
-        if wanted is not None and wanted not in self.available_themes:
-            raise UnknownName("theme", wanted, self.available_themes, where="[tui] theme")
-        kept = self.memory.get("theme", "", "user")
-        usual = themes.default_of(self.console.color_system if in_terminal else None)
-        if usual == themes.SIXTEEN.name:
-            return wanted or usual  # what was chosen on a terminal of more colours is no choice for this one
-        return wanted or (kept if kept in self.available_themes else usual)
-
-    def watch_theme(self, theme: str) -> None:
-        """The fixed colours of the views follow the theme."""
-        use_colours(themes.translation(theme))
-        if self.is_running:
-            for screen in self.screen_stack:
-                screen.refresh(layout=True)
-                for widget in screen.walk_children():
-                    widget.notify_style_update()
-                    widget.refresh()
-
-    def choose_theme(self, theme: str) -> None:
-        """Take a theme and keep it."""
-        self.theme = theme
-        self.memory.put("theme", theme, "user")
-        self.memory.save()
 
     def extra_commands(self) -> Iterator[Entry]:
         """What the palette offers beside the keys: themes, studies, and what the screen adds."""
