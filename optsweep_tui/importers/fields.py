@@ -10,6 +10,7 @@ from typing import Any
 from optsweep_engines import models
 from optsweep_engines.optimizers import catalogue
 from optsweep_engines.optimizers.base import find_knob
+from optsweep_engines.spec import BRANCH
 from optsweep_tui import grid
 from optsweep_tui.imported import IMPORTED_STATES, ImportedRun, ImportedSpec, Outcome
 from optsweep_tui.importers.cells import KNOB, catalogue_name, knob_name
@@ -18,7 +19,7 @@ from optsweep_tui.importers.protocol import printable
 TEXTS = ("optimizer", "model", "engine", "dataset", "dataset_hash", "validation_set", "schedule", "dtype", "device")
 INTEGERS = ("tokens", "params", "total_params", "batch_size", "seq_len", "seed", "steps")
 NUMBERS = ("loss", "train_loss", "train_seconds", "tokens_per_second", "seconds_per_token", "chinchilla")
-FIELDS = (*TEXTS, *INTEGERS, *NUMBERS, "state", "entry", "hyperparameters")
+FIELDS = (*TEXTS, *INTEGERS, *NUMBERS, "state", "entry", "hyperparameters", "start_mode")
 """Everything that a file can say of a run."""
 
 MOST_TOKENS = 1e18
@@ -54,6 +55,8 @@ def run_of(
     Raises:
         ValueError: a field that cannot be used.
     """
+    if text(values.get("start_mode")) == BRANCH:
+        raise ValueError("it is a decay branch of a trunk: imported cells hold whole runs")
     known: dict[str, Any] = {name: text(values.get(name)) for name in TEXTS}
     known |= {name: integer(name, values.get(name)) for name in INTEGERS}
     for name in ("optimizer", "model"):

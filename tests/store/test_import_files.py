@@ -21,7 +21,9 @@ from tests.store.test_import_marin import mutated_bytes
 
 FUZZ = -(-int(os.environ.get("OPTSWEEP_FUZZ", "800")) // 6)
 """Mutated files of each format, as in test_import_marin."""
-ROW = "* EXCLUDE (run_id, run, study, origin, source, steps_done, tokens_done, train_loss, error, state)"
+ROW = (
+    "* EXCLUDE (run_id, run, study, origin, source, steps_done, tokens_done, trained_tokens, train_loss, error, state)"
+)
 
 
 @pytest.fixture
@@ -49,6 +51,15 @@ def test_what_is_exported_is_read_back_as_it_was(kind: str, tmp_path: Path, plac
     assert sql_rows(place.store, states.format(there)) == sql_rows(place.store, states.format("study = 'again'"))
     with pytest.raises(OptsweepError, match="exists"):
         exchange.export_results(place, kind, target, Filter())
+
+
+def test_a_decay_branch_is_left_out_with_the_reason(tmp_path: Path, place: Workspace) -> None:
+    table = written(
+        tmp_path, "two.csv", "optimizer,model,chinchilla,loss,start_mode\nadamw,130m,1,3.5,\nadamw,130m,1,3.4,branch\n"
+    )
+    report = imports.import_results(place, "csv", path=table)
+    assert report.runs == 1
+    assert [skip.why for skip in report.skipped] == ["it is a decay branch of a trunk: imported cells hold whole runs"]
 
 
 def test_a_mapping_says_which_column_means_what(tmp_path: Path, place: Workspace) -> None:
