@@ -80,7 +80,9 @@ class Overlaps(threading.Thread):
 
 
 def _writes(pid: str, handle: str) -> bool:
-    """Whether a process has a file open for writing: the helper only reads it."""
+    """Whether an engine has a file open for writing: the helper only reads it, a controller writes its copy of it."""
+    if b"optsweep_engines.run" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+        return False
     flags = Path(f"/proc/{pid}/fdinfo/{handle}").read_text().split("flags:")[1].split()[0]
     return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
 
