@@ -181,6 +181,7 @@ def cautions(specs: Iterable[RunSpec]) -> list[str]:
     """What a careful reader of a plan would remark, a line each: legal, but seldom meant."""
     from optsweep_engines import schedules
     from optsweep_engines.optimizers import catalogue
+    from optsweep_tui import published
 
     found = list(specs)
     notes = []
@@ -197,7 +198,7 @@ def cautions(specs: Iterable[RunSpec]) -> list[str]:
     if len(contexts) > 1:
         lengths = ", ".join(map(str, contexts))
         notes.append(f"losses at different context lengths ({lengths}) are not comparable and stay in separate tables")
-    return notes
+    return notes + published.origins((spec.optimizer, spec.model, spec.chinchilla) for spec in found)
 
 
 def require_engines(specs: Iterable[RunSpec]) -> None:

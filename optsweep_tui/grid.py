@@ -218,7 +218,7 @@ def select(study: Study, optimizers: Iterable[str], model_names: Iterable[str], 
     if not cells and not runs:
         raise OptsweepError(
             f"grid {study.name} has no such cell: the selection is empty",
-            f"optsweep grids {study.name} lists its cells",
+            "run --grid with --dry-run and nothing else lists its cells",
         )
     return dataclasses.replace(study, cells=tuple(cells), runs=runs)
 
@@ -245,7 +245,7 @@ def only(study: Study, cells: Iterable[tuple[str, str, float]]) -> Study:
         optimizer, model, value = wanted[0] if wanted else ("", "", 0.0)
         raise OptsweepError(
             f"grid {study.name} has no cell {optimizer} {model} {value:g}",
-            f"optsweep grids {study.name} lists its cells",
+            "run --grid with --dry-run and nothing else lists its cells",
         )
     return dataclasses.replace(study, cells=kept, runs=runs)
 
@@ -283,6 +283,8 @@ def with_settings(study: Study, sets: Iterable[str], sweeps: Iterable[str]) -> S
         if any(part[0] != parts[0][0] for part in parts):
             raise OptsweepError(f'--sweep "{text}": the factors of a product name different optimizers')
         lists = {knob: tuple(scalar(value) for value in values.split(",")) for _, knob, values in parts}
+        if len(lists) < len(parts):
+            raise OptsweepError(f'--sweep "{text}": a knob is given twice', "write its values as one list")
         if len(lists) == 1:
             overrides.append(Override(optimizer=parts[0][0], sweep=lists))
         else:
@@ -298,6 +300,10 @@ def _assignment(study: Study, text: str, option: str, selected: list[str]) -> tu
     first, dot, rest = left.strip().rpartition(".")  # a file's name may hold dots, a knob's holds none
     named = published.study_name(study.published, first)
     scope: tuple[str, ...] = (optimizer_name(named, option),) if dot else ()
+    if scope and scope[0] not in selected:
+        raise OptsweepError(
+            f'{option} "{text}": the plan has no cell of {scope[0]}, only of {", ".join(selected)}', "leave it out"
+        )
     knob = knob_name(rest, scope or selected, option)
     return scope, knob, value.strip()
 
@@ -489,7 +495,7 @@ def resolve(
         held = "" if dataset.held_out is None else f"; dataset {dataset.name} holds out {dataset.held_out:,} tokens"
         raise OptsweepError(
             f"{where}: validation_tokens = {spec.validation_tokens:,} in windows of seq_len {spec.seq_len}{held}",
-            "take one window at least, and fewer than are held out",
+            f"take {spec.seq_len} or more, and fewer than are held out",
         )
     heldout.require_windows(spec, datasets, where)
     try:

@@ -9,6 +9,7 @@ import csv
 import functools
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,3 +100,24 @@ def nearest(optimizer: str, model: str, chinchilla: float) -> PublishedCell | No
     if not candidates:
         return None
     return min(candidates, key=lambda cell: (abs(math.log(cell.chinchilla / chinchilla)), cell.chinchilla))
+
+
+def origins(cells: Iterable[tuple[str, str, float]]) -> list[str]:
+    """Where the configurations of cells come from that the published study does not have, of models that it has; a line each.
+
+    Args:
+        cells: (optimizer, model, ratio).
+    """
+    known = {model for _, model, _ in reference()}
+    notes = []
+    for optimizer, model, value in dict.fromkeys(cells):
+        cell = nearest(optimizer, model, value) if model in known else None
+        if model in known and cell is None:
+            notes.append(
+                f"{optimizer} {model} {value:g}: no published configuration, it begins with the catalogue's defaults"
+            )
+        elif cell is not None and abs(cell.chinchilla - value) > 1e-4 * value:
+            notes.append(
+                f"{optimizer} {model} {value:g}: not published, it begins with the configuration of ratio {cell.chinchilla:g}"
+            )
+    return notes

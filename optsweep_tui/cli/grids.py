@@ -13,6 +13,7 @@ def command(
     name: Annotated[
         str | None, typer.Argument(help="A shipped grid, or a file.", autocompletion=options.complete_grid)
     ] = None,
+    _workspace: options.UnreadWorkspace = None,
     json_: options.Json = False,
 ) -> None:
     """List the grids, or show one: its cells and its file, to copy and change.

@@ -11,6 +11,7 @@ from optsweep_tui.cli import options, output
 
 def command(
     name: Annotated[str | None, typer.Argument(help="One model.", autocompletion=options.complete_model)] = None,
+    _workspace: options.UnreadWorkspace = None,
     json_: options.Json = False,
 ) -> None:
     """List the models, or show one in full. A "+" changes a feature: the run then is of a model of its own.

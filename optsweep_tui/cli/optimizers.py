@@ -35,6 +35,7 @@ def command(
         str | None, typer.Argument(metavar="FILE:NAME", help="After check: your own optimizer's file and name.")
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="After check: on torch or on jax.")] = "torch",
+    _workspace: options.UnreadWorkspace = None,
     json_: options.Json = False,
 ) -> None:
     """List the optimizers, or show one: rule, knobs, routing, costs and sources; or check one of your own.

@@ -16,6 +16,11 @@ WorkspaceDir = Annotated[
     Path | None, typer.Option("--workspace", "-w", help="Folder of the work [default: $OPTSWEEP_WORKSPACE or .].")
 ]
 
+UnreadWorkspace = Annotated[
+    Path | None, typer.Option("--workspace", "-w", help="Taken as everywhere; nothing is read from it here.")
+]
+JsonLines = Annotated[bool, typer.Option("--json", help="Print one JSON object per run and change, a line each.")]
+
 
 def complete_optimizer(incomplete: str) -> list[str]:
     """Names for shell completion."""

@@ -16,9 +16,9 @@ def command(
     once: Annotated[bool, typer.Option("--once", help="One look, then leave.")] = False,
     sinks: options.Sinks = None,
     workspace: options.WorkspaceDir = None,
-    json_: options.Json = False,
+    json_: options.JsonLines = False,
 ) -> None:
-    """Watch runs until all are over. With --json: one object per run and change, a line each.
+    """Watch runs until all are over.
 
     Examples: optsweep watch | optsweep watch 3fa2 --json | optsweep watch --once | optsweep watch --sink tensorboard:tb
     """

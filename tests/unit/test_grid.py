@@ -162,6 +162,7 @@ def test_a_mistake_in_a_file_is_named_where_it_stands(tmp_path: Path, text: str,
         ("seq_len=1e9", "less than one step"),
         ("warmup=1.5", "neither a fraction below 1"),
         ("seed=3", "give --seeds"),
+        ("muon.lr=0.1", "no cell of muon, only of adamw"),
         ("engine=jax", "give --engine"),
     ],
 )
@@ -170,6 +171,21 @@ def test_a_bad_setting_is_one_clear_line(assignment: str, expected: str) -> None
         study = grid.with_settings(grid.from_names(["adamw"], ["bench-micro"], ["0.1"]), [assignment], [])
         grid.expand(study, facts)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "expected"), [("muon.lr=0.1,0.2", "no cell of muon"), ("lr=0.1,0.2*lr=0.3", "given twice")]
+)
+def test_a_sweep_that_would_be_left_out_is_refused(sweep: str, expected: str) -> None:
+    with pytest.raises(OptsweepError, match=expected):
+        grid.with_settings(grid.from_names(["adamw"], ["bench-micro"], ["0.1"]), [], [sweep])
+
+
+def test_a_plan_says_which_configurations_are_not_the_published_ones() -> None:
+    cells = [("adamw", "130m", 1.0), ("adamw", "130m", 3.0), ("sgd", "130m", 1.0), ("sgd", "bench-micro", 1.0)]
+    first, second = published.origins(cells)
+    assert "adamw 130m 3" in first and "of ratio 4" in first
+    assert "sgd 130m 1" in second and "no published configuration" in second
 
 
 def test_a_grid_that_explodes_is_refused_before_it_is_expanded_and_cut_by_a_limit() -> None:
