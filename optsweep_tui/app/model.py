@@ -185,6 +185,9 @@ def cell_view(rows: Sequence[RunRow], base: int | None = 0) -> CellView:
     ordered = sorted(rows, key=lambda row: (row.line.lr is None, row.line.lr or 0.0, row.line.seed or 0, row.run_id))
     states = {row.line.state for row in ordered}
     finals = [row for row in ordered if row.line.state == "done" and _number(row.line.loss)]
+    finals = [
+        row for row in finals if not row.cell.branches
+    ] or finals  # as `analysis.table`: a whole run stands for the cell
     live = [row for row in ordered if row.line.state == "running" and _number(row.line.loss)]
     selectable = [row for row in finals if row.line.seed == base] or finals
     best = min(selectable or live, key=lambda row: row.line.loss or 0.0, default=None)

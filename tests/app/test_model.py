@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from optsweep_engines.spec import BRANCH, Start
 from optsweep_tui.app import model
 from optsweep_tui.app.model import RunRow
 from optsweep_tui.app.views import compare
@@ -28,6 +29,13 @@ def test_a_cell_with_fresh_seeds_shows_their_mean_as_the_table_does_not_the_luck
     assert cell.loss == pytest.approx(2.1) and (cell.seeds, cell.fresh) == (3, True)
     assert cell.best is not None and (cell.best.line.lr, cell.best.line.seed) == (0.006, 0)
     assert model.base_seed(rows) == 0
+
+
+def test_a_whole_run_stands_for_its_cell_and_no_luckier_branch_of_a_trunk() -> None:
+    start = Start(run_id="0" * 32, step=5, mode=BRANCH, parameters_sha256="1" * 64)
+    rows = [made.row(made.spec(), "done", 2.1), made.row(made.spec().replace(start=start), "done", 2.0)]
+    assert model.cell_view(rows).loss == 2.1
+    assert model.cell_view(rows[1:]).loss == 2.0
 
 
 def test_a_cell_without_a_final_loss_shows_the_training_loss_as_unfinished() -> None:
