@@ -149,7 +149,7 @@ async def test_bulk_cancel_says_the_count_and_undo_brings_the_runs_back(
         await driver.until(lambda: len(screen.shown) == 9)
         await driver.press("asterisk")
         assert "9 marked" in driver.text
-        await driver.press("slash", *"c<0.12", "enter")
+        await driver.press("slash", *"c<0.08", "enter")
         assert "6 runs marked outside this list" in driver.text
         await driver.press("K")
         assert "Cancel 9 runs?" in driver.text

@@ -87,7 +87,7 @@ def test_three_phases_are_shown_before_they_run(tmp_path: Path, capsys: pytest.C
     )
     cells = json.loads(out)["rules"]["cells"]
     assert code == 0
-    assert {cell["chinchilla"]: cell["phase"] for cell in cells} == {0.05: 1, 0.07: 1, 0.1: 2, 0.15: 2, 0.22: 3}
+    assert {cell["chinchilla"]: cell["phase"] for cell in cells} == {0.05: 1, 0.07: 1, 0.1: 2, 0.15: 3}
 
 
 # ---------------------------------------------------------------- with made results
