@@ -175,7 +175,9 @@ def test_a_cached_frame_equals_a_fresh_one_and_a_new_key_is_drawn_anew() -> None
     assert rasterise([old], moved, cache) == rasterise([old], moved)
 
 
-@pytest.mark.parametrize(("width", "height"), [(0, 4), (1, 1), (GUTTER, FOOT), (GUTTER + MARGIN + 1, FOOT + 1), (200, 60)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(0, 4), (1, 1), (GUTTER, FOOT), (GUTTER + MARGIN + 1, FOOT + 1), (200, 60)]
+)
 def test_every_size_gives_exactly_that_many_rows_and_columns(width: int, height: int) -> None:
     view = dataclasses.replace(SMALL, width=width, height=height, unit="tokens", crosshair=3.0)
     rows = rasterise([curve([0, 10], [1, np.nan], letter="A")], view)
