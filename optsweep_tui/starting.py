@@ -10,6 +10,7 @@ from optsweep_engines import folder, kept, schedules
 from optsweep_engines.optimizers import catalogue
 from optsweep_engines.spec import BRANCH, WEIGHTS, RunSpec, Start
 from optsweep_tui import grid, heldout, rundir
+from optsweep_tui.dispatch import placing
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.settings import Workspace
 
@@ -288,7 +289,9 @@ def keep_steps(spec: RunSpec, text: str) -> list[int]:
             step = spec.steps
         elif part.startswith("c") and len(part) > 1:
             _require_trunk(spec)
-            step = decay_start(_whole(spec, grid.ratio(part[1:], where), {}))
+            whole = _whole(spec, grid.ratio(part[1:], where), {})
+            step = decay_start(whole)
+            _require_same_until(spec, whole, step)
         elif re.fullmatch(r"[0-9]{1,10}", part):
             step = int(part)
         else:
@@ -304,16 +307,36 @@ def keep_steps(spec: RunSpec, text: str) -> list[int]:
     return sorted(found)
 
 
+def require_here(workspace: Workspace, run_ids: Iterable[str]) -> None:
+    """Refuse `--keep` for runs of other machines.
+
+    Raises:
+        OptsweepError: one is placed, or was trained, elsewhere.
+    """
+    choices = placing.Choices(workspace)
+    for run_id in run_ids:
+        where = rundir.host_of(rundir.state_of(workspace.runs / run_id).attempt_folder) or "local"
+        require_local([where, *choices.of(run_id)], (), keep=True)
+
+
+def keeps_all(workspace: Workspace, run_id: str) -> bool:
+    """A run that is done and keeps every state that it was asked for."""
+    return rundir.state_of(workspace.runs / run_id).state == "done" and not unmet(workspace, run_id)
+
+
 def remember(workspace: Workspace, asked: Mapping[str, Sequence[int]]) -> None:
-    """Note in the run folders which states attempts that begin from now on are to keep, beside those asked for earlier.
+    """Note in the run folders which states are to be kept, beside those asked for earlier; of a run under way those ahead.
 
     Raises:
         OptsweepError: a folder cannot be written.
     """
     for run_id, steps in asked.items():
         where = workspace.runs / run_id
+        state = rundir.state_of(where)
+        row = rundir.last_metric(state.attempt_folder) if state.state == "running" and state.attempt_folder else None
+        ahead = {step for step in steps if row is None or step > row["step"]}  # else its next attempt would go back
         try:
-            folder.write_json(where / folder.KEEP, {"steps": sorted(kept.wanted(where) | set(steps))})
+            folder.write_json(where / folder.KEEP, {"steps": sorted(kept.wanted(where) | ahead)})
         except OSError as error:
             raise rundir.unwritable(where, error) from None
 

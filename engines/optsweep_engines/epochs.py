@@ -66,7 +66,7 @@ def _permuted(index: npt.NDArray[np.int64], many: int, size: int, key: str) -> n
     return _table(many, size, key)[index]
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=4)
 def _table(many: int, size: int, key: str) -> npt.NDArray[np.int64]:
     return permuted(np.arange(many, dtype=np.int64), size, key)
 

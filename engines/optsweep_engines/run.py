@@ -129,8 +129,8 @@ class AttemptLog:
         """A file whose name carries step and checksum, whole or not at all."""
         where.mkdir(exist_ok=True)
         temporary = where / f".writing-{self.attempt}"
-        for left in where.glob(".writing*"):
-            left.unlink(missing_ok=True)  # of an attempt that was killed
+        for number in range(1, self.attempt + 1):  # of attempts that were killed; a newer one may be writing
+            (where / f".writing-{number}").unlink(missing_ok=True)
         try:
             write(temporary)
             digest = kept.sha256_of(temporary)
@@ -255,6 +255,13 @@ def _written(attempt_folder: Path, log: AttemptLog, record: RunRecord) -> int:
     return EXIT_FAILED if record.status in ("failed", "oom") else 0
 
 
+def _first_step(run_folder: Path) -> int:
+    """Steps of its trunk that a branch has not trained itself; 0 of another run, or where its spec cannot be read."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return RunSpec.from_dict(folder.read_json(run_folder / folder.SPEC) or {}).first_step
+    return 0
+
+
 def _failed(attempt_folder: Path, log: AttemptLog, error: Exception) -> RunRecord:
     line = " ".join(f"{type(error).__name__}: {error}".split())[:2000]
     with contextlib.suppress(OSError):  # the record has a reserve for a full disk, the event has none
@@ -266,6 +273,7 @@ def _failed(attempt_folder: Path, log: AttemptLog, error: Exception) -> RunRecor
         train_loss=log.last_row.get("train_loss"),
         val_loss=None,
         steps=log.last_row.get("step", 0),
+        started_from_step=_first_step(attempt_folder.parent) if log.last_row else 0,
         tokens=log.last_row.get("tokens", 0),
         train_seconds=log.last_row.get("train_seconds", 0.0),
         tokens_per_second=None,

@@ -32,7 +32,10 @@ class SharedLog:
         self.diagnostics = getattr(log, "diagnostics", None)
         self.mesh = mesh or log.mesh
         self.runs_root = getattr(log, "runs_root", None)
-        self.keeps: set[int] = getattr(log, "keeps", set())
+        own = sorted(getattr(log, "keeps", set())) if leads else []
+        [count] = agreed([len(own)])
+        self.keeps: set[int] = set(agreed(own or [0] * count)) if count else set()
+        """As the first process found them: all have to save together."""
         self.asked = 0
         self.due = False
 
@@ -77,4 +80,9 @@ class SharedLog:
         newest = next(self.log.checkpoints(), (0, Path())) if self.leads else (0, Path())
         [step] = self.agreed([newest[0]])
         if step:
-            yield from ((found, path) for found, path in self.log.checkpoints() if found == step)
+            own = [(found, path) for found, path in self.log.checkpoints() if found == step]
+            if not own:
+                raise RuntimeError(
+                    f"this process does not see the state of step {step} that the first one goes on from"
+                )
+            yield from own

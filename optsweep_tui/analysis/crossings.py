@@ -102,6 +102,8 @@ def _trace(cell: CellLoss, logged: Curves, x: X) -> Trace | str:
     """The mean curve of a cell's seeds, or why there is none."""
     if not cell.has_loss:
         return f"no final loss: {cell.account}"
+    if x == "time" and F.BRANCH in cell.flags:
+        return "withheld: its runs are branches, whose seconds leave out those of their trunk"
     timed = {run.run_id for run in cell.runs if cell.best is not None and run.timed_like(cell.best)}
     chosen = [run_id for run_id in cell.run_ids if x == "steps" or run_id in timed]
     if not chosen:

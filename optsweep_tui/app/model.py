@@ -227,15 +227,15 @@ def _number(value: float | None) -> bool:
 
 def matrix(rows: Iterable[RunRow]) -> list[Block]:
     """The cells of a study, by rising model size as far as the ratios tell, optimizers and ratios in order."""
-    grouped: dict[tuple[str, str, str, int], dict[tuple[str, float], list[RunRow]]] = {}
+    grouped: dict[tuple[str, str, str, int, str], dict[tuple[str, float], list[RunRow]]] = {}
     for row in rows:
         cell = row.cell
-        key = (cell.model, cell.dataset, cell.engine, cell.seq_len)
+        key = (cell.model, cell.dataset, cell.engine, cell.seq_len, cell.validation_set)
         spot = (cell.optimizer, fmt.ratio_key(row.line.chinchilla))
         grouped.setdefault(key, {}).setdefault(spot, []).append(row)
-    several = [len({key[place] for key in grouped}) > 1 for place in range(4)]
+    several = [len({key[place] for key in grouped}) > 1 for place in range(5)]
 
-    def size(key: tuple[str, str, str, int]) -> tuple[float, tuple[str, str, str, int]]:
+    def size(key: tuple[str, str, str, int, str]) -> tuple[float, tuple[str, str, str, int, str]]:
         first = next(iter(grouped[key].values()))[0]
         return (first.cell.tokens / first.line.chinchilla if first.line.chinchilla else 0.0, key)
 

@@ -13,8 +13,8 @@ from optsweep_tui.app import format as fmt
 from optsweep_tui.core import Cell, Filter
 from optsweep_tui.settings import Workspace
 
-Key = tuple[str, str, float, str, str, int]
-"""(optimizer, model, ratio, dataset, engine, seq_len); what an import does not say is "" or 0."""
+Key = tuple[str, str, float, str, str, int, str]
+"""(optimizer, model, ratio, dataset, engine, seq_len, validation set); what an import does not say is "" or 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,15 @@ def stamp(workspace: Workspace) -> int | None:
 
 def key_of(cell: Cell, ratio: float) -> Key:
     """Where a cell of the matrix is found."""
-    return (cell.optimizer, cell.model, fmt.ratio_key(ratio), cell.dataset, cell.engine, cell.seq_len)
+    return (
+        cell.optimizer,
+        cell.model,
+        fmt.ratio_key(ratio),
+        cell.dataset,
+        cell.engine,
+        cell.seq_len,
+        cell.validation_set,
+    )
 
 
 def load(workspace: Workspace, study: str | None) -> Verdicts:
@@ -110,6 +118,7 @@ def _key(record: Mapping[Any, Any]) -> Key:
     return (
         str(record["optimizer"]), str(record["model"]), fmt.ratio_key(_number(record["chinchilla"])),
         _text(record["dataset"]), _text(record["engine"]), 0 if math.isnan(seq_len) else int(seq_len),
+        _text(record["validation_set"]),
     )  # fmt: skip
 
 

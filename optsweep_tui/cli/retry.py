@@ -44,8 +44,13 @@ def command(
             if line.state in bad and line.host and line.run_id not in wanted
         ]
     if keep is not None:
+        starting.require_here(place, wanted)
         asked = {run_id: starting.keep_steps(flow.spec_of(place, run_id), keep) for run_id in wanted}
         starting.remember(place, asked)
+        have = [run_id for run_id in wanted if starting.keeps_all(place, run_id)]
+        for run_id in have:
+            output.say(f"run {run_id[:8]} is done and keeps all that was asked for: it is not tried again")
+        wanted = [run_id for run_id in wanted if run_id not in have]
     queued = flow.retry(place, wanted)
     lines = flow.run_lines(place, wanted)
     if queued and detach:

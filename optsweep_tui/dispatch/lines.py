@@ -105,6 +105,7 @@ def run_line(workspace: Workspace, run_id: str, state: RunState | None = None) -
     elif row is not None:
         step, loss = row["step"], _number(row.get("train_loss"))
         seconds, tokens = _number(row.get("train_seconds")) or 0.0, _number(row.get("tokens")) or 0.0
+        tokens -= spec.first_step * spec.tokens_per_step  # a branch's seconds begin where it does
         speed = tokens / seconds if seconds > 0 else None
         if state.state == "running" and speed:
             eta = (spec.steps - step) * spec.tokens_per_step / speed

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from optsweep_engines.folder import KEPT
+from optsweep_engines import folder
+from optsweep_engines import kept as kept_states
 from optsweep_tui import rundir
+from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 
 LEFT_SECONDS = 3600.0
@@ -38,6 +40,7 @@ def tidy(workspace: Workspace, *, checkpoints: bool, kept: bool, dry_run: bool, 
         for run_id in rundir.native_ids(workspace.runs)
         if rundir.state_of(workspace.runs / run_id).state == "done"
     )
+    found = list(_states(workspace))
     kinds: tuple[tuple[str, Iterable[Path], bool, str], ...] = (
         ("temporary files", _temporary(workspace), True, ""),
         (
@@ -48,13 +51,16 @@ def tidy(workspace: Workspace, *, checkpoints: bool, kept: bool, dry_run: bool, 
         ),
         (
             "kept states of runs, which others begin with",
-            (path for run_id in rundir.native_ids(workspace.runs) for path in _states(workspace.runs / run_id)),
+            [path for _, path in found],
             states,
             "--states removes them",
         ),
         ("stores put aside", _kept(workspace), kept, "--kept removes them"),
     )
-    return [_removed(what, list(paths), wanted and not dry_run, option) for what, paths, wanted, option in kinds]
+    removed = [_removed(what, list(paths), wanted and not dry_run, option) for what, paths, wanted, option in kinds]
+    if states and not dry_run:
+        _forget(found)
+    return removed
 
 
 def _removed(what: str, paths: list[Path], remove: bool, option: str) -> Removed:
@@ -80,12 +86,12 @@ def _size(path: Path) -> int:
 def _temporary(workspace: Workspace) -> Iterator[Path]:
     """What an atomic write or an import left when it was killed."""
     limit = time.time() - LEFT_SECONDS
-    for folder, names, files in os.walk(workspace.runs):
-        if Path(folder).name == rundir.CHECKPOINTS:
+    for place, names, files in os.walk(workspace.runs):
+        if Path(place).name == rundir.CHECKPOINTS:
             names.clear()
         for name in files:
             if (name.startswith(".") and name.endswith(".tmp")) or name.endswith(".import"):
-                path = Path(folder) / name
+                path = Path(place) / name
                 with contextlib.suppress(OSError):
                     if path.stat().st_mtime < limit:
                         yield path
@@ -97,9 +103,30 @@ def _checkpoints(run_folder: Path) -> Iterator[Path]:
             yield from sorted((attempt_folder / rundir.CHECKPOINTS).iterdir())
 
 
-def _states(run_folder: Path) -> Iterator[Path]:
-    with contextlib.suppress(OSError):
-        yield from sorted((run_folder / KEPT).iterdir())
+def _states(workspace: Workspace) -> Iterator[tuple[int, Path]]:
+    """(step, file) of states of finished runs, as far as no run that is not over begins with them."""
+    needed, over = set(), []
+    for run_id in rundir.native_ids(workspace.runs):
+        with contextlib.suppress(OptsweepError, OSError):
+            if rundir.state_of(workspace.runs / run_id).finished:
+                over.append(run_id)
+            elif (start := rundir.read_spec(workspace.runs / run_id).start) is not None:
+                needed.add((start.run_id, start.step))
+    for run_id in over:
+        for step, path, _ in kept_states.listed(workspace.runs / run_id / folder.KEPT):
+            if (run_id, step) not in needed:
+                yield step, path
+
+
+def _forget(removed: Iterable[tuple[int, Path]]) -> None:
+    """What has been removed is not asked for any more: a later attempt would go back to make it again."""
+    gone: dict[Path, set[int]] = {}
+    for step, path in removed:
+        gone.setdefault(path.parents[1], set()).add(step)
+    for run_folder, steps in gone.items():
+        left = kept_states.wanted(run_folder) - steps
+        with contextlib.suppress(OSError):
+            folder.write_json(run_folder / folder.KEEP, {"steps": sorted(left)})
 
 
 def _kept(workspace: Workspace) -> Iterator[Path]:

@@ -85,6 +85,8 @@ def tuning_of(request: Request, datasets: grid.Datasets, own_grids: Path | None 
         phased=request.phased,
         sampler_version=sampling.version() if rules.sampler == "optuna" else None,
         notes=tuple(_notes(study, scope)),
+        validation_sets=dict(study.validation_sets),
+        validation_set=study.validation_set,
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from optsweep_engines.spec import Scalar
+from optsweep_engines.spec import OWN_SET, Scalar
 from optsweep_tui.core import Study
 from optsweep_tui.tune.axes import Config
 from optsweep_tui.tune.problem import Rules
@@ -70,11 +70,22 @@ class Tuning:
     """Version of Optuna, where it is used."""
     notes: tuple[str, ...] = ()
     """What of its grid is left aside."""
+    validation_sets: Mapping[str, str] = field(default_factory=dict)
+    """Further validation sets, as in a Study."""
+    validation_set: str = OWN_SET
+    """The one whose loss is compared."""
 
     @property
     def study(self) -> Study:
         """What specs are resolved with."""
-        return Study(name=self.name, baseline=self.baseline, engine=self.engine, dataset=self.dataset)
+        return Study(
+            name=self.name,
+            baseline=self.baseline,
+            engine=self.engine,
+            dataset=self.dataset,
+            validation_sets=self.validation_sets,
+            validation_set=self.validation_set,
+        )
 
 
 def to_dict(tuning: Tuning) -> dict[str, Any]:

@@ -221,7 +221,9 @@ def train(spec: RunSpec, log: RunLog) -> RunRecord:
     run = Loop(spec, log)
     trainer: Trainer | None = None
     try:
-        trainer = Trainer(spec, log.data_root, device, log.optimizer_file, weights.initial(spec, runs_root(spec, log)))
+        own = next(log.checkpoints(), None)  # with a state of its own a run needs that of no other
+        initial = weights.initial(spec, runs_root(spec, log)) if own is None else None
+        trainer = Trainer(spec, log.data_root, device, log.optimizer_file, initial)
         trainer.observe(wanted(log), log.event)
         return run.run(trainer)
     except (torch.OutOfMemoryError, MemoryError) as error:
