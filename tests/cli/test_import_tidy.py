@@ -55,6 +55,7 @@ def test_gc_removes_leftovers_and_only_what_it_was_asked_to(tmp_path: Path) -> N
     assert present() == before
     assert {row["what"]: (row["count"], row["bytes"]) for row in rows} == {
         "temporary files": (1, 1), "checkpoints of done runs": (1, 100), "stores put aside": (1, 3),
+        "kept states of runs, which others begin with": (0, 0),
     }  # fmt: skip
     optsweep("gc", workspace=tmp_path)
     gone = before - present()

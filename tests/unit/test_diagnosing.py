@@ -49,9 +49,3 @@ def test_what_cannot_be_asked_for_is_refused(text: str, words: str, tmp_path: Pa
     with pytest.raises(OptsweepError) as caught:
         diagnosing.parsed(text.format(mine=tmp_path / "mine.py", bad=tmp_path / "bad.py"))
     assert words in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_other_machines_are_refused() -> None:
-    diagnosing.require_local(["local"])
-    with pytest.raises(OptsweepError, match="on this machine only, not on box1"):
-        diagnosing.require_local(["local", "box1"])

@@ -208,16 +208,16 @@ def test_of_two_controllers_the_first_place_of_an_attempt_counts(tmp_path: Path)
 def test_an_env_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     helper = Helper(tmp_path / "root")
     file = tmp_path / "secrets"
-    file.write_text("export TOKEN='abc'\nnot a variable\nOTHER=1\n")
+    file.write_text("export TOKEN='hush!'\nnot a variable\nOTHER=1\n")
     file.chmod(0o644)
     assert "chmod 600" in helper.answer({"verb": "hello", "env_file": str(file)}, b"")[0]["refused"]
     file.chmod(0o600)
     refused = helper.answer({"verb": "hello", "env_file": str(file)}, b"")[0]["refused"]
-    assert "line 2 is not NAME=VALUE" in refused and "abc" not in refused
-    file.write_text("export TOKEN='abc'\nOTHER=1\n")
+    assert "line 2 is not NAME=VALUE" in refused and "hush" not in refused
+    file.write_text("export TOKEN='hush!'\nOTHER=1\n")
     answer, _ = helper.answer({"verb": "hello", "env_file": str(file)}, b"")
-    assert "abc" not in json.dumps(answer)
-    assert helper._bench is not None and helper._bench.environment == {"TOKEN": "abc", "OTHER": "1"}
+    assert "hush" not in json.dumps(answer)
+    assert helper._bench is not None and helper._bench.environment == {"TOKEN": "hush!", "OTHER": "1"}
 
 
 def test_a_dataset_is_published_only_if_its_tokens_hash_to_its_name(tmp_path: Path) -> None:

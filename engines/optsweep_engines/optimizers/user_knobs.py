@@ -22,7 +22,7 @@ IMPLEMENTATION = frozenset({"foreach", "fused", "capturable", "differentiable", 
 RUN_NAMES = frozenset(
     {name for knob in RUN_KNOBS for name in (knob.name, *knob.aliases)}
     | {*FIELD_ALIASES, *FIELD_ALIASES.values(), "seq_len", "dtype", "accumulation"}
-    | {"validation_tokens", "validation_interval"}
+    | {"validation_tokens", "validation_interval", "simulate_epochs"}
     | set(FEATURES)
     | {"seed", "seeds", "engine", "dataset", "optimizer", "model", "chinchilla", "around"}
 )
