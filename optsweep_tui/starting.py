@@ -343,8 +343,7 @@ def remember(workspace: Workspace, asked: Mapping[str, Sequence[int]]) -> None:
 
 def unmet(workspace: Workspace, run_id: str) -> list[int]:
     """Steps that a run was asked to keep and does not."""
-    where = workspace.runs / run_id
-    return sorted(kept.wanted(where) - set(kept.steps(where)))
+    return sorted(kept.unmet(workspace.runs / run_id))
 
 
 # ---------------------------------------------------------------- where

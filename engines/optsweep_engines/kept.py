@@ -62,6 +62,11 @@ def wanted(run_folder: Path) -> set[int]:
     return {step for step in found if type(step) is int and step > 0} if isinstance(found, list) else set()
 
 
+def unmet(run_folder: Path) -> set[int]:
+    """Steps whose state the run was asked to keep and does not."""
+    return wanted(run_folder) - set(steps(run_folder))
+
+
 def sha256_of(path: Path) -> str:
     """Hash over a file."""
     with open(path, "rb") as handle:

@@ -209,9 +209,13 @@ class Account:
         self.done, progress = found
         self.resumed_from = self.done
         self.seconds = float(progress["seconds"])
+        self._take_up(progress)
+        self.log.event("resumed", step=self.done)
+
+    def _take_up(self, progress: Mapping[str, Any]) -> None:
+        """What was seen of losses and norms before."""
         self.history = LossHistory(**progress["history"])
         self.watch = SpikeWatch(**progress.get("watch", {}))
-        self.log.event("resumed", step=self.done)
 
     def begin(self, trainer: Trainer) -> None:
         """Take up the state of another run where the run begins with one, and is at its beginning.
@@ -225,8 +229,7 @@ class Account:
         if self.spec.first_step:
             progress = trainer.take(runs_root(self.spec, self.log))
             self.done = start.step
-            self.history = LossHistory(**progress["history"])
-            self.watch = SpikeWatch(**progress.get("watch", {}))
+            self._take_up(progress)
         kept.require(self.spec, trainer.parameters_sha256())
         self.log.event("began", mode=start.mode, run=start.run_id, step=start.step)
 

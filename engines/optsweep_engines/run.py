@@ -56,7 +56,7 @@ class AttemptLog:
         self.threads = int(intent.get("threads", 1))
         self.mesh: str | None = intent.get("mesh")
         self.diagnostics: dict[str, Any] | None = folder.read_json(self.run_folder / folder.DIAGNOSTICS)
-        self._keeps = kept.wanted(self.run_folder) - set(kept.steps(self.run_folder))
+        self._keeps = kept.unmet(self.run_folder)
         self._keeps_read = time.monotonic()
         self._checkpoint_seconds = float(intent.get("checkpoint_seconds", 30.0))
         self._last_checkpoint = self._looked = time.monotonic()
@@ -121,7 +121,7 @@ class AttemptLog:
     def keeps(self) -> set[int]:
         """Steps whose state is asked for and not kept; what was asked for since is seen within a second."""
         if time.monotonic() - self._keeps_read > 1.0:
-            self._keeps = kept.wanted(self.run_folder) - set(kept.steps(self.run_folder))
+            self._keeps = kept.unmet(self.run_folder)
             self._keeps_read = time.monotonic()
         return self._keeps
 
