@@ -256,10 +256,11 @@ def launch(
         hosts: where the runs may go, by `chosen_hosts`.
         diagnostics: what their engines are to tell, by `diagnosing.parsed`.
         keep: run id -> steps whose state it is to keep, by `starting.keep_steps`.
-        say: called with a line about each host that cannot be used while others can.
+        say: called with a line about each host that cannot be used while others can, and each run that is past what it
+            is to keep.
     """
     from optsweep_engines.optimizers import user_plan
-    from optsweep_tui import diagnosing, packs, starting
+    from optsweep_tui import diagnosing, keeping, packs, starting
     from optsweep_tui import plan as planning
     from optsweep_tui.dispatch import placing
 
@@ -275,7 +276,8 @@ def launch(
     if diagnostics is not None:
         diagnosing.keep(workspace, chosen.run_ids, diagnostics)
     if keep:
-        starting.remember(workspace, keep)
+        for run_id, steps in keeping.remember(workspace, keep).items():
+            say(keeping.passed_line(run_id, steps))
     placing.remember(workspace, chosen.study.name, chosen.run_ids, hosts)
     dispatcher = _dispatcher(workspace)
     device = dispatcher.host.device
@@ -348,10 +350,10 @@ def ask_hosts(workspace: Workspace, seconds: float = 20.0) -> dict[str, str]:
 
 def send_to(workspace: Workspace, run_ids: Sequence[str], hosts: Sequence[str]) -> None:
     """From now on these runs' attempts may go to other hosts than at their launch."""
-    from optsweep_tui import starting
+    from optsweep_tui import keeping, starting
     from optsweep_tui.dispatch import placing
 
-    keeps = any(starting.unmet(workspace, run_id) for run_id in run_ids)
+    keeps = any(keeping.unmet(workspace, run_id) for run_id in run_ids)
     starting.require_local(hosts, (spec_of(workspace, run_id) for run_id in run_ids), keep=keeps)
     placing.remember(workspace, "", run_ids, hosts)
 

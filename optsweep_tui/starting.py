@@ -1,4 +1,4 @@
-"""Runs that begin with the state of another: `--from-run ID[@STEP]`, branches of a trunk, `--keep`; read and checked."""
+"""Runs that begin with the state of another: `--from-run ID[@STEP]`, branches of a trunk; steps of `--keep`; read and checked."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optsweep_engines import folder, kept, schedules
+from optsweep_engines import kept, schedules
 from optsweep_engines.optimizers import catalogue
 from optsweep_engines.spec import BRANCH, WEIGHTS, RunSpec, Start
 from optsweep_tui import grid, heldout, rundir
-from optsweep_tui.dispatch import placing
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.settings import Workspace
 
@@ -280,6 +279,8 @@ def _require_same_until(trunk: RunSpec, whole: RunSpec, begin: int) -> None:
 def keep_steps(spec: RunSpec, text: str) -> list[int]:
     """`300,600,end,c0.5` as steps of a run: `end` is its last, `cRATIO` where a branch of that ratio begins.
 
+    Those of a branch begin behind its trunk's.
+
     Raises:
         OptsweepError: not a list of those, or a step that the run does not have.
     """
@@ -298,52 +299,14 @@ def keep_steps(spec: RunSpec, text: str) -> list[int]:
             raise OptsweepError(
                 f'{where}: "{part}" is no step', "write steps, end, or c0.5: where a branch of ratio 0.5 begins"
             )
-        if not 1 <= step <= spec.steps:
+        first = spec.first_step + 1
+        if not first <= step <= spec.steps:
             raise OptsweepError(
-                f"{where}: {spec.optimizer} {spec.model} {spec.chinchilla:g} has steps 1 to {spec.steps}, not {step}",
+                f"{where}: {spec.optimizer} {spec.model} {spec.chinchilla:g} has steps {first} to {spec.steps}, not {step}",
                 "name steps that every run of the plan has",
             )
         found.add(step)
     return sorted(found)
-
-
-def require_here(workspace: Workspace, run_ids: Iterable[str]) -> None:
-    """Refuse `--keep` for runs of other machines.
-
-    Raises:
-        OptsweepError: one is placed, or was trained, elsewhere.
-    """
-    choices = placing.Choices(workspace)
-    for run_id in run_ids:
-        where = rundir.host_of(rundir.state_of(workspace.runs / run_id).attempt_folder) or "local"
-        require_local([where, *choices.of(run_id)], (), keep=True)
-
-
-def keeps_all(workspace: Workspace, run_id: str) -> bool:
-    """A run that is done and keeps every state that it was asked for."""
-    return rundir.state_of(workspace.runs / run_id).state == "done" and not unmet(workspace, run_id)
-
-
-def remember(workspace: Workspace, asked: Mapping[str, Sequence[int]]) -> None:
-    """Note in the run folders which states are to be kept, beside those asked for earlier; of a run under way those ahead.
-
-    Raises:
-        OptsweepError: a folder cannot be written.
-    """
-    for run_id, steps in asked.items():
-        where = workspace.runs / run_id
-        state = rundir.state_of(where)
-        row = rundir.last_metric(state.attempt_folder) if state.state == "running" and state.attempt_folder else None
-        ahead = {step for step in steps if row is None or step > row["step"]}  # else its next attempt would go back
-        try:
-            folder.write_json(where / folder.KEEP, {"steps": sorted(kept.wanted(where) | ahead)})
-        except OSError as error:
-            raise rundir.unwritable(where, error) from None
-
-
-def unmet(workspace: Workspace, run_id: str) -> list[int]:
-    """Steps that a run was asked to keep and does not."""
-    return sorted(kept.unmet(workspace.runs / run_id))
 
 
 # ---------------------------------------------------------------- where

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +64,26 @@ def wanted(run_folder: Path) -> set[int]:
         return set()
     found = asked.get("steps") if isinstance(asked, dict) else None
     return {step for step in found if type(step) is int and step > 0} if isinstance(found, list) else set()
+
+
+def ask(run_folder: Path, *, add: Iterable[int] = (), drop: Iterable[int] = ()) -> None:
+    """Ask a run to keep further states, and no longer for some; of programs that ask at once each one's stays.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    handle = os.open(run_folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks on folders
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        before = wanted(run_folder)
+        after = (before | set(add)) - set(drop)
+        if after and after != before:
+            folder.write_json(run_folder / folder.KEEP, {"steps": sorted(after)})
+        elif not after:
+            (run_folder / folder.KEEP).unlink(missing_ok=True)
+    finally:
+        os.close(handle)
 
 
 def unmet(run_folder: Path) -> set[int]:

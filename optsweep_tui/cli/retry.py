@@ -25,7 +25,7 @@ def command(
 
     Examples: optsweep retry 3fa2 | optsweep retry --failed | optsweep retry 3fa2 --keep 300,end
     """
-    from optsweep_tui import flow, rundir, starting
+    from optsweep_tui import flow, keeping, rundir, starting
     from optsweep_tui.cli import progress
     from optsweep_tui.errors import OptsweepError
 
@@ -44,10 +44,11 @@ def command(
             if line.state in bad and line.host and line.run_id not in wanted
         ]
     if keep is not None:
-        starting.require_here(place, wanted)
+        keeping.require_here(place, wanted)
         asked = {run_id: starting.keep_steps(flow.spec_of(place, run_id), keep) for run_id in wanted}
-        starting.remember(place, asked)
-        have = [run_id for run_id in wanted if starting.keeps_all(place, run_id)]
+        for run_id, steps in keeping.remember(place, asked).items():
+            output.say(keeping.passed_line(run_id, steps))
+        have = [run_id for run_id in wanted if keeping.keeps_all(place, run_id)]
         for run_id in have:
             output.say(f"run {run_id[:8]} is done and keeps all that was asked for: it is not tried again")
         wanted = [run_id for run_id in wanted if run_id not in have]

@@ -193,10 +193,10 @@ def title(workspace: Workspace, chosen: Plan, hosts: tuple[str, ...] = ("local",
 
 def _say_unkept(workspace: Workspace, chosen: Plan, queued: list[str]) -> None:
     """A finished run does not keep what it is asked for now."""
-    from optsweep_tui import rundir, starting
+    from optsweep_tui import keeping, rundir
 
     for spec in chosen.specs:
-        steps = starting.unmet(workspace, spec.run_id)
+        steps = keeping.unmet(workspace, spec.run_id)
         if steps and spec.run_id not in queued and rundir.state_of(workspace.runs / spec.run_id).finished:
             listed = ",".join(map(str, steps))
             output.say(

@@ -13,6 +13,7 @@ from pathlib import Path
 from optsweep_engines import folder
 from optsweep_engines import kept as kept_states
 from optsweep_tui import rundir
+from optsweep_tui.dispatch import retry
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 
@@ -90,11 +91,23 @@ def _temporary(workspace: Workspace) -> Iterator[Path]:
         if Path(place).name == rundir.CHECKPOINTS:
             names.clear()
         for name in files:
-            if (name.startswith(".") and name.endswith(".tmp")) or name.endswith(".import"):
-                path = Path(place) / name
+            path = Path(place) / name
+            state = name.startswith(".writing-")
+            if state or (name.startswith(".") and name.endswith(".tmp")) or name.endswith(".import"):
                 with contextlib.suppress(OSError):
-                    if path.stat().st_mtime < limit:
+                    if path.stat().st_mtime < limit or (state and _over(_run_of(workspace, path))):
                         yield path
+
+
+def _run_of(workspace: Workspace, path: Path) -> Path:
+    """Folder of the run that a file belongs to."""
+    return workspace.runs / path.relative_to(workspace.runs).parts[0]
+
+
+def _over(run_folder: Path) -> bool:
+    """Nothing of a run is being written, nor will be without somebody's asking."""
+    state = rundir.state_of(run_folder)
+    return state.finished and retry.given_up(run_folder, state)
 
 
 def _checkpoints(run_folder: Path) -> Iterator[Path]:
@@ -104,11 +117,14 @@ def _checkpoints(run_folder: Path) -> Iterator[Path]:
 
 
 def _states(workspace: Workspace) -> Iterator[tuple[int, Path]]:
-    """(step, file) of states of finished runs, as far as no run that is not over begins with them."""
+    """(step, file) of states of runs that are over, as far as no run that is not begins with them.
+
+    A run that failed once and will be tried again is not over.
+    """
     needed, over = set(), []
     for run_id in rundir.native_ids(workspace.runs):
         with contextlib.suppress(OptsweepError, OSError):
-            if rundir.state_of(workspace.runs / run_id).finished:
+            if _over(workspace.runs / run_id):
                 over.append(run_id)
             elif (start := rundir.read_spec(workspace.runs / run_id).start) is not None:
                 needed.add((start.run_id, start.step))
@@ -124,9 +140,8 @@ def _forget(removed: Iterable[tuple[int, Path]]) -> None:
     for step, path in removed:
         gone.setdefault(path.parents[1], set()).add(step)
     for run_folder, steps in gone.items():
-        left = kept_states.wanted(run_folder) - steps
         with contextlib.suppress(OSError):
-            folder.write_json(run_folder / folder.KEEP, {"steps": sorted(left)})
+            kept_states.ask(run_folder, drop=steps)
 
 
 def _kept(workspace: Workspace) -> Iterator[Path]:

@@ -16,6 +16,8 @@ from optsweep_tui.tune import sampling
 from optsweep_tui.tune.tuning import Tuning, from_dict, to_dict
 
 SUFFIX = ".tune"
+COMPARED = ("engine", "dataset", "baseline", "validation_sets", "validation_set", "equal_budget", "phased")
+"""What, beside rules and cells, a later command must ask for as the first did."""
 LATER = ("skip_failed",)
 """Rules that a later command may still change."""
 
@@ -130,7 +132,7 @@ def _comparable(tuning: Tuning) -> dict[str, Any]:
         for cell in data["cells"]
     }
     return {
-        **{key: data[key] for key in ("engine", "dataset", "baseline", "equal_budget", "phased")},
+        **{key: data[key] for key in COMPARED},
         **rules,
         "cell": cells,
     }

@@ -121,3 +121,34 @@ def test_epochs_and_validation_sets_are_part_of_a_plan(trunk: tuple[Path, str]) 
     assert 'is not known; did you mean "train"?' in refused(
         workspace, "run", *CELL, "-c", "0.005", "--validate", "x=embedded:trian"
     )
+
+
+def test_a_state_is_asked_for_later_once_and_gc_removes_it(trunk: tuple[Path, str]) -> None:
+    workspace, run_id = trunk
+    folder = workspace / "runs" / run_id
+
+    def look() -> tuple[int, list[int], str]:
+        """Attempts, steps kept, hash of the newest record."""
+        attempts = sorted(folder.glob("a*"), key=lambda path: int(path.name[1:]))
+        record = json.loads((attempts[-1] / "record.json").read_text())
+        kept = sorted(int(path.name.split("-")[1]) for path in (folder / "kept").glob("step-*.safetensors"))
+        return len(attempts), kept, record["parameters_sha256"]
+
+    count, kept, sha256 = look()
+    result = optsweep("retry", run_id[:8], "--keep", "33", workspace=workspace)
+    assert "is done and keeps all that was asked for: it is not tried again" in result.stderr
+    assert look() == (count, kept, sha256)
+    optsweep("retry", run_id[:8], "--keep", "33,150", workspace=workspace)
+    assert look() == (count + 1, sorted({*kept, 150}), sha256)
+    record = json.loads((folder / f"a{count + 1}" / "record.json").read_text())
+    assert record["resumed_from_step"] == max(kept), "it went back to the newest state before the one that is missing"
+    (row,) = (
+        row
+        for row in json.loads(optsweep("gc", "--states", "--json", workspace=workspace).stdout)
+        if row["what"].startswith("kept states")
+    )
+    assert (row["count"], row["removed"]) == (len(kept) + 1, True)
+    assert look() == (count + 1, [], sha256) and not (folder / "keep.json").exists()
+    assert f"optsweep retry {run_id[:8]} --keep 33 makes it" in refused(
+        workspace, "run", "--from-run", run_id[:8], "-c", "0.0025", "--set", "validation_interval=20"
+    )

@@ -131,6 +131,19 @@ def test_a_target_met_exactly_at_a_logged_point_is_crossed_there() -> None:
     assert (row["speedup"], row["rank"], row["winner"]) == (1.0, 1, False)
 
 
+def test_seconds_of_branches_are_withheld_and_their_steps_are_not() -> None:
+    """A branch's seconds begin where it does: its trunk's are no part of them."""
+    results, logged = study({"adamw": LINE, "muon": LINE})
+    results.loc[results["optimizer"] == "muon", "start_mode"] = "branch"
+    options: dict[str, Any] = {"targets": [2.5], "sigma": 1e-6}
+    timed = by_optimizer(in_run_crossings(results, logged, x="time", **options))
+    assert math.isfinite(timed["adamw"]["crossing"])
+    assert math.isnan(timed["muon"]["crossing"]) and pd.isna(timed["muon"]["rank"])
+    assert "its runs are branches, whose seconds leave out those of their trunk" in timed["muon"]["reason"]
+    steps = by_optimizer(in_run_crossings(results, logged, x="steps", **options))
+    assert steps["muon"]["crossing"] == steps["adamw"]["crossing"] == timed["adamw"]["crossing"]
+
+
 def test_the_first_crossing_counts_and_the_last_one_is_beside_it() -> None:
     bumpy = [(0, 10.0), (100, 4.0), (200, 2.0), (300, 4.0), (400, 1.0)]
     row = crossings({"adamw": LINE, "muon": bumpy}, 3.0)["muon"]

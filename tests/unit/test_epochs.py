@@ -116,6 +116,17 @@ def test_large_parts_are_worked_out_step_by_step(dataset: PreparedDataset, monke
     assert [epochs.starts(run, dataset.train_tokens, step).tolist() for step in range(run.steps)] == kept
 
 
+def test_permutations_that_are_kept_take_bounded_memory(numbered: PreparedDataset) -> None:
+    """A run needs its part's and two epochs' at a time; of forty epochs those of a few are kept: 8 MiB each at the most."""
+    run = spec(numbered, simulate_epochs=40, tokens=40 * 64)
+    epochs._table.cache_clear()
+    for step in range(run.steps):
+        epochs.starts(run, numbered.train_tokens, step)
+    found = epochs._table.cache_info()
+    assert found.misses == 41, "each of them is worked out once"
+    assert found.currsize <= 4 and epochs.TABLE * 8 * found.currsize <= 32 << 20
+
+
 def test_engines_train_on_the_epochs(dataset: PreparedDataset, tmp_path: Path) -> None:
     from optsweep_engines.engine import load_engine
     from tests.numerics.run_log import FolderLog

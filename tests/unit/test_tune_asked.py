@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from optsweep_tui import settings
+from optsweep_tui import grid, settings
 from optsweep_tui.datasets import DatasetLookup
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.tune import kept
@@ -142,6 +142,37 @@ def test_a_tuning_is_kept_as_it_is(tmp_path: Path) -> None:
         tmp_path, grid="quickstart", chinchillas=("0.1",), rules=Rules(max_runs=9, sigma=0.01), equal_budget=True
     )
     assert from_dict(json.loads(json.dumps(to_dict(tuning)))) == tuning
+
+
+def test_the_sets_of_a_grid_and_its_metric_are_those_of_its_tuning(tmp_path: Path) -> None:
+    place = settings.workspace(tmp_path).ensure()
+    text = """
+name = "held"
+dataset = "embedded"
+{metric}
+[validation_sets]
+seen = "embedded:train"
+[[cells]]
+optimizer = ["adamw"]
+model = ["bench-micro"]
+chinchilla = [0.05]
+"""
+    file = tmp_path / "held.toml"
+    file.write_text(text.format(metric='metric_set = "seen"'))
+    tuning = asked(tmp_path, grid=str(file))
+    assert from_dict(json.loads(json.dumps(to_dict(tuning)))) == tuning
+    (cell,) = tuning.cells
+    spec = grid.resolve(
+        tuning.study, cell.optimizer, cell.model, cell.chinchilla, cell.start, 0, DatasetLookup(place, prepare=False)
+    )
+    assert spec.validation_set == "seen"
+    assert {name: (item.dataset, item.split) for name, item in spec.validation_sets.items()} == {
+        "seen": ("embedded", "train")
+    }
+    kept.keep(place, tuning)
+    file.write_text(text.format(metric=""))
+    with pytest.raises(OptsweepError, match="was begun with other options: validation_set was seen, now validation"):
+        kept.agreed(place, asked(tmp_path, grid=str(file)))
 
 
 def test_the_same_command_finds_its_tuning_and_another_is_refused_with_the_difference(tmp_path: Path) -> None:
