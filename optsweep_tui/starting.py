@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 SCHEDULE = "wsd"
 """Of a branch: it has the trunk's steady part and a decay of its own."""
-TRUNKS = (SCHEDULE, "constant")
 CHANGED = ("decay", "min_lr_ratio", "validation_interval")
 """What a branch may have other than its trunk beside its length: nothing of it is seen before the decay."""
 DOCS = "docs/branches.md says how"
@@ -172,7 +171,7 @@ def require_only(trunk: str, given: Mapping[str, Any]) -> None:
 
 def _require_trunk(trunk: RunSpec) -> None:
     name = f"run {trunk.run_id[:8]}"
-    if trunk.schedule not in TRUNKS:
+    if trunk.schedule not in schedules.TRUNKS:
         raise OptsweepError(
             f"{name} has the schedule {trunk.schedule}: without a steady part nothing can branch off",
             f"train a trunk with --set schedule={SCHEDULE} --set warmup=STEPS --keep ..; {DOCS}",

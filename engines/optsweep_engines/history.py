@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import math
+from array import array
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -61,7 +64,7 @@ class LossHistory:
             rise = self.val_loss - self.least_val_loss
             if rise > DIVERGED_ABOVE_MINIMUM:
                 return f"the final validation loss is {rise:.3f} above its earlier minimum {self.least_val_loss:.3f}"
-        if self.least_window_mean is not None:
+        if self.least_window_mean is not None and len(self.window) == WINDOW:
             rise = math.fsum(self.window) / WINDOW - self.least_window_mean
             if rise > DIVERGED_ABOVE_MINIMUM:
                 return (
@@ -72,3 +75,40 @@ class LossHistory:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)
+
+
+class StepLosses:
+    """Every loss of a run that others may branch off: a branch is judged by those that it would have logged itself."""
+
+    def __init__(self) -> None:
+        self.train = array("f")
+        """Training loss of each step from the first on, as engines compute it; 4 bytes a step."""
+        self.val: dict[int, float] = {}
+        """Validation loss by steps done, where it was measured."""
+
+    def history(self, logging: Callable[[int], bool], validating: Callable[[int], bool]) -> LossHistory:
+        """What a run with the same steps would have seen of its losses.
+
+        Args:
+            logging: whether it logs after so many steps.
+            validating: whether it measures its validation loss then; measurements that this run lacks are left out.
+        """
+        found = LossHistory()
+        for step, loss in enumerate(self.train, start=1):
+            if logging(step):
+                found.add_train_loss(loss)
+            if step in self.val and validating(step):
+                found.add_val_loss(self.val[step])
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"train": base64.b64encode(self.train.tobytes()).decode(), "val": list(self.val.items())}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any] | None, done: int) -> StepLosses | None:
+        """The inverse; None where it does not hold the losses of as many steps, as files from before it was there."""
+        losses = cls()
+        losses.train.frombytes(base64.b64decode((data or {}).get("train", "")))
+        losses.val = {int(step): float(loss) for step, loss in (data or {}).get("val", ())}
+        return losses if len(losses.train) == done else None

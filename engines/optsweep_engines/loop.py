@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from optsweep_engines import kept
+from optsweep_engines import kept, schedules
 from optsweep_engines.diagnostics import SpikeWatch
 from optsweep_engines.engine import Preempted, RunLog
-from optsweep_engines.history import LossHistory
+from optsweep_engines.history import LossHistory, StepLosses
 from optsweep_engines.spec import BRANCH, NUMERICS_VERSION, WEIGHTS, RecordStatus, RunRecord, RunSpec
 
 
@@ -132,6 +132,8 @@ class Account:
         self.seconds = 0.0
         """Seconds in training steps, all attempts."""
         self.history = LossHistory()
+        self.losses = StepLosses() if spec.start is None and spec.schedule in schedules.TRUNKS else None
+        """Of every step, where branches may want them; None where some are not known."""
         self.rates: list[float] = []
         """Tokens per second between fetches."""
         self.watch = SpikeWatch()
@@ -155,6 +157,8 @@ class Account:
         """Look at the steps since the last fetch: their spikes become events. Waits for the device."""
         first = self.done - len(self.pending)
         for index, (loss, norm) in enumerate(self.pending, start=1):
+            if self.losses is not None:
+                self.losses.train.append(float(loss))
             for kind, fields in self.watch.look(first + index, float(loss), float(norm)):
                 self.log.event(kind, **fields)
         self.pending = []
@@ -193,6 +197,8 @@ class Account:
         if val_losses is not None:
             row["val_loss"] = val_losses[self.spec.validation_set]
             self.history.add_val_loss(row["val_loss"])
+            if self.losses is not None:
+                self.losses.val[self.done] = row["val_loss"]
             if self.spec.validation_sets:
                 row |= {f"val_loss/{name}": loss for name, loss in val_losses.items()}
                 self.history.val_losses |= {name: loss for name, loss in val_losses.items() if math.isfinite(loss)}
@@ -200,7 +206,8 @@ class Account:
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint keeps beside tensors."""
-        return {"seconds": self.seconds, "history": self.history.to_dict(), "watch": self.watch.to_dict()}
+        found = {"seconds": self.seconds, "history": self.history.to_dict(), "watch": self.watch.to_dict()}
+        return found if self.losses is None else {**found, "losses": self.losses.to_dict()}
 
     def resume(self, found: tuple[int, dict[str, Any]] | None) -> None:
         """Go on from what a checkpoint kept."""
@@ -209,13 +216,20 @@ class Account:
         self.done, progress = found
         self.resumed_from = self.done
         self.seconds = float(progress["seconds"])
-        self._take_up(progress)
-        self.log.event("resumed", step=self.done)
-
-    def _take_up(self, progress: Mapping[str, Any]) -> None:
-        """What was seen of losses and norms before."""
         self.history = LossHistory(**progress["history"])
         self.watch = SpikeWatch(**progress.get("watch", {}))
+        if self.losses is not None:
+            self.losses = StepLosses.from_dict(progress.get("losses"), self.done)
+        self.log.event("resumed", step=self.done)
+
+    def _branch_off(self, progress: Mapping[str, Any]) -> None:
+        """What a trunk saw of losses and norms, as a run of one's own length would have: its lines lie at other steps."""
+        losses = StepLosses.from_dict(progress.get("losses"), self.done)
+        if losses is not None:
+            self.history = losses.history(
+                lambda step: self.logging(step - self.done), lambda step: self.validating(step - self.done)
+            )
+        self.watch = SpikeWatch(**{**progress.get("watch", {}), "counts": {}, "largest_norm": None})
 
     def begin(self, trainer: Trainer) -> None:
         """Take up the state of another run where the run begins with one, and is at its beginning.
@@ -229,7 +243,7 @@ class Account:
         if self.spec.first_step:
             progress = trainer.take(runs_root(self.spec, self.log))
             self.done = start.step
-            self._take_up(progress)
+            self._branch_off(progress)
         kept.require(self.spec, trainer.parameters_sha256())
         self.log.event("began", mode=start.mode, run=start.run_id, step=start.step)
 

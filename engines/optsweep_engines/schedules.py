@@ -21,6 +21,8 @@ class Schedule:
     """Schedule knobs that it reads: of warmup, decay, min_lr_ratio, and t_freeze, which only some optimizers have."""
 
 
+TRUNKS = ("wsd", "constant")
+"""Those with a steady part: other runs may branch off there."""
 FREEZE = "freeze_cosine_with_warmup"
 
 SCHEDULES: dict[str, Schedule] = {

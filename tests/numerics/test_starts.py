@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from optsweep_engines import folder, kept, schedules
 from optsweep_engines.data import PreparedDataset
 from optsweep_engines.engine import Preempted, load_engine
+from optsweep_engines.history import LossHistory, StepLosses
 from optsweep_engines.run import AttemptLog
 from optsweep_engines.spec import RunRecord, RunSpec, Start
 from tests.numerics.toy import spec
@@ -180,6 +182,51 @@ def test_a_branch_that_is_killed_goes_on_to_the_same_bits(
     again = trained(tmp_path, branch, data_root, number=2)
     assert begin < again.resumed_from_step < 600
     assert again.parameters_sha256 == trained(tmp_path, whole, data_root).parameters_sha256
+
+
+def test_a_branch_is_judged_by_the_losses_that_it_would_have_logged_itself(
+    dataset: PreparedDataset, data_root: Path, tmp_path: Path
+) -> None:
+    """Trunk: a line each 4 steps, validations each 30. Branch and whole run: each 2 steps, and 90. The trunk is killed once."""
+    trunk = trunk_of(dataset).replace(tokens=840 * 64, validation_interval=30)
+    whole = trunk.replace(tokens=480 * 64, validation_interval=90)
+    assert (trunk.log_interval, whole.log_interval) == (4, 2)
+    log = attempt(tmp_path, trunk, data_root, keep=[360])
+    turns = iter(range(1000))
+    log.stop_requested = lambda: "preempted" if next(turns) == 101 else None  # type: ignore[method-assign]
+    with pytest.raises(Preempted):
+        load_engine("torch").train(trunk, log)
+    trained(tmp_path, trunk, data_root, number=2)
+    branch = whole.replace(start=from_kept(tmp_path, trunk, 360, "branch"))
+
+    def seen(run: RunSpec) -> dict[str, object]:
+        """The losses that its verdict rests on, as its last state holds them."""
+        trained(tmp_path, run, data_root, keep=[480])
+        with safe_open(kept.find(tmp_path, run.run_id, 480).path, framework="np") as file:
+            return dict(json.loads(file.metadata()["progress"])["history"])
+
+    expected = seen(whole)
+    assert expected["least_window_mean"] is not None and expected["least_val_loss"] is not None
+    assert seen(branch) == expected
+
+
+def test_a_verdict_is_of_losses_at_ones_own_steps_only() -> None:
+    """Every fourth loss of a trunk is 3, the others are 2: logged each fourth step its windows say 3, each step 2.25."""
+    losses = StepLosses()
+    for step in range(1, 101):
+        losses.train.append(3.0 if step % 4 == 0 else 2.0)
+    losses.val = {40: 2.5, 80: 2.0, 100: 2.1}
+    coarse = losses.history(lambda step: step % 4 == 0, lambda step: step % 40 == 0)
+    fine = losses.history(lambda step: True, lambda step: step % 100 == 0)
+    assert coarse.least_window_mean == 3.0 and fine.least_window_mean == pytest.approx(2.2)
+    assert (coarse.least_val_loss, coarse.val_loss) == (2.5, 2.0)
+    assert (fine.least_val_loss, fine.val_loss) == (None, 2.1)
+    again = StepLosses.from_dict(json.loads(json.dumps(losses.to_dict())), 100)
+    assert again is not None and (again.train, again.val) == (losses.train, losses.val)
+    assert StepLosses.from_dict(losses.to_dict(), 101) is None
+    assert StepLosses.from_dict(None, 100) is None
+    short = LossHistory(window=[9.0], least_window_mean=2.0)
+    assert short.divergence() is None, "a window that is not full is no mean of ten losses"
 
 
 def test_a_running_run_sees_what_it_is_asked_for_meanwhile(
