@@ -110,7 +110,8 @@ def groups(results: pd.DataFrame, knob_info: KnobInfo | None = None) -> list[Gro
     """
     found = []
     for key, cells in grouped(results).items():
-        seed = base_seed([run for runs in cells.values() for run in runs], cells)
+        entering = {where: _one_kind(runs)[0] for where, runs in cells.items()}
+        seed = base_seed([run for runs in entering.values() for run in runs], entering)
         losses = [
             cell_loss(optimizer, tokens, runs, seed, declared_ranges(knob_info, optimizer))
             for (optimizer, tokens), runs in cells.items()

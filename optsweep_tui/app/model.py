@@ -180,6 +180,14 @@ def base_seed(rows: Iterable[RunRow]) -> int | None:
     return min(found, key=lambda seed: (-len(found[seed]), seed is None, seed or 0), default=0)
 
 
+def entering(members: Sequence[RunRow]) -> Sequence[RunRow]:
+    """The runs of a cell that are compared, as in `analysis.table`: whole ones, or the branches of a trunk, never both."""
+    branches = [row for row in members if row.cell.branches]
+    whole = [row for row in members if not row.cell.branches]
+    final = [any(row.line.state == "done" and _number(row.line.loss) for row in rows) for rows in (whole, branches)]
+    return whole if not branches or final[0] or (whole and not final[1]) else branches
+
+
 def cell_view(rows: Sequence[RunRow], base: int | None = 0) -> CellView:
     """Reduce the runs of a cell to what the matrix shows; `base` is the base seed of its study."""
     ordered = sorted(rows, key=lambda row: (row.line.lr is None, row.line.lr or 0.0, row.line.seed or 0, row.run_id))
@@ -241,7 +249,7 @@ def matrix(rows: Iterable[RunRow]) -> list[Block]:
 
     blocks = []
     for key in sorted(grouped, key=size):
-        base = base_seed(row for members in grouped[key].values() for row in members)
+        base = base_seed(row for members in grouped[key].values() for row in entering(members))
         cells = {spot: cell_view(members, base) for spot, members in grouped[key].items()}
         ratios = sorted({ratio for _, ratio in cells})
         names = [str(part) for part, many in zip(key[1:], several[1:], strict=True) if many]

@@ -38,6 +38,18 @@ def test_a_whole_run_stands_for_its_cell_and_no_luckier_branch_of_a_trunk() -> N
     assert model.cell_view(rows[1:]).loss == 2.0
 
 
+def test_the_base_seed_of_the_matrix_is_that_of_the_runs_that_are_compared() -> None:
+    start = Start(run_id="0" * 32, step=5, mode=BRANCH, parameters_sha256="1" * 64)
+    whole = [made.row(made.spec(lr=lr), "done", loss) for lr, loss in ((0.003, 2.2), (0.006, 2.1))]
+    fresh = made.row(made.spec(lr=0.006, seed=1), "done", 2.15)
+    branches = [
+        made.row(made.spec(lr=lr, seed=1).replace(start=start), "done", 2.0) for lr in (0.003, 0.006, 0.012, 0.024)
+    ]
+    (block,) = model.matrix([*whole, fresh, *branches])
+    (cell,) = block.cells.values()
+    assert (cell.loss, cell.fresh, cell.tried) == (2.15, True, 2)
+
+
 def test_a_cell_without_a_final_loss_shows_the_training_loss_as_unfinished() -> None:
     cell = model.cell_view(
         [made.row(made.spec(), "running", 2.5, step=10), made.row(made.spec(lr=0.003), "queued", None)]

@@ -36,6 +36,19 @@ def test_whole_runs_leave_the_branches_of_their_cell_out() -> None:
     assert F.BRANCH in cell["flags"]
 
 
+def test_the_base_seed_is_chosen_among_the_runs_that_are_compared() -> None:
+    """Three whole configurations under seed 0; the branches that stay out were four, under seed 1."""
+    whole = [run("adamw", 1.0, 3.2 + 0.01 * step, knobs={"lr": 0.01 * (1 + step)}) for step in range(3)]
+    again = run("adamw", 1.0, 3.1, knobs={"lr": 0.01}, seed=1)
+    branches = [
+        run("adamw", 1.0, 3.0, knobs={"lr": 0.01 * (1 + step)}, seed=1, start_mode="branch") for step in range(4)
+    ]
+    (cell,) = table(frame([*whole, again, *branches])).to_dict("records")
+    assert cell["loss"] == 3.1, "the fresh seed of the best of seed 0"
+    assert F.BRANCHES_OUT in cell["flags"] and F.SELECTED_MIN not in cell["flags"] and F.OTHER_SEED not in cell["flags"]
+    assert cell["loss"] == table(frame([*whole, again])).to_dict("records")[0]["loss"]
+
+
 def test_a_curve_that_rests_on_one_branch_marks_the_fit_and_every_speedup() -> None:
     whole = [*curve((1, 2, 8)), run("muon", 2.0, law(4.0))]
     branch = run("adamw", 4.0, law(4.0), start_mode="branch")
