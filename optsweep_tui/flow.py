@@ -290,9 +290,10 @@ def launch(
 def _require_store(workspace: Workspace) -> None:
     """A store that could not take the results (garbage, a newer schema) is named before hours of training, not after."""
     from optsweep_tui.errors import StoreLocked
-    from optsweep_tui.store import queries
 
     if workspace.store.exists():
+        from optsweep_tui.store import queries
+
         with contextlib.suppress(StoreLocked):  # held by somebody for now: collecting waits for that
             queries.finished(workspace.store, wait_seconds=0.0)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from optsweep_tui import rundir, studies
 from optsweep_tui.core import Cell, FreshSeeds, RunSpec, Study
@@ -23,22 +25,28 @@ def plant(workspace: Workspace, study: Study, specs: Sequence[RunSpec]) -> None:
         studies.remember(workspace.studies, rules, (spec.run_id for spec in specs))
         return
     try:
-        studies.intend(workspace.studies, rules, specs)
+        intent = studies.intend(workspace.studies, rules, specs)
     except OSError as error:
         raise rundir.unwritable(workspace.studies, error) from None
+    _planted(workspace, intent, rules, specs)
     finish_planting(workspace)
 
 
 def finish_planting(workspace: Workspace) -> int:
     """Plant what was begun and not ended, by whomever; returns the number of runs. Twice, or by two at once, is once."""
     count = 0
-    for path, rules, specs in studies.intended(workspace.studies):
-        rundir.write(workspace.runs, specs, rules["name"], durable=False)
-        os.sync()  # all of them at once, before the intention goes: a sync per file is a minute for ten thousand runs
-        studies.remember(workspace.studies, rules, (spec.run_id for spec in specs))
-        path.unlink(missing_ok=True)
+    for intent, rules, specs in studies.intended(workspace.studies):
+        _planted(workspace, intent, rules, specs)
         count += len(specs)
     return count
+
+
+def _planted(workspace: Workspace, intent: Path, rules: Mapping[str, Any], specs: Sequence[RunSpec]) -> None:
+    """Do what an intention says, then take it away."""
+    rundir.write(workspace.runs, specs, rules["name"], durable=False)
+    os.sync()  # all of them at once, before the intention goes: a sync per file is a minute for ten thousand runs
+    studies.remember(workspace.studies, rules, (spec.run_id for spec in specs))
+    intent.unlink(missing_ok=True)
 
 
 def fresh_seed_cells(study: Study, specs: Iterable[RunSpec]) -> dict[Cell, list[RunSpec]]:

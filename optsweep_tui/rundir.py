@@ -278,14 +278,14 @@ def state_of(run_folder: Path) -> RunState:
     without exit.json it is an orphan, to be settled by the controller. Ended without a record is lost (another attempt
     follows) or failed (the process itself said so).
     """
-    if is_imported(run_folder):
+    names, number = _look(run_folder)
+    if ORIGIN in names:
         return _imported_state(run_folder)
-    run_id, cancelled = run_folder.name, (run_folder / CANCEL).exists()
-    found = attempts(run_folder)
-    if not found:
+    run_id, cancelled = run_folder.name, CANCEL in names
+    if not number:
         state = "cancelled" if cancelled else "planned"
         return _state(run_id, state, 0, None, None, None, None)
-    number, newest = found[-1]
+    newest = run_folder / f"a{number}"
     if _waits(newest):
         return _state(run_id, "cancelled" if cancelled else "queued", number, newest, None, None, None)
     try:
@@ -317,8 +317,20 @@ def state_of(run_folder: Path) -> RunState:
     return _state(run_id, state, number, newest, None, ending, error or ending.get("error") or _ending_text(ending))
 
 
+def _look(run_folder: Path) -> tuple[set[str], int]:
+    """Names of what is in a run folder, and the number of its newest attempt (0 before the first), by one look."""
+    names, newest = set(), 0
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(run_folder) as entries:
+        for entry in entries:
+            names.add(entry.name)
+            number = folder.attempt_number(entry.name)
+            if number > newest and entry.is_dir():
+                newest = number
+    return names, newest
+
+
 def _waits(attempt_folder: Path) -> bool:
-    """Whether nobody has begun an attempt, by one look at its folder: most of a large plan."""
+    """Whether nobody has begun an attempt: most of a large plan."""
     try:
         return not _TELLING.intersection(os.listdir(attempt_folder))
     except OSError:

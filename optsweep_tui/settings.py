@@ -51,8 +51,9 @@ class Workspace:
             return max(1, len(gpus) // self.gpus_per_run)
         return 1 if self.device == "tpu" else self.slots
 
-    @property
+    @functools.cached_property
     def runs(self) -> Path:
+        """The run folders; asked for ten thousand times per plan."""
         return self.root / "runs"
 
     @property

@@ -1,8 +1,9 @@
-"""studies/<name>.json: the rules and runs of each study launched here; <name>.plan while its runs are being planted."""
+"""studies/<name>.json: the rules and runs of each study launched here; <name>.<random>.plan while its runs are being planted."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ def remember(folder_of_studies: Path, rules: Mapping[str, Any], run_ids: Iterabl
         folder.write_json(path, data)
 
 
-def intend(folder_of_studies: Path, rules: Mapping[str, Any], specs: Iterable[RunSpec]) -> None:
+def intend(folder_of_studies: Path, rules: Mapping[str, Any], specs: Iterable[RunSpec]) -> Path:
     """One file with all that is about to be planted, so that whoever dies in between leaves the whole sweep behind."""
-    data = {**rules, "specs": [spec.to_dict() for spec in specs]}
-    folder.write_json(folder_of_studies / f"{rules['name']}.plan", data)
+    path = folder_of_studies / f"{rules['name']}.{os.urandom(4).hex()}.plan"  # of two at once, each has its own
+    folder.write_json(path, {**rules, "specs": [spec.to_dict() for spec in specs]})
+    return path
 
 
 def intended(folder_of_studies: Path) -> Iterator[tuple[Path, dict[str, Any], list[RunSpec]]]:

@@ -49,15 +49,21 @@ def is_run_id(name: str) -> bool:
     return _RUN_ID.fullmatch(name) is not None
 
 
+def attempt_number(name: str) -> int:
+    """Number of the attempt whose folder has this name; 0 for any other name."""
+    match = _ATTEMPT.fullmatch(name)
+    return int(match[1]) if match else 0
+
+
 def attempts(run_folder: Path) -> list[tuple[int, Path]]:
     """(number, folder) of every attempt, in order; empty if the run folder is gone."""
     found = []
     try:
         with os.scandir(run_folder) as entries:
             for entry in entries:
-                match = _ATTEMPT.fullmatch(entry.name)
-                if match and entry.is_dir():
-                    found.append((int(match.group(1)), Path(entry.path)))
+                number = attempt_number(entry.name)
+                if number and entry.is_dir():
+                    found.append((number, Path(entry.path)))
     except FileNotFoundError:
         return []
     return sorted(found)

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from optsweep_engines.shape import ModelShape as ModelShape
+from optsweep_engines.shape import fields_of
 
 Scalar: TypeAlias = float | int | bool | str | None
 
@@ -46,7 +47,9 @@ def canonical_json(data: Any) -> str:
     """Sorted keys, no blanks, canonical numbers: the text that is hashed."""
 
     def canonical(item: Any) -> Any:
-        if item is None or isinstance(item, str | float | int):
+        if item is None or isinstance(item, str | int):
+            return item
+        if isinstance(item, float):
             return canonical_scalar(item)
         if isinstance(item, Mapping):
             return {str(key): canonical(entry) for key, entry in item.items()}
@@ -204,9 +207,9 @@ class RunSpec:
     def run_id(self) -> str:
         """First 128 bits (32 hex digits) of sha256 over the canonical JSON."""
         data = self.to_dict()
-        for item in dataclasses.fields(self):
-            if "neutral" in item.metadata and data[item.name] == item.metadata["neutral"]:
-                del data[item.name]
+        for name, neutral in fields_of(RunSpec).neutral.items():
+            if data[name] == neutral:
+                del data[name]
         data["hyperparameters"] = {
             key: value
             for key, value in data["hyperparameters"].items()
@@ -216,7 +219,7 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, all fields."""
-        data = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        data = {name: getattr(self, name) for name in fields_of(RunSpec).names}
         data["hyperparameters"] = dict(self.hyperparameters)
         data["shape"] = self.shape.to_dict()
         data["start"] = None if self.start is None else dataclasses.asdict(self.start)
@@ -314,16 +317,11 @@ def checked(kind: type[Any], data: Any, where: str) -> Any:
     """
     if not isinstance(data, Mapping):
         raise ValueError(f"{where} is not a table of fields")
-    items = {item.name: item for item in dataclasses.fields(kind)}
-    unknown = sorted(set(data) - set(items))
+    known = fields_of(kind)
+    unknown = sorted(set(data).difference(known.names))
     if unknown:
         raise ValueError(f'{where} has the unknown key "{unknown[0]}"')
-    required = [
-        name
-        for name, item in items.items()
-        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-    ]
-    missing = [name for name in required if name not in data]
+    missing = [name for name in known.required if name not in data]
     if missing:
         raise ValueError(f'{where} lacks the key "{missing[0]}"')
     return kind(**data)

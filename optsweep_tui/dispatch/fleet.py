@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -300,7 +301,7 @@ class Fleet:
         """host -> median FLOP/s of its finished runs; measured once per controller."""
         if self._measured is None:
             rates: dict[str, list[float]] = {}
-            for run_id in rundir.native_ids(self._workspace.runs)[-MEASURED_RUNS:]:
+            for run_id in self._some_native():
                 state = rundir.state_of(self._workspace.runs / run_id)
                 if state.record is not None and state.record.train_seconds > 0 and state.state == "done":
                     on = rundir.host_of(state.attempt_folder) or "local"
@@ -309,6 +310,12 @@ class Fleet:
                     )
             self._measured = {name: statistics.median(values) for name, values in rates.items()}
         return self._measured
+
+    def _some_native(self) -> list[str]:
+        """Runs that were trained here or on our hosts: enough of them for a median."""
+        runs = self._workspace.runs
+        native = (run_id for run_id in reversed(rundir.run_ids(runs)) if not rundir.is_imported(runs / run_id))
+        return list(itertools.islice(native, MEASURED_RUNS))
 
     def _on(self, state: RunState) -> str | None:
         """The host of a run's newest attempt; None before the first, or where its opening was cut short."""

@@ -40,6 +40,7 @@ class Choices:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
+        self._path = str(workspace.placing)
         self._offset = 0
         self._runs: dict[str, tuple[str, ...]] = {}
         self._studies: dict[str, tuple[str, ...]] = {}
@@ -58,6 +59,11 @@ class Choices:
         return list(dict.fromkeys(name for hosts in self._studies.values() for name in hosts))
 
     def _read(self) -> None:
+        try:
+            if os.stat(self._path).st_size == self._offset:
+                return
+        except OSError:
+            return
         lines, offset = rundir.whole_lines(self._workspace.placing, self._offset)
         if offset == self._offset:
             return

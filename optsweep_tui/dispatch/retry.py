@@ -23,10 +23,12 @@ BACKOFF_LIMIT_SECONDS = 60.0
 
 def wants_attempt(run_folder: Path, state: RunState, now: float | None = None) -> bool:
     """True when a new attempt should be opened now."""
-    if (run_folder / rundir.CANCEL).exists() or rundir.is_imported(run_folder):
+    if state.state not in ("planned", "lost", "failed") or os.path.exists(f"{run_folder}/{rundir.CANCEL}"):
         return False
     if state.state == "planned":
         return True
+    if rundir.is_imported(run_folder):
+        return False
     if state.state == "lost":
         barren = _barren(run_folder)
         if barren >= BARREN_ATTEMPTS:
