@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines import models, sources
-from optsweep_engines.spec import FINAL_STATUSES, RunRecord, RunSpec
-from optsweep_tui.bundle import layout
+from optsweep_engines import sources
+from optsweep_engines.spec import RunRecord, RunSpec
+from optsweep_tui.bundle import checks, layout
 from optsweep_tui.errors import OptsweepError
 
 
@@ -61,9 +61,9 @@ def read(path: Path) -> Bundle:
             raise ValueError(
                 f"its spec hashes to run {spec.run_id}, its manifest says {str(manifest.get('run_id'))[:40]}"
             )
-        _check_spec(spec)
+        checks.spec(spec)
         record = RunRecord.from_dict(_json(contents, layout.RECORD))
-        _check_record(record)
+        checks.record(record, spec)
         if record.run_id != spec.run_id:
             raise ValueError(f"its record is of run {str(record.run_id)[:40]}, its spec of {spec.run_id}")
         optimizer = contents.get(layout.OPTIMIZER)
@@ -137,50 +137,6 @@ def _contents(path: Path) -> dict[str, bytes]:
         if name not in contents:
             raise ValueError(f"it has no {name}")
     return contents
-
-
-def _check_spec(spec: RunSpec) -> None:
-    """Make sure that everything that is worked out from a spec can be worked out, and shown.
-
-    Raises:
-        ValueError, TypeError: a field of the wrong type, or a text that would drive a terminal.
-    """
-    texts = ("engine", "optimizer", "model", "dataset", "dataset_hash", "schedule", "dtype", "validation_set")
-    for name in texts:
-        _check_text(name, getattr(spec, name))
-    for name in ("tokens", "batch_size", "seq_len", "seed", "validation_tokens", "validation_interval", "accumulation"):
-        value = getattr(spec, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(f"its {name} is no whole number")
-    if spec.steps < 1 or not spec.flops > 0 or not spec.chinchilla > 0:
-        raise ValueError("its spec has no step to train")
-    for key, knob in spec.hyperparameters.items():
-        _check_text(key, key)
-        if not isinstance(knob, bool | int | float | str | None):
-            raise ValueError(f"its knob {key} is no value")
-    models.parameter_table(spec.shape)
-
-
-def _check_record(record: RunRecord) -> None:
-    """The same for a record."""
-    if record.status not in FINAL_STATUSES:
-        raise ValueError("its record has no status that is known")
-    for name in ("val_loss", "train_loss", "train_seconds", "steps", "tokens"):
-        value = getattr(record, name)
-        if isinstance(value, bool) or not isinstance(value, int | float | None):
-            raise ValueError(f"the {name} of its record is no number")
-    if not isinstance(record.versions, Mapping):
-        raise ValueError("the versions of its record are no table")
-    for name, text in {**record.versions, "device": record.device}.items():
-        _check_text(name, name)
-        _check_text(name, text)
-    if record.parameters_sha256 is not None:
-        _check_text("parameters_sha256", record.parameters_sha256)
-
-
-def _check_text(name: str, value: Any) -> None:
-    if not isinstance(value, str) or not value.isprintable() or len(value) > 500:
-        raise ValueError(f"its {name[:60]!a} is no text that can be shown")
 
 
 def _check_hashes(files: Any, contents: Mapping[str, bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from optsweep_engines import sources
+from optsweep_engines.spec import RunSpec, ValidationSet
 from optsweep_tui import exchange, imports, rundir, settings
 from optsweep_tui.analysis import reproduction
 from optsweep_tui.bundle import layout, read, rerun, write
@@ -150,7 +152,58 @@ def changed_spec(files: dict[str, bytes]) -> dict[str, bytes]:
     return {**files, "spec.json": json.dumps(spec).encode()}
 
 
+def respecified(files: dict[str, bytes], **changes: Any) -> dict[str, bytes]:
+    """Another spec under its own id, with a record and a manifest that fit: only its content tells."""
+    data = json.loads(files["spec.json"]) | changes
+    record = json.loads(files["record.json"])
+    try:
+        run_id = RunSpec.from_dict(data).run_id
+    except (ValueError, TypeError, AttributeError):
+        run_id = record["run_id"]
+    changed = {"spec.json": json.dumps(data).encode(), "record.json": json.dumps(record | {"run_id": run_id}).encode()}
+    return resigned({**files, **changed}, run_id=run_id)
+
+
+def recorded(files: dict[str, bytes], **changes: Any) -> dict[str, bytes]:
+    return resigned({**files, "record.json": json.dumps(json.loads(files["record.json"]) | changes).encode()})
+
+
+START = {"run_id": "1a2b3c4d" * 4, "step": 5, "mode": "weights", "parameters_sha256": "ab" * 32}
+BOOKS = {"dataset": "embedded", "dataset_hash": "ab" * 32, "split": "train"}
+HOSTILE_SPECS: dict[str, tuple[dict[str, Any], str]] = {
+    "a start with another run": ({"start": START}, "begins with the state of run 1a2b3c4d, which no bundle holds"),
+    "a start that is a text": ({"start": "x"}, "start is not a table"),
+    "a start without a step": ({"start": {"run_id": "x"}}, "start lacks the key"),
+    "a start with an id that drives a terminal": ({"start": START | {"run_id": "\x1b[2J"}}, "no text that can be shown"),
+    "a start with an id that is a number": ({"start": START | {"run_id": 7}}, "no text that can be shown"),
+    "no epochs": ({"simulate_epochs": 0}, "its simulate_epochs is no whole number from 1"),
+    "half an epoch": ({"simulate_epochs": 1.5}, "its simulate_epochs is no whole number from 1"),
+    "epochs that are a text": ({"simulate_epochs": "4"}, "its simulate_epochs is no whole number from 1"),
+    "epochs without end": ({"simulate_epochs": 10**300}, "its spec has no step to train"),
+    "no micro-batch": ({"accumulation": 0}, "its accumulation is no whole number from 1"),
+    "sets that are a list": ({"validation_sets": ["a"]}, "validation_sets is not a table"),
+    "a set that is a text": ({"validation_sets": {"books": "embedded"}}, "validation_sets.books is not a table"),
+    "a set of another name": ({"validation_sets": {"a/b": BOOKS}}, "cannot name a validation set"),
+    "a set that drives a terminal": ({"validation_sets": {"\x1b[2J": BOOKS}}, "no text that can be shown"),
+    "a set that leads out": (
+        {"validation_sets": {"books": BOOKS | {"dataset": "../../etc"}}}, "which names no dataset"),
+    "a set without a hash": ({"validation_sets": {"books": BOOKS | {"dataset_hash": None}}}, "books has no hash"),
+    "a set of a split that is a list": ({"validation_sets": {"books": BOOKS | {"split": ["train"]}}}, "of the split"),
+    "a metric that is none of its sets": ({"validation_set": "books"}, "its metric is the validation set books"),
+    "a dataset that leads out": ({"dataset": "../x"}, "its dataset is called '../x', which names no dataset"),
+}  # fmt: skip
+HOSTILE_RECORDS: dict[str, tuple[dict[str, Any], str]] = {
+    "a record of a branch": ({"started_from_step": 5}, "goes on from step 5 of a trunk, its spec from none"),
+    "a first step that is a text": ({"started_from_step": "5"}, "the started_from_step of its record is no whole number"),
+    "losses of sets that it does not have": ({"val_losses": {"books": 2.0}}, "not of the sets of its spec"),
+    "losses that are a list": ({"val_losses": [2.0]}, "not of the sets of its spec"),
+    "a loss of a set that is a text": ({"val_losses": {"validation": "2"}}, "val_losses.validation of its record is no number"),
+    "steps that are a text": ({"steps": "192"}, "the steps of its record is no whole number"),
+    "no seconds": ({"train_seconds": None}, "the train_seconds of its record is no number"),
+}  # fmt: skip
 TAMPERED = {
+    **{what: (functools.partial(respecified, **change), said) for what, (change, said) in HOSTILE_SPECS.items()},
+    **{what: (functools.partial(recorded, **change), said) for what, (change, said) in HOSTILE_RECORDS.items()},
     "a changed spec": (lambda files: changed_spec(files), "spec.json was changed"),
     "a changed spec under a new manifest": (lambda files: resigned(changed_spec(files)), "its spec hashes to run"),
     "a changed spec under its own id": (
@@ -182,11 +235,28 @@ TAMPERED = {
 }  # fmt: skip
 
 
+def test_a_bundle_with_further_sets_and_epochs_is_read(place: Workspace, tmp_path: Path) -> None:
+    sets = {"books": ValidationSet(**BOOKS)}
+    run_id = finished(place, validation_sets=sets, validation_set="books", simulate_epochs=4)
+    noise = {"sigma": None, "dof": None, "source": "none"}
+    write.keep(tmp_path / "x.zip", write.bundled(place, run_id, noise).content)
+    found = read.read(tmp_path / "x.zip").spec
+    assert (dict(found.validation_sets), found.validation_set, found.simulate_epochs) == (sets, "books", 4)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound bundle."""
+    root = tmp_path_factory.mktemp("good")
+    place = settings.workspace(root / "work").ensure()
+    exchange.export_bundle(place, finished(place), root / "good.zip")
+    return root / "good.zip"
+
+
 @pytest.mark.parametrize("what", TAMPERED)
-def test_a_bundle_that_was_tampered_with_is_refused(what: str, place: Workspace, tmp_path: Path) -> None:
-    exchange.export_bundle(place, finished(place), tmp_path / "good.zip")
+def test_a_bundle_that_was_tampered_with_is_refused(what: str, good: Path, tmp_path: Path) -> None:
     change, said = TAMPERED[what]
-    path = packed(tmp_path / "bad.zip", change(contents(tmp_path / "good.zip")))
+    path = packed(tmp_path / "bad.zip", change(contents(good)))
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(OptsweepError) as caught:
         read.read(path)
