@@ -14,7 +14,7 @@ from textual.screen import Screen
 from optsweep_tui.app import keymap, modes, notices, themes
 from optsweep_tui.app.feed import INTERVAL_SECONDS, Feed
 from optsweep_tui.app.memory import Memory
-from optsweep_tui.app.model import Snapshot
+from optsweep_tui.app.model import RunRow, Snapshot
 from optsweep_tui.app.palette import Actions as PaletteActions
 from optsweep_tui.app.palette import Entry, Palette
 from optsweep_tui.app.preferences import Preferences
@@ -94,6 +94,8 @@ class OptsweepApp(ThemedApp, inherit_bindings=False):
         """Study that is shown until all runs have been read; None where the user has a say in it, or it is known."""
         self.looked = False
         """The feed has looked at least once."""
+        self._told: notices.Notice | None = None
+        """What was said last of runs that ended."""
         self.first_mode = mode or self.memory.get("mode", "sweep")
         slow = SLOW if self.preferences.slow_link else 1.0
         self.feed = Feed(
@@ -182,7 +184,7 @@ class OptsweepApp(ThemedApp, inherit_bindings=False):
             run_id for run_id in self.marks if run_id not in self.snapshot.by_id and not self.snapshot.loading
         ]:
             del self.marks[gone]
-        self._announce(notices.ended(before, self.snapshot))
+        self._announce(notices.ended(before, self.snapshot, self._still_told()))
         shown = self.base_screen()
         if shown is not None:
             shown.refresh_all()
@@ -197,10 +199,20 @@ class OptsweepApp(ThemedApp, inherit_bindings=False):
         known = "reference" in names and not self.snapshot.loading
         return mine or ("reference" if known else next(iter(names), None))
 
+    def _still_told(self) -> tuple[RunRow, ...]:
+        """The runs of the notice that is on the screen: what ends within its seconds joins it, or toasts would pile up."""
+        told = self._told
+        return (
+            told.rows if told is not None and any(toast.message == told.text for toast in self._notifications) else ()
+        )
+
     def _announce(self, notice: notices.Notice | None) -> None:
         """Say that runs have ended; with the bell and on the desktop where the user wants that."""
         if notice is None:
             return
+        if self._told is not None:
+            self.take_back(self._told.text)
+        self._told = notice
         self.notify(notice.text, severity="warning" if notice.wrong else "information", timeout=8)
         if self.preferences.bell:
             self.bell()

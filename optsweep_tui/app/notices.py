@@ -25,18 +25,24 @@ class Notice:
     """Some of it went wrong."""
     last: bool
     """Nothing is running or waiting any more."""
+    rows: tuple[RunRow, ...]
+    """The runs that it is about."""
 
 
-def ended(before: Snapshot, now: Snapshot) -> Notice | None:
+def ended(before: Snapshot, now: Snapshot, earlier: Iterable[RunRow] = ()) -> Notice | None:
     """The runs that ended, or were lost, since the look before; None when none did.
 
     Runs that are seen for the first time are no news, and neither is anything while they are still being read.
+
+    Args:
+        earlier: runs of the notice before, where that can still be read: one line is then about all of them.
     """
     if before.loading or now.loading or not before.rows:
         return None
     changed = [row for row in now.rows if _news(before.by_id.get(row.run_id), row)]
     if not changed:
         return None
+    changed = list({row.run_id: row for row in (*earlier, *changed)}.values())
     counts = Counter(row.line.state for row in changed)
     order = [state for state in ("done", *sorted(counts)) if state in counts]
     parts = [f"{counts[state]} {state}" for state in dict.fromkeys(order)]
@@ -45,10 +51,11 @@ def ended(before: Snapshot, now: Snapshot) -> Notice | None:
     if not bad and len(changed) == 1:
         named = f"{_name(changed[0])}, loss {fmt.loss(changed[0].line.loss)}"
     more = f" and {len(bad) - MOST_NAMED} more" if len(bad) > MOST_NAMED else ""
-    text = f"{'run' if len(changed) == 1 else 'runs'}: {', '.join(parts)}" + (f": {named}{more}" if named else "")
+    head = next(iter(counts)) if len(changed) == 1 else f"runs: {', '.join(parts)}"
+    text = head + (f": {named}{more}" if named else "")
     alive = any(row.line.state in ("running", "planned", "queued", "submitting") for row in now.rows)
     text += "" if alive else "   nothing is running or waiting any more"
-    return Notice(text=text, wrong=bool(bad), last=not alive)
+    return Notice(text=text, wrong=bool(bad), last=not alive, rows=tuple(changed))
 
 
 def _news(before: RunRow | None, now: RunRow) -> bool:

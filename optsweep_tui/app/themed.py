@@ -68,6 +68,10 @@ class ThemedApp(Bench):
 
     def _on_notify(self, event: Notify) -> None:
         """Of the same words there is only ever one toast."""
-        for shown in [toast for toast in self._notifications if toast.message == event.notification.message]:
-            self._unnotify(shown, refresh=False)
+        self.take_back(event.notification.message)
         super()._on_notify(event)
+
+    def take_back(self, message: str) -> None:
+        """The toast with these words, if it is still there, gives way to another."""
+        for shown in [toast for toast in self._notifications if toast.message == message]:
+            self._unnotify(shown, refresh=False)

@@ -306,12 +306,12 @@ def snapshots(*pairs: tuple[str, str]) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     ("pairs", "text", "wrong"),
     [
-        ([("running", "done"), ("queued", "queued")], "run: 1 done: adamw 1/4 lr 0.001 seed 0, loss 2.000", False),
+        ([("running", "done"), ("queued", "queued")], "done: adamw 1/4 lr 0.001 seed 0, loss 2.000", False),
         ([("running", "diverged"), ("running", "done"), ("running", "running")],
          "runs: 1 done, 1 diverged: adamw 1/4 lr 0.001 seed 0", True),
-        ([("running", "lost"), ("queued", "queued")], "run: 1 lost: adamw 1/4 lr 0.001 seed 0", True),
+        ([("running", "lost"), ("queued", "queued")], "lost: adamw 1/4 lr 0.001 seed 0", True),
         ([("running", "done")],
-         "run: 1 done: adamw 1/4 lr 0.001 seed 0, loss 2.000   nothing is running or waiting any more", False),
+         "done: adamw 1/4 lr 0.001 seed 0, loss 2.000   nothing is running or waiting any more", False),
     ],
 )  # fmt: skip
 def test_what_ended_is_told_in_one_line(pairs: list[tuple[str, str]], text: str, wrong: bool) -> None:
@@ -346,7 +346,7 @@ async def test_the_end_of_a_run_is_announced_with_the_bell_where_that_is_wanted(
             app.on_optsweep_app_snapshot_taken(app.SnapshotTaken(made.snapshot(rows)))
             now = [made.row(made.spec(), "diverged", None), rows[1]]
             app.on_optsweep_app_snapshot_taken(app.SnapshotTaken(made.snapshot(now)))
-            await driver.until(lambda driver=driver: "1 diverged" in driver.text)  # type: ignore[misc]
+            await driver.until(lambda driver=driver: "diverged: adamw" in driver.text)  # type: ignore[misc]
     assert rung == [1]
 
 

@@ -9,9 +9,9 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.events import Click, Resize
-from textual.screen import Screen
 from textual.widget import Widget
 
+from optsweep_tui.app.screens.uncovered import Uncovered
 from optsweep_tui.app.views import frame
 from optsweep_tui.app.widgets.spans import SpanView
 
@@ -25,7 +25,7 @@ READING_SECONDS = 1.0
 """Between two frames while long curves are read for the first time: each would be another picture, of half the data."""
 
 
-class BaseScreen(Screen[None]):
+class BaseScreen(Uncovered[None]):
     """A screen of a mode: title and tabs on top, a body, a key line at the bottom."""
 
     TAB: ClassVar[str] = ""

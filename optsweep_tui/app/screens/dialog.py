@@ -5,8 +5,10 @@ from __future__ import annotations
 from textual.await_complete import AwaitComplete
 from textual.screen import ModalScreen, ScreenResultType
 
+from optsweep_tui.app.screens.uncovered import Uncovered
 
-class Dialog(ModalScreen[ScreenResultType]):
+
+class Dialog(Uncovered[ScreenResultType], ModalScreen[ScreenResultType]):
     """A modal screen that a second answer does not close again: it would take the screen below with it."""
 
     _answered = False
