@@ -69,7 +69,11 @@ def prediction_error(workspace: Workspace, finished: Iterable[tuple[RunSpec, Run
     for spec, record in finished:
         rate = known.get((kind_of(record.device), *rate_key(spec)))
         if rate and record.status == "done" and record.train_seconds > 0:
-            ratios.append(record.train_seconds * rate / record.tokens)
+            own = (
+                record.tokens - record.started_from_step * spec.tokens_per_step
+            )  # a branch's seconds begin where it does
+            if own > 0:
+                ratios.append(record.train_seconds * rate / own)
     return {
         "benches": len(known),
         "runs": len(ratios),

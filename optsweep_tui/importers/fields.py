@@ -10,8 +10,9 @@ from typing import Any
 from optsweep_engines import models
 from optsweep_engines.optimizers import catalogue
 from optsweep_engines.optimizers.base import find_knob
-from optsweep_engines.spec import BRANCH
+from optsweep_engines.spec import BRANCH, WEIGHTS
 from optsweep_tui import grid
+from optsweep_tui.core import dataset_parts
 from optsweep_tui.imported import IMPORTED_STATES, ImportedRun, ImportedSpec, Outcome
 from optsweep_tui.importers.cells import KNOB, catalogue_name, knob_name
 from optsweep_tui.importers.protocol import printable
@@ -55,8 +56,7 @@ def run_of(
     Raises:
         ValueError: a field that cannot be used.
     """
-    if text(values.get("start_mode")) == BRANCH:
-        raise ValueError("it is a decay branch of a trunk: imported cells hold whole runs")
+    _whole(text(values.get("start_mode")), text(values.get("dataset")))
     known: dict[str, Any] = {name: text(values.get(name)) for name in TEXTS}
     known |= {name: integer(name, values.get(name)) for name in INTEGERS}
     for name in ("optimizer", "model"):
@@ -100,6 +100,25 @@ def run_of(
     )
     run.check()
     return run
+
+
+def _whole(start_mode: str | None, dataset: str | None) -> None:
+    """Refuse a run whose start would be forgotten: it would stand beside runs from scratch.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    if start_mode is None:
+        return
+    mode = start_mode.lower()
+    if mode == BRANCH:
+        raise ValueError("it is a decay branch of a trunk: imported cells hold whole runs")
+    if mode != WEIGHTS:
+        raise ValueError(f"start_mode {start_mode[:40]!a} is not one of {WEIGHTS}, {BRANCH}")
+    if dataset_parts(dataset or "")[2] is None:
+        raise ValueError(
+            'it began with the weights of another run: its dataset must say which, as "c4 from 1a2b3c4d@300"'
+        )
 
 
 def called_like_knobs(optimizer: str, names: Iterable[str]) -> list[str]:

@@ -62,6 +62,21 @@ def test_a_decay_branch_is_left_out_with_the_reason(tmp_path: Path, place: Works
     assert [skip.why for skip in report.skipped] == ["it is a decay branch of a trunk: imported cells hold whole runs"]
 
 
+def test_a_start_that_would_be_forgotten_is_left_out_with_the_reason(tmp_path: Path, place: Workspace) -> None:
+    head, cell = "optimizer,model,chinchilla,loss,start_mode,dataset,seed\n", "adamw,130m,1,3.4"
+    rows = (
+        f"{cell},BRANCH,c4,1",
+        f"{cell},trunk,c4,2",
+        f"{cell},weights,c4,3",
+        f"{cell},weights,c4 from 1a2b3c4d@300,4",
+    )
+    report = imports.import_results(place, "csv", path=written(tmp_path, "starts.csv", head + "\n".join(rows) + "\n"))
+    assert report.runs == 1
+    why = [skip.why for skip in report.skipped]
+    assert "decay branch" in why[0] and "'trunk' is not one of weights, branch" in why[1] and "must say which" in why[2]
+    assert sql_rows(place.store, "SELECT dataset FROM v_run") == [("c4 from 1a2b3c4d@300",)]
+
+
 def test_a_mapping_says_which_column_means_what(tmp_path: Path, place: Workspace) -> None:
     table = written(
         tmp_path, "sweep.csv",

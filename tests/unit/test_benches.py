@@ -65,3 +65,7 @@ def test_the_error_of_the_prediction_is_the_time_taken_over_the_time_predicted(t
     found = benches.prediction_error(work, [(one, each) for each in (*took, elsewhere)])
     assert found == {"benches": 1, "runs": 3, "median": 1.2, "low": 0.9, "high": 3.0}
     assert benches.prediction_error(work, [])["median"] is None
+    # A branch from step 8: 2 of its 10 steps are its own, 2048 of its tokens; at 100 tokens/s 20.48 s.
+    branch = dataclasses.replace(record, tokens=10 * 1024, started_from_step=8, train_seconds=20.48 * 1.5)
+    found = benches.prediction_error(work, [(one, branch), (one, dataclasses.replace(branch, tokens=8 * 1024))])
+    assert found["runs"] == 1 and found["median"] == pytest.approx(1.5)
