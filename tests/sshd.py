@@ -169,7 +169,7 @@ class Lab:
 
     def _box(self, name: str, user: str) -> Box:
         where = self.folder / name
-        (where / "home").mkdir(parents=True)
+        (where / "home").mkdir(parents=True, exist_ok=True)
         where.chmod(where.stat().st_mode & ~stat.S_IWOTH)
         _key(where / "host_key")
         (where / "authorized").write_text(user)

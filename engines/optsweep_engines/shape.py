@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, NamedTuple
 
 
@@ -19,16 +18,20 @@ class Fields(NamedTuple):
     """Those that came later -> the value at which they are left out of ids."""
 
 
-@cache
-def fields_of(kind: Any) -> Fields:
+_looked_at: dict[type[Any], Fields] = {}
+
+
+def fields_of(kind: type[Any]) -> Fields:
     """The fields of a dataclass, looked at once."""
-    items = dataclasses.fields(kind)
-    missing = dataclasses.MISSING
-    return Fields(
-        names=tuple(item.name for item in items),
-        required=tuple(item.name for item in items if item.default is missing and item.default_factory is missing),
-        neutral={item.name: item.metadata["neutral"] for item in items if "neutral" in item.metadata},
-    )
+    if kind not in _looked_at:
+        items = dataclasses.fields(kind)
+        missing = dataclasses.MISSING
+        _looked_at[kind] = Fields(
+            names=tuple(item.name for item in items),
+            required=tuple(item.name for item in items if item.default is missing and item.default_factory is missing),
+            neutral={item.name: item.metadata["neutral"] for item in items if "neutral" in item.metadata},
+        )
+    return _looked_at[kind]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,7 +132,10 @@ class Campaign:
         """Kill the controller, and let another one bring the sweep to its end."""
         self.controller.kill()
         self.controller.wait()
-        optsweep("resume", workspace=self.workspace, timeout=900)
+        optsweep("resume", workspace=self.workspace, timeout=900, check=False)
+        optsweep(
+            "retry", "--failed", workspace=self.workspace, timeout=900, check=False
+        )  # those that met a full disk twice
 
     def over(self) -> bool:
         planned = remote.specs(self.workspace)

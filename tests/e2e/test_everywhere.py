@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from optsweep_tui import rundir
-from tests.e2e import remote, workbench
+from tests.e2e import remote, smalldisk, workbench
 from tests.e2e.campaign import Campaign
+from tests.e2e.smalldisk import SmallDisk
 from tests.e2e.workbench import again_and_again
 from tests.slurm_node import SlurmNode
 from tests.sshd import Box, lab
@@ -39,8 +40,12 @@ class OnSlurmToo(Campaign):
     """The faults of ssh, and those of a cluster."""
 
     node: SlurmNode
+    disk: SmallDisk
 
-    def with_cluster(self, node: SlurmNode) -> OnSlurmToo:
+    def with_cluster(self, node: SlurmNode, disk: SmallDisk | None) -> OnSlurmToo:
+        """Args:
+        disk: that one of the hosts keeps its files on; None where none could be mounted.
+        """
         self.node = node
         faults: dict[str, Callable[[Box], bool]] = {
             "requeue": self.requeued,
@@ -48,6 +53,9 @@ class OnSlurmToo(Campaign):
             "slurmd": lambda box: self.daemon_dies("slurmd"),
             "task": self.task_dies,
         }
+        if disk is not None:
+            self.disk = disk
+            faults["disk"] = self.disk_fills
         self.faults |= faults
         return self
 
@@ -72,6 +80,13 @@ class OnSlurmToo(Campaign):
         self.node.start(name)
         return True
 
+    def disk_fills(self, _box: Box) -> bool:
+        """For a moment nothing can be written on one of the hosts: no checkpoint, no metric line, no claim."""
+        self.disk.fill()
+        time.sleep(self.chance.uniform(0.2, 1.5))
+        self.disk.free()
+        return True
+
     def task_dies(self, _box: Box) -> bool:
         pids = workbench.processes(self.workspace, self.chance.choice(["shim_batch", "optsweep_engines.run"]))
         for pid in pids[:1]:
@@ -91,7 +106,11 @@ def test_a_sweep_over_two_ssh_hosts_and_slurm_killed_and_resumed_ends_with_one_r
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = time.monotonic()
-    with lab(tmp_path, "a", "b") as made, SlurmNode(cpus=2, kill_wait=4, max_array=101) as node:
+    with (
+        smalldisk.mounted(tmp_path / "b" / "home", 96) as disk,
+        lab(tmp_path, "a", "b") as made,
+        SlurmNode(cpus=2, kill_wait=4, max_array=101) as node,
+    ):
         for name in ("SLURM_CONF", "PATH"):
             monkeypatch.setenv(name, node.environment[name])
         workspace = made.workspace("work", settings="checkpoint_seconds = 0.2\n")
@@ -102,7 +121,7 @@ def test_a_sweep_over_two_ssh_hosts_and_slurm_killed_and_resumed_ends_with_one_r
         campaign = OnSlurmToo(
             made, workspace, grid, runs=RUNS, hosts="a,b,cluster", seed=random.Random(7).getrandbits(32)
         )
-        campaign.with_cluster(node)
+        campaign.with_cluster(node, disk)
         overlaps.start()
         try:
             limit = time.monotonic() + 180 + 15 * FAULTS

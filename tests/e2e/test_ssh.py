@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from optsweep_tui import rundir
-from tests.e2e import remote, workbench
+from tests.e2e import remote, smalldisk, workbench
 from tests.e2e.workbench import optsweep
 from tests.sshd import Lab, lab
 
@@ -343,37 +343,27 @@ def test_a_cancel_reaches_the_host_and_a_retry_goes_on_from_the_checkpoint(made:
 
 def test_a_full_disk_on_a_host_loses_nothing(made: Lab, tmp_path: Path) -> None:
     small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=40m", "none", str(small)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("a tmpfs cannot be mounted here")
-    try:
+    with smalldisk.mounted(small, 40) as disk:
+        if disk is None:
+            pytest.skip("a tmpfs cannot be mounted here")
         workspace = made.workspace("full", "a", settings="checkpoint_seconds = 0.2\n", root=str(small / "root"))
         controller = workbench.start(
             "run", "--grid", str(one_run(tmp_path, 9500, "0.06", runs=2)), "--host", "a", workspace=workspace
         )
         wait_for(lambda: list((small / "root" / "runs").glob("*/a1/metrics.jsonl")))
-        filler = small / "filler"
-        with open(filler, "wb", buffering=0) as file:  # a buffer would be written once more at the end, and fail
-            try:
-                while True:
-                    file.write(bytes(1 << 16))
-            except OSError:
-                pass
-        time.sleep(2.0)
-        filler.unlink()
-        controller.wait(timeout=240)
-        optsweep("retry", "--failed", workspace=workspace, check=False)
-        remote.require_whole(workspace, 2)
-    finally:
-        controller.kill()
-        controller.wait()
-        for module in ("optsweep_engines.shim", "optsweep_engines.helper"):
-            for pid in made.boxes["a"].processes(module):
-                workbench.kill(pid)
-        subprocess.run(["umount", "-l", str(small)], check=False)
+        try:
+            disk.fill()
+            time.sleep(2.0)
+            disk.free()
+            controller.wait(timeout=240)
+            optsweep("retry", "--failed", workspace=workspace, check=False)
+            remote.require_whole(workspace, 2)
+        finally:
+            controller.kill()
+            controller.wait()
+            for module in ("optsweep_engines.shim", "optsweep_engines.helper"):
+                for pid in made.boxes["a"].processes(module):
+                    workbench.kill(pid)
 
 
 @pytest.mark.skipif(CUTS < 2, reason="part of make faults: OPTSWEEP_SSH_CUTS=40")
