@@ -138,6 +138,7 @@ class Bench(WorkingApp):
         screen = self.mode_screen("run")
         assert isinstance(screen, RunScreen)
         screen.show_run(run_id)
+        screen.told("left_at", run_id)
 
     def listed_runs(self) -> list[RunRow]:
         """The runs in the order of screen 2, as far as it was ever opened."""

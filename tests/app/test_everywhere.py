@@ -245,6 +245,22 @@ async def test_the_app_starts_as_it_was_left(sweep_workspace: Workspace, tmp_pat
         assert " muon" in driver.text.split("\n")[2]
 
 
+async def test_what_another_screen_asks_for_counts_before_how_a_screen_was_left(
+    sweep_workspace: Workspace, tmp_path: Path
+) -> None:
+    memory = Memory(sweep_workspace.root, tmp_path)
+    memory.put("Runs.filter_text", "sgd")
+    memory.put("Run.left_at", "0" * 32)
+    async with driven(sweep_workspace, memory=memory) as driver:
+        await driver.press("i")
+        await driver.settle()
+        assert "opt:adamw model:bench-micro" in driver.text.split("\n")[2]
+        await driver.press("enter")
+        wanted = driver.app.listed_runs()[0].run_id
+        await driver.settle()
+        assert wanted in driver.text
+
+
 @given(st.one_of(st.binary(max_size=60), st.from_regex(rb'\{"(mode|study|marks|Runs\.chosen|Runs\.sort)": .{0,20}\}')))
 def test_garbage_in_the_state_file_is_forgotten(tmp_path_factory: Any, content: bytes) -> None:
     place = tmp_path_factory.mktemp("state")

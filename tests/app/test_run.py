@@ -17,7 +17,7 @@ from optsweep_tui.app.views.pane import Pane, marked
 from optsweep_tui.charts.chart import Span, plain
 from optsweep_tui.settings import Workspace
 from tests.app import made
-from tests.app.driving import Driver, driven
+from tests.app.driving import Driver, driven, sizes
 
 THREE = pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)], ids=["80x24", "120x40", "200x60"])
 
@@ -88,6 +88,20 @@ async def test_the_log_is_searched_from_its_end_and_n_goes_around(empty_workspac
         assert "last words" in await driver.press("G")
         await driver.press("slash", *"nowhere", "enter")
         assert "/nowhere: not here" in driver.text
+
+
+@sizes
+async def test_what_is_searched_for_is_seen_while_it_is_typed(
+    empty_workspace: Workspace, size: tuple[int, int]
+) -> None:
+    retried(empty_workspace)
+    async with driven(empty_workspace, size, "run") as driver:
+        await driver.until(lambda: "last words" in driver.text)
+        assert "search the log" in await driver.press("slash")
+        assert " step 2" in (await driver.press(*"step 2")).split("\n")[-2]
+        assert "last words" in await driver.press("escape")
+        await driver.press("t")
+        assert "search the events" in await driver.press("slash")
 
 
 async def test_a_log_that_grows_scrolls_in_only_while_it_is_followed(empty_workspace: Workspace) -> None:

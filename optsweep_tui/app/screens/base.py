@@ -77,6 +77,13 @@ class BaseScreen(Uncovered[None]):
     def recalled(self) -> None:
         """What was kept is back: whatever of it cannot be is made usual here."""
 
+    def told(self, path: str, value: object) -> None:
+        """A value of `KEPT` from another screen; where this one is still to be mounted, it counts before what was kept."""
+        owner, name = self._owner(path)
+        setattr(owner, name, value)
+        if not self.is_mounted:
+            self.bench.memory.put(f"{self.TAB}.{path}", value)
+
     def remember(self, memory: Memory) -> None:
         """Keep what is to be as it was at the next start."""
         for path in self.KEPT:

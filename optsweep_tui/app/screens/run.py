@@ -21,8 +21,8 @@ class RunScreen(RunDrawing):
     DEFAULT_CSS = """
     RunScreen #facts { width: 40; dock: left; }
     RunScreen.narrow #facts { width: 34; }
-    RunScreen #lower { height: 40%; max-height: 14; dock: bottom; }
-    RunScreen #search { dock: bottom; }
+    RunScreen #below { height: 40%; max-height: 14; dock: bottom; }
+    RunScreen #lower { height: 1fr; }
     RunScreen #status { height: 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -108,6 +108,7 @@ class RunScreen(RunDrawing):
         """Type what to look for."""
         line = self.query_one("#search", FilterLine)
         line.value = self.panes[self.lower].search
+        line.placeholder = f"search the {self.lower}"
         line.add_class("open")
         line.take_keys()
 

@@ -61,8 +61,9 @@ class RunDrawing(ChartScreen):
         yield SpanView(id="facts")
         with Container(id="right"):
             yield SpanView(id="status")
-            yield FilterLine(id="search", placeholder="search the log")
-            yield SpanView(id="lower")
+            with Container(id="below"):
+                yield SpanView(id="lower")
+                yield FilterLine(id="search")
             yield SpanView(id="chart")
 
     def show_run(self, run_id: str) -> None:

@@ -98,7 +98,7 @@ class RunsScreen(BaseScreen):
 
     def show_filter(self, text: str) -> None:
         """Set the filter, from another screen."""
-        self.filter_text = text
+        self.told("filter_text", text)
         if self.is_mounted:
             self.query_one("#filter", FilterLine).value = text
 

@@ -22,7 +22,7 @@ class FilterLine(Input):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         # Both at once, not after a way through queues: the next key is for the rows already.
-        Binding("escape", "screen.filter_clear", "clear the filter", id="filter.clear", priority=True),
+        Binding("escape", "screen.filter_clear", "clear and leave", id="filter.clear", priority=True),
         Binding("enter,down", "screen.filter_done", "to the rows", show=False, id="filter.rows", priority=True),
     ]
 
