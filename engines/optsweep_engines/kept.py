@@ -104,11 +104,14 @@ def find(runs_root: Path, run_id: str, step: int) -> Kept:
         FileNotFoundError: it keeps none of that step.
         ValueError: the file is damaged, or is the state of something else.
     """
+    damaged = None
     for found, path, digest in listed(runs_root / run_id / folder.KEPT):
         if found == step:
-            if sha256_of(path)[:16] != digest:
-                raise ValueError(f"{path} is damaged: its content does not have the hash that its name says")
-            return _read(path, run_id, step)
+            if sha256_of(path)[:16] == digest:
+                return _read(path, run_id, step)
+            damaged = path
+    if damaged is not None:
+        raise ValueError(f"{damaged} is damaged: its content does not have the hash that its name says")
     raise FileNotFoundError(f"run {run_id[:8]} keeps no state of step {step}")
 
 
@@ -116,7 +119,7 @@ def _read(path: Path, run_id: str, step: int) -> Kept:
     with open(path, "rb") as handle:
         size = int.from_bytes(handle.read(8), "little")
         header = json.loads(handle.read(size)) if size <= LARGEST_HEADER else {}
-    told = header.get("__metadata__", {})
+    told = (header.get("__metadata__") if isinstance(header, dict) else None) or {}
     if (told.get("run_id"), told.get("step")) != (run_id, str(step)) or not told.get("parameters_sha256"):
         raise ValueError(f"{path} holds the state of run {told.get('run_id')} at step {told.get('step')}")
     return Kept(

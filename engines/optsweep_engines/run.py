@@ -137,10 +137,10 @@ class AttemptLog:
             with open(temporary, "rb") as handle:
                 os.fsync(handle.fileno())
             self.require_newest()
+            os.replace(temporary, where / kept.name_of(step, digest))
         except BaseException:
             temporary.unlink(missing_ok=True)  # half a checkpoint on a full disk would keep it full
             raise
-        os.replace(temporary, where / kept.name_of(step, digest))
         folder.sync_folder(where)
 
     def require_newest(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,3 +20,20 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     workbench.optsweep("run", "--grid", str(workbench.grid_file(root, "0.02, 0.03")), workspace=workspace, timeout=600)
     yield workspace
     workbench.stop_everything(workspace)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
+    yield disk
+    workbench.stop_everything(disk)
+    subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -90,23 +88,6 @@ def test_a_torn_or_garbage_metric_line_is_skipped_and_counted(copied: Path) -> N
     report = json.loads(optsweep("collect", "--rebuild", "--json", workspace=copied).stdout)
     assert report["skipped_lines"] == 2
     assert optsweep("ls", workspace=copied).stdout.count("done") == 8
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
-    yield disk
-    workbench.stop_everything(disk)
-    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_a_full_disk_while_preparing_data_is_one_line(small_disk: Path, swept: Path) -> None:

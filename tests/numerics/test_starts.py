@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from optsweep_engines import folder, kept, schedules
 from optsweep_engines.data import PreparedDataset
-from optsweep_engines.engine import Preempted, load_engine
+from optsweep_engines.engine import Preempted, Superseded, load_engine
 from optsweep_engines.history import LossHistory, StepLosses
 from optsweep_engines.run import AttemptLog
 from optsweep_engines.spec import RunRecord, RunSpec, Start
@@ -227,6 +227,48 @@ def test_a_verdict_is_of_losses_at_ones_own_steps_only() -> None:
     assert StepLosses.from_dict(None, 100) is None
     short = LossHistory(window=[9.0], least_window_mean=2.0)
     assert short.divergence() is None, "a window that is not full is no mean of ten losses"
+
+
+@pytest.mark.parametrize("when", ["writing", "syncing", "naming", "superseded"])
+def test_a_state_that_cannot_be_kept_leaves_nothing(
+    when: str, dataset: PreparedDataset, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trunk_of(dataset)
+    log = attempt(tmp_path, run, data_root, keep=[10, 20])
+    log.save_kept(10, lambda path: path.write_bytes(b"whole"))
+    full = OSError(28, "No space left on device")
+
+    def broken(*_: object) -> None:
+        raise full
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"half")
+        if when == "writing":
+            raise full
+
+    if when == "syncing":
+        monkeypatch.setattr("optsweep_engines.run.os.fsync", broken)
+    if when == "naming":
+        monkeypatch.setattr("optsweep_engines.run.os.replace", broken)
+    if when == "superseded":
+        (log.run_folder / "a2").mkdir()
+    with pytest.raises(Superseded if when == "superseded" else OSError):
+        log.save_kept(20, write)
+    assert kept.steps(log.run_folder) == [10] and kept.unmet(log.run_folder) == {20}
+    left = [path.name for path in (log.run_folder / folder.KEPT).iterdir() if not path.name.startswith("step-")]
+    assert left == [], "half a state would keep a full disk full"
+
+
+def test_of_two_files_of_a_step_the_whole_one_counts(dataset: PreparedDataset, data_root: Path, tmp_path: Path) -> None:
+    trunk = trunk_of(dataset)
+    trained(tmp_path, trunk, data_root, keep=[24])
+    found = kept.find(tmp_path, trunk.run_id, 24)
+    for digest in ("0" * 16, "f" * 16):
+        found.path.with_name(f"step-0000000024-{digest}.safetensors").write_bytes(b"torn")
+    assert kept.find(tmp_path, trunk.run_id, 24) == found
+    found.path.unlink()
+    with pytest.raises(ValueError, match="is damaged"):
+        kept.find(tmp_path, trunk.run_id, 24)
 
 
 def test_a_running_run_sees_what_it_is_asked_for_meanwhile(
