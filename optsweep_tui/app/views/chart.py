@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -61,8 +61,23 @@ class _Smooth:
 
     kind: tuple[int, str, str, float]
     """Epoch of the data, axis (where it matters), metric, tau."""
-    values: Floats
+    buffer: Floats
+    """The curve, and room for more behind it: nothing that was handed out is ever changed."""
+    used: int
     carry: Carry
+
+    @property
+    def values(self) -> Floats:
+        return self.buffer[: self.used]
+
+    def longer(self, new: Floats, carry: Carry) -> _Smooth:
+        """With more points at the end."""
+        used, buffer = self.used + len(new), self.buffer
+        if used > len(buffer):
+            buffer = np.empty(used + used // 4)
+            buffer[: self.used] = self.values
+        buffer[self.used : used] = new
+        return _Smooth(kind=self.kind, buffer=buffer, used=used, carry=carry)
 
 
 @dataclass
@@ -91,6 +106,8 @@ class ChartModel:
     _y: SteadyScale = field(default_factory=SteadyScale)
     _cache: BitCache = field(default_factory=BitCache)
     _smooth: dict[str, _Smooth] = field(default_factory=dict)
+    _drawn: tuple[Hashable, list[Row]] | None = None
+    """What the last frame was made of, and the frame."""
 
     # ------------------------------------------------------------ keys
 
@@ -209,7 +226,11 @@ class ChartModel:
         if len(self._smooth) > 2 * len(lines) + KEPT_SMOOTH:  # of curves that have left the chart
             drawn = {line.run_id for line in lines}
             self._smooth = {run_id: kept for run_id, kept in self._smooth.items() if run_id in drawn}
-        return rasterise(curves, replace(view, crosshair=self.crosshair_x()), self._cache)
+        view = replace(view, crosshair=self.crosshair_x())
+        made_of = (view, tuple((curve.key, curve.colour, curve.letter) for curve in curves))
+        if self._drawn is None or self._drawn[0] != made_of:
+            self._drawn = (made_of, rasterise(curves, view, self._cache))
+        return list(self._drawn[1])
 
     def shown_y(self, line: Line) -> Floats:
         """The line as it is drawn: smoothed, or not."""
@@ -218,15 +239,14 @@ class ChartModel:
             return np.asarray(series.y, np.float64)
         known = self._smooth.get(line.run_id)
         kind = (series.epoch, "" if series.x_complete else self.axis, self.metric, self.tau)
-        if known is None or known.kind != kind or len(known.values) > len(series.y):
-            known = _Smooth(kind=kind, values=np.empty(0), carry=NOTHING_BEFORE)
-        done = len(known.values)
+        if known is None or known.kind != kind or known.used > len(series.y):
+            known = _Smooth(kind=kind, buffer=np.empty(0), used=0, carry=NOTHING_BEFORE)
+        done = known.used
         if done < len(series.y):
             new, carry = smoothed_on(
                 series.steps[done:], np.asarray(series.y[done:], np.float64), self.tau, known.carry
             )
-            known = _Smooth(kind=kind, values=np.concatenate([known.values, new]), carry=carry)
-            self._smooth[line.run_id] = known
+            known = self._smooth[line.run_id] = known.longer(new, carry)
         return known.values
 
     def value_at(self, line: Line, x: float) -> float | None:
@@ -266,7 +286,9 @@ class ChartModel:
         """A mark where the run reported a spike, at the height of the curve there."""
         series, places = line.series, spiked(line)
         y = self.shown_y(line)[places]
-        return [Curve(x=series.x[places], y=y, colour=line.colour, letter=SPIKE, points=True)] if len(places) else []
+        key = (line.run_id, series.version, series.epoch, self.metric, self.axis, self.tau, "spikes", tuple(places))
+        mark = Curve(x=series.x[places], y=y, colour=line.colour, letter=SPIKE, points=True, key=key)
+        return [mark] if len(places) else []
 
     def full_x(self, lines: Sequence[Line]) -> tuple[float, float] | None:
         """The whole x axis: to where the longest run will end, so that it stands still while they run."""
