@@ -260,11 +260,11 @@ def launch(
             is to keep.
     """
     from optsweep_engines.optimizers import user_plan
-    from optsweep_tui import diagnosing, keeping, packs, starting
+    from optsweep_tui import diagnosing, keeping, packs
     from optsweep_tui import plan as planning
     from optsweep_tui.dispatch import placing
 
-    starting.require_local(hosts, chosen.specs, keep=bool(keep))
+    keeping.require_places(workspace, hosts, chosen.specs, keep=bool(keep))
     if "local" in hosts:
         require_engines(chosen.specs)
     workspace.ensure()
@@ -351,11 +351,11 @@ def ask_hosts(workspace: Workspace, seconds: float = 20.0) -> dict[str, str]:
 
 def send_to(workspace: Workspace, run_ids: Sequence[str], hosts: Sequence[str]) -> None:
     """From now on these runs' attempts may go to other hosts than at their launch."""
-    from optsweep_tui import keeping, starting
+    from optsweep_tui import keeping
     from optsweep_tui.dispatch import placing
 
     keeps = any(keeping.unmet(workspace, run_id) for run_id in run_ids)
-    starting.require_local(hosts, (spec_of(workspace, run_id) for run_id in run_ids), keep=keeps)
+    keeping.require_places(workspace, hosts, (spec_of(workspace, run_id) for run_id in run_ids), keep=keeps)
     placing.remember(workspace, "", run_ids, hosts)
 
 

@@ -5,29 +5,68 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from optsweep_engines import kept
-from optsweep_tui import rundir, starting
-from optsweep_tui.dispatch import placing
+from optsweep_engines.spec import RunSpec
+from optsweep_tui import rundir, states
+from optsweep_tui.dispatch import hostsfile, placing
+from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 
+UNDER_WAY = ("submitting", "queued", "running")
 
-def require_here(workspace: Workspace, run_ids: Iterable[str]) -> None:
-    """Refuse `--keep` for runs of other machines.
+
+def require_places(workspace: Workspace, hosts: Iterable[str], specs: Iterable[RunSpec], *, keep: bool = False) -> None:
+    """Refuse machines that do not have what a run begins with: states are not sent. And those that cannot be asked to keep any.
 
     Raises:
-        OptsweepError: one is placed, or was trained, elsewhere.
+        OptsweepError: a run would go to one.
+    """
+    chosen = list(hosts)
+    for spec in specs:
+        if spec.start is None:
+            continue
+        places = states.places_of(workspace, spec) or {states.LOCAL}  # gone: its engine says so
+        wrong = [name for name in chosen if name.partition(":")[0] not in places]
+        if wrong:
+            where = "this machine" if wrong[0] == states.LOCAL else wrong[0]
+            raise OptsweepError(
+                f"run {spec.run_id[:8]} begins with the state of run {spec.start.run_id[:8]} at step {spec.start.step}, "
+                f"which lies on {' and '.join(sorted(places))} and is not sent to {where}",
+                "leave --host out" if states.LOCAL in places else f"add --host {min(places)}",
+            )
+    if keep:
+        known = hostsfile.read(workspace) if any(name != states.LOCAL for name in chosen) else {}
+        for name in chosen:
+            base = name.partition(":")[0]
+            if base != states.LOCAL and (base not in known or known[base].backend != "ssh"):
+                raise OptsweepError(
+                    f"--keep works on this machine and on hosts behind ssh, not on {name}", "leave --keep or --host out"
+                )
+
+
+def require_asked(workspace: Workspace, run_ids: Iterable[str]) -> None:
+    """Refuse `retry --keep` for runs that cannot be asked now: of a scheduler, or under way on a host.
+
+    Raises:
+        OptsweepError: naming the first.
     """
     choices = placing.Choices(workspace)
     for run_id in run_ids:
-        where = rundir.host_of(rundir.state_of(workspace.runs / run_id).attempt_folder) or "local"
-        starting.require_local([where, *choices.of(run_id)], (), keep=True)
+        state = rundir.state_of(workspace.runs / run_id)
+        host = rundir.host_of(state.attempt_folder) or states.LOCAL
+        require_places(workspace, [host, *choices.of(run_id)], (), keep=True)
+        if host != states.LOCAL and state.state in UNDER_WAY:
+            raise OptsweepError(
+                f"run {run_id[:8]} is under way on host {host}: what it is to keep goes there with an attempt",
+                "ask again when it is over",
+            )
 
 
 def remember(workspace: Workspace, asked: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
     """Note in the run folders which states are to be kept, beside those asked for earlier; of a run under way those ahead.
 
     Returns:
-        Run under way -> steps that it has passed without keeping their states: nothing is noted of them, for a lost run's
-        next attempt would go back to make them.
+        Run under way -> steps that come too late for it, passed, or asked for while it is on a host: nothing is noted of
+        them, for a lost run's next attempt would go back to make them.
 
     Raises:
         OptsweepError: a folder cannot be written.
@@ -37,7 +76,9 @@ def remember(workspace: Workspace, asked: Mapping[str, Sequence[int]]) -> dict[s
         where = workspace.runs / run_id
         state = rundir.state_of(where)
         row = rundir.last_metric(state.attempt_folder) if state.state == "running" and state.attempt_folder else None
-        behind = {step for step in steps if row is not None and step <= row["step"]} - set(kept.steps(where))
+        away = state.state in UNDER_WAY and rundir.host_of(state.attempt_folder) not in (None, states.LOCAL)
+        late = {step for step in steps if away or (row is not None and step <= row["step"])}
+        behind = late - kept.wanted(where) if away else late - set(kept.steps(where))
         if behind:
             passed[run_id] = sorted(behind)
         try:
@@ -49,10 +90,8 @@ def remember(workspace: Workspace, asked: Mapping[str, Sequence[int]]) -> dict[s
 
 def passed_line(run_id: str, steps: Sequence[int]) -> str:
     """What to say of steps that `remember` gave back."""
-    those = ", ".join(map(str, steps))
-    return (
-        f"run {run_id[:8]} is under way and has passed step{'s'[: len(steps) != 1]} {those}: ask again when it is over"
-    )
+    those = f"step {steps[0]} comes" if len(steps) == 1 else f"steps {', '.join(map(str, steps))} come"
+    return f"run {run_id[:8]} is under way, {those} too late for it: ask again when it is over"
 
 
 def keeps_all(workspace: Workspace, run_id: str) -> bool:
@@ -62,4 +101,4 @@ def keeps_all(workspace: Workspace, run_id: str) -> bool:
 
 def unmet(workspace: Workspace, run_id: str) -> list[int]:
     """Steps that a run was asked to keep and does not."""
-    return sorted(kept.unmet(workspace.runs / run_id))
+    return sorted(kept.wanted(workspace.runs / run_id) - set(states.steps(workspace, run_id)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optsweep_engines import kept, schedules
 from optsweep_engines.optimizers import catalogue
 from optsweep_engines.spec import BRANCH, WEIGHTS, RunSpec, Start
-from optsweep_tui import grid, heldout, rundir
+from optsweep_tui import grid, heldout, rundir, states
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.settings import Workspace
 
@@ -40,14 +40,14 @@ def parent_of(workspace: Workspace, text: str) -> tuple[RunSpec, int | None]:
     return spec, spec.steps if step == "end" else None if step is None else int(step)
 
 
-def state(workspace: Workspace, spec: RunSpec, step: int) -> kept.Kept:
-    """The state that a run keeps of a step, every byte hashed.
+def state(workspace: Workspace, spec: RunSpec, step: int) -> states.State:
+    """The state that a run keeps of a step; every byte of one that lies here is hashed.
 
     Raises:
         OptsweepError: there is none, or it is damaged.
     """
     try:
-        return kept.find(workspace.runs, spec.run_id, step)
+        return states.find(workspace, spec, step)
     except FileNotFoundError:
         raise _missing(workspace, spec, [step]) from None
     except (ValueError, OSError) as error:
@@ -57,7 +57,7 @@ def state(workspace: Workspace, spec: RunSpec, step: int) -> kept.Kept:
 
 
 def _missing(workspace: Workspace, spec: RunSpec, steps: Sequence[int]) -> OptsweepError:
-    there = kept.steps(workspace.runs / spec.run_id)
+    there = states.steps(workspace, spec.run_id)
     has = f"it keeps those of {', '.join(map(str, there))}" if there else "it keeps none"
     beyond = [step for step in steps if not 1 <= step <= spec.steps]
     if beyond:
@@ -135,7 +135,7 @@ def branches(workspace: Workspace, text: str, ratios: Iterable[str], sets: Itera
                 f"--from-run {text}: the branch of ratio {whole.chinchilla:g} begins where its decay does, at step {begin}",
                 "leave the step out; --set decay=FRACTION moves it",
             )
-    there = set(kept.steps(workspace.runs / trunk.run_id))
+    there = set(states.steps(workspace, trunk.run_id))
     missing = sorted(set(begins) - there)
     if missing:
         raise _missing(workspace, trunk, missing)
@@ -143,7 +143,10 @@ def branches(workspace: Workspace, text: str, ratios: Iterable[str], sets: Itera
     for whole, begin in zip(wholes, begins, strict=True):
         at = state(workspace, trunk, begin)
         if at.engine != trunk.engine:
-            raise OptsweepError(f"{at.path} was written by engine {at.engine}", "remove it and make it again")
+            raise OptsweepError(
+                f"the state of run {trunk.run_id[:8]} at step {begin} was written by engine {at.engine}",
+                "remove it and make it again",
+            )
         found.append(
             whole.replace(
                 start=Start(run_id=trunk.run_id, step=begin, mode=BRANCH, parameters_sha256=at.parameters_sha256)
@@ -306,29 +309,6 @@ def keep_steps(spec: RunSpec, text: str) -> list[int]:
             )
         found.add(step)
     return sorted(found)
-
-
-# ---------------------------------------------------------------- where
-
-
-def require_local(hosts: Iterable[str], specs: Iterable[RunSpec], keep: bool = False) -> None:
-    """Refuse other machines: states of runs are not sent.
-
-    Raises:
-        OptsweepError: a run would go to one.
-    """
-    other = [name for name in hosts if name != "local"]
-    if not other:
-        return
-    for spec in specs:
-        if spec.start is not None:
-            raise OptsweepError(
-                f"run {spec.run_id[:8]} begins with the state of run {spec.start.run_id[:8]}, which lies on this machine and "
-                f"is not sent to {other[0]}",
-                "leave --host out",
-            )
-    if keep:
-        raise OptsweepError(f"--keep works on this machine only, not on {other[0]}", "leave --keep or --host out")
 
 
 def begun_with(spec: RunSpec) -> str:

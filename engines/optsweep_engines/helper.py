@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines import attempts, datafiles, envfile, folder, frames, sources, survey, workers
+from optsweep_engines import attempts, datafiles, envfile, folder, frames, kept, sources, survey, workers
 
 Header = dict[str, Any]
 Answer = tuple[Header, bytes]
@@ -30,8 +30,8 @@ Answer = tuple[Header, bytes]
 SCHEDULER = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "sinfo")
 SCHEDULER_SECONDS = 60.0
 STREAMS = (folder.METRICS, folder.EVENTS, folder.LOG)
-CARRIED = (folder.OPTIMIZER, "diagnostics.json")
-"""Files that may lie beside a spec: a user's own optimizer, what the engine is asked to tell."""
+CARRIED = (folder.OPTIMIZER, folder.DIAGNOSTICS, folder.KEEP)
+"""Files that may lie beside a spec: a user's own optimizer, what the engine is asked to tell, states that it is to keep."""
 LIBRARIES = ("numpy", "torch", "jax", "jaxlib", "optax", "safetensors", "array-api-compat")
 LARGEST_BATCH = 20_000
 FENCE_SECONDS = 20.0
@@ -225,7 +225,9 @@ class Helper:
             return "stale"
         run_folder.mkdir(mode=0o700, exist_ok=True)
         for name, content in parcel["files"].items():
-            if not (run_folder / name).exists():
+            if name == folder.KEEP:  # a later attempt may be asked for more
+                kept.ask(run_folder, add=kept.asked_in(json.loads(content)))
+            elif not (run_folder / name).exists():
                 folder.write_atomic(run_folder / name, content)
         if not (run_folder / folder.SPEC).exists():
             folder.write_json(run_folder / folder.SPEC, parcel["spec"])

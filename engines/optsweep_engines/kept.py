@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from optsweep_engines import folder
 from optsweep_engines.spec import BRANCH, RunSpec, Start
@@ -59,9 +60,13 @@ def steps(run_folder: Path) -> list[int]:
 def wanted(run_folder: Path) -> set[int]:
     """Steps whose state the run was asked to keep."""
     try:
-        asked = folder.read_json(run_folder / folder.KEEP)
+        return asked_in(folder.read_json(run_folder / folder.KEEP))
     except ValueError:
         return set()
+
+
+def asked_in(asked: Any) -> set[int]:
+    """Steps of a document as keep.json is one; none of anything else."""
     found = asked.get("steps") if isinstance(asked, dict) else None
     return {step for step in found if type(step) is int and step > 0} if isinstance(found, list) else set()
 

@@ -115,7 +115,20 @@ class AttemptLog:
         """Publish the state after so many steps beside the attempts, where it stays, and other runs begin with it."""
         self._publish(self.run_folder / folder.KEPT, step, write)
         self._keeps = self._keeps - {step}
-        self.event("kept", step=step)
+        self._tell_kept(step)
+
+    def tell_kept(self) -> None:
+        """Events of the states asked for that an earlier attempt kept: it may have been killed before it said so."""
+        for step in sorted(kept.wanted(self.run_folder) & set(kept.steps(self.run_folder))):
+            self._tell_kept(step)
+
+    def _tell_kept(self, step: int) -> None:
+        """By the hash of its parameters others begin with it, on whichever machine it lies."""
+        fields = {}
+        with contextlib.suppress(ValueError, OSError):  # a damaged one is no state: whoever begins with it is told
+            fields["parameters_sha256"] = kept.find(self.runs_root, self.run_folder.name, step).parameters_sha256
+        if fields:
+            self.event("kept", step=step, **fields)
 
     @property
     def keeps(self) -> set[int]:
@@ -190,6 +203,7 @@ def train_attempt(attempt_folder: Path, shared: Callable[[AttemptLog], Any] = la
         spec = _spec_of(attempt_folder)
         log.require_newest()
         log.event("started", pid=os.getpid(), engine=spec.engine)
+        log.tell_kept()
         record = load_engine(spec.engine).train(spec, shared(log))
     except Preempted:
         log.event("preempted")
@@ -216,6 +230,7 @@ def train_pack(attempt_folders: list[Path]) -> list[int]:
         for spec, log in zip(specs, logs, strict=True):
             log.require_newest()
             log.event("started", pid=os.getpid(), engine=spec.engine, pack=len(specs))
+            log.tell_kept()
         engine: Any = load_engine(specs[0].engine)
         records = engine.train_pack(specs, logs)
     except Superseded:

@@ -44,7 +44,7 @@ def command(
             if line.state in bad and line.host and line.run_id not in wanted
         ]
     if keep is not None:
-        keeping.require_here(place, wanted)
+        keeping.require_asked(place, wanted)
         asked = {run_id: starting.keep_steps(flow.spec_of(place, run_id), keep) for run_id in wanted}
         for run_id, steps in keeping.remember(place, asked).items():
             output.say(keeping.passed_line(run_id, steps))

@@ -101,7 +101,7 @@ def command(
     Examples: optsweep run --grid quickstart | optsweep run -o adamw,muon -m 130m -c 1,8 --dry-run
     | optsweep run --grid quickstart --host box1,box2 --detach
     """
-    from optsweep_tui import diagnosing, flow, packs, preview, starting
+    from optsweep_tui import diagnosing, flow, keeping, packs, preview, starting
     from optsweep_tui.cli import progress
     from optsweep_tui.errors import OptsweepError
 
@@ -130,7 +130,7 @@ def command(
     if pack is not None:
         packs.grouped(chosen.specs, pack)  # a pack that cannot be made is said before anything is written
     kept = {spec.run_id: starting.keep_steps(spec, keep) for spec in chosen.specs} if keep else None
-    starting.require_local(hosts, chosen.specs, keep=bool(kept))
+    keeping.require_places(place, hosts, chosen.specs, keep=bool(kept))
     if pack is not None and pack > 1 and kept:
         raise OptsweepError("--keep and --pack do not go together", "leave one of them out")
     if dry_run:

@@ -102,16 +102,19 @@ def _begun(workspace: Workspace, run_id: str, spec: dict[str, Any]) -> None:
     """What a run begins with, and the states that it keeps."""
     from optsweep_engines import kept
     from optsweep_engines.spec import RunSpec
-    from optsweep_tui import keeping, starting
+    from optsweep_tui import keeping, starting, states
 
     run = RunSpec.from_dict(spec)
     if run.start is not None:
         own = f"   {run.trained_steps:,} of {run.steps:,} steps trained here" if run.first_step else ""
         print(f"begins     {starting.begun_with(run)}, parameters {run.start.parameters_sha256[:12]}{own}")
-    steps, missing = kept.steps(workspace.runs / run_id), keeping.unmet(workspace, run_id)
+    here, missing = kept.steps(workspace.runs / run_id), keeping.unmet(workspace, run_id)
+    steps = [str(step) for step in here]
+    for step, hosts in sorted(states.elsewhere(workspace, run_id).items()):
+        steps += [f"{step} on {' and '.join(hosts)}"]
     if steps or missing:
         later = f"   asked for, not kept yet: {', '.join(map(str, missing))}" if missing else ""
-        print(f"keeps      states of steps {', '.join(map(str, steps)) or '·'}{later}")
+        print(f"keeps      states of steps {', '.join(steps) or '·'}{later}")
 
 
 def _diagnosed(attempt: dict[str, Any]) -> None:

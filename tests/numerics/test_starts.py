@@ -16,7 +16,7 @@ from optsweep_engines import folder, kept, schedules
 from optsweep_engines.data import PreparedDataset
 from optsweep_engines.engine import Preempted, Superseded, load_engine
 from optsweep_engines.history import LossHistory, StepLosses
-from optsweep_engines.run import AttemptLog
+from optsweep_engines.run import AttemptLog, train_attempt
 from optsweep_engines.spec import RunRecord, RunSpec, Start
 from tests.numerics.toy import spec
 
@@ -257,6 +257,21 @@ def test_a_state_that_cannot_be_kept_leaves_nothing(
     assert kept.steps(log.run_folder) == [10] and kept.unmet(log.run_folder) == {20}
     left = [path.name for path in (log.run_folder / folder.KEPT).iterdir() if not path.name.startswith("step-")]
     assert left == [], "half a state would keep a full disk full"
+
+
+def test_a_new_attempt_tells_of_states_that_a_killed_one_kept_and_did_not_tell_of(
+    dataset: PreparedDataset, data_root: Path, tmp_path: Path
+) -> None:
+    trunk = trunk_of(dataset)
+    trained(tmp_path, trunk, data_root, keep=[10, 24])
+    (tmp_path / trunk.run_id / "a1" / folder.EVENTS).write_bytes(b"")  # killed between the state's name and its event
+    attempt(tmp_path, trunk, data_root, number=2).close()
+    assert train_attempt(tmp_path / trunk.run_id / "a2") == 0
+    lines = (tmp_path / trunk.run_id / "a2" / folder.EVENTS).read_text().splitlines()
+    told = [event for event in map(json.loads, lines) if event["kind"] == "kept"]
+    assert {event["step"]: event["parameters_sha256"] for event in told} == {
+        step: kept.find(tmp_path, trunk.run_id, step).parameters_sha256 for step in (10, 24)
+    }
 
 
 def test_of_two_files_of_a_step_the_whole_one_counts(dataset: PreparedDataset, data_root: Path, tmp_path: Path) -> None:

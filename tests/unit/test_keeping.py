@@ -14,7 +14,7 @@ import pytest
 
 from optsweep_engines import folder, kept
 from optsweep_engines.spec import RunSpec, Start
-from optsweep_tui import keeping, rundir, settings, starting
+from optsweep_tui import keeping, rundir, settings, starting, states
 from optsweep_tui.dispatch import lines, placing, tidy
 from optsweep_tui.dispatch.lines import Meter, run_line
 from optsweep_tui.errors import OptsweepError
@@ -132,7 +132,7 @@ def test_a_run_under_way_is_asked_only_for_what_lies_ahead(place: Workspace) -> 
     assert keeping.remember(place, {run.name: [5, 7, 12, 13, 192]}) == {run.name: [7, 12]}
     assert keeping.unmet(place, run.name) == [13, 192]
     assert keeping.passed_line(run.name, [7, 12]) == (
-        f"run {run.name[:8]} is under way and has passed steps 7, 12: ask again when it is over"
+        f"run {run.name[:8]} is under way, steps 7, 12 come too late for it: ask again when it is over"
     )
     os.close(handle)
 
@@ -147,14 +147,84 @@ def test_a_run_that_is_over_can_be_asked_for_any_step(place: Workspace) -> None:
     assert keeping.unmet(place, run.name) == [3] and not keeping.keeps_all(place, run.name)
 
 
-def test_states_of_runs_of_other_hosts_are_refused(place: Workspace) -> None:
-    here, placed, trained = plant(place.runs, make_spec(), make_spec(seed=1), make_spec(seed=2))
-    placing.remember(place, "", [placed.name], ["box"])
-    folder.write_json(attempt_folder(trained) / rundir.INTENT, {"host": "far"})
-    keeping.require_here(place, [here.name])
-    for run, host in ((placed, "box"), (trained, "far")):
-        with pytest.raises(OptsweepError, match=f"--keep works on this machine only, not on {host}"):
-            keeping.require_here(place, [here.name, run.name])
+def hosts_of(place: Workspace) -> None:
+    """Two hosts behind ssh and a cluster."""
+    tables = [f'[hosts.{name}]\nbackend = "ssh"\nssh = "{name}"\n' for name in ("box", "far")]
+    tables.append('[hosts.cluster]\nbackend = "slurm"\nssh = "login"\n')
+    (place.root / "hosts.toml").write_text("".join(tables))
+
+
+def kept_on(run_folder: Path, host: str, number: int, *steps: int, sha256: str = "ab" * 32) -> None:
+    """An attempt of a host that has told of states; the last line of its events is torn."""
+    folder.write_json(attempt_folder(run_folder, number) / rundir.INTENT, {"host": host})
+    rows: list[dict[str, object]] = [{"kind": "started"}, {"kind": "kept", "step": "7", "parameters_sha256": sha256}]
+    rows += [{"kind": "kept", "step": 8, "parameters_sha256": "../../x"}]
+    rows += [{"kind": "kept", "step": step, "parameters_sha256": sha256} for step in steps]
+    append(run_folder / f"a{number}", "".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "ke', rundir.EVENTS)
+
+
+def test_only_hosts_behind_ssh_are_asked_to_keep_states_and_not_while_they_train(place: Workspace) -> None:
+    hosts_of(place)
+    here, placed, trained, under_way = plant(place.runs, *(make_spec(seed=seed) for seed in range(4)))
+    keeping.require_asked(place, [here.name])
+    placing.remember(place, "", [placed.name], ["box", "far"])
+    keeping.require_asked(place, [placed.name])
+    placing.remember(place, "", [placed.name], ["box", "cluster"])
+    with pytest.raises(OptsweepError, match="on this machine and on hosts behind ssh, not on cluster"):
+        keeping.require_asked(place, [here.name, placed.name])
+    folder.write_json(attempt_folder(trained) / rundir.INTENT, {"host": "box"})
+    finish(trained)
+    keeping.require_asked(place, [trained.name])
+    folder.write_json(attempt_folder(under_way) / rundir.INTENT, {"host": "box"})
+    folder.write_json(under_way / "a1" / rundir.REMOTE, {"host": "box", "state": "running"})
+    with pytest.raises(OptsweepError, match="is under way on host box: what it is to keep goes there with an attempt"):
+        keeping.require_asked(place, [under_way.name])
+    assert keeping.remember(place, {under_way.name: [5]}) == {under_way.name: [5]}
+    assert kept.wanted(under_way) == set()
+
+
+def test_states_on_hosts_are_known_by_the_events_of_their_attempts(place: Workspace) -> None:
+    hosts_of(place)
+    trunk = make_spec()
+    (run,) = plant(place.runs, trunk)
+    kept_on(run, "box", 1, 10, 20)
+    kept_on(run, "far", 2, 20, 30, sha256="cd" * 32)
+    kept_on(run, "cluster", 3, 40)
+    kept_on(run, "gone", 4, 50)
+    finish(run, 4)
+    keeps(run, 15, asked=False)
+    kept.ask(run, add=[10, 15, 30, 60])
+    assert states.steps(place, run.name) == [10, 15, 20, 30]
+    assert keeping.unmet(place, run.name) == [60]
+    found = states.find(place, trunk, 20)
+    assert (found.parameters_sha256, found.hosts) == ("cd" * 32, ("far",)), "what was said last"
+    assert states.find(place, trunk, 10).hosts == ("box",)
+    with pytest.raises(FileNotFoundError):
+        states.find(place, trunk, 50)
+    with pytest.raises(ValueError, match="is damaged"):
+        states.find(place, trunk, 15)
+
+
+def test_a_run_goes_only_where_the_state_lies_that_it_begins_with(place: Workspace) -> None:
+    hosts_of(place)
+    trunk = make_spec()
+    (run,) = plant(place.runs, trunk)
+    kept_on(run, "box", 1, 10)
+
+    def begun(step: int, sha256: str = "ab" * 32) -> RunSpec:
+        start = Start(run_id=trunk.run_id, step=step, mode="weights", parameters_sha256=sha256)
+        return make_spec(seed=9).replace(start=start)
+
+    keeping.require_places(place, ["box"], [begun(10)])
+    with pytest.raises(OptsweepError, match=r"which lies on box and is not sent to this machine\. add --host box"):
+        keeping.require_places(place, ["local"], [begun(10)])
+    with pytest.raises(OptsweepError, match="which lies on box and is not sent to far"):
+        keeping.require_places(place, ["box", "far"], [begun(10)])
+    keeps(run, 20, asked=False)
+    keeping.require_places(place, ["local"], [begun(20)])
+    for spec in (begun(20), begun(10, "cd" * 32)):
+        with pytest.raises(OptsweepError, match=r"is not sent to box\. leave --host out"):
+            keeping.require_places(place, ["box"], [spec])
 
 
 def test_a_branch_keeps_only_steps_of_its_own() -> None:

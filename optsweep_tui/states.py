@@ -1,0 +1,87 @@
+"""Where the states that runs keep lie: here, or on hosts behind ssh that trained them, as the events of their attempts say."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from optsweep_engines import kept
+from optsweep_engines.spec import RunSpec
+from optsweep_tui import rundir
+from optsweep_tui.dispatch import hostsfile
+from optsweep_tui.settings import Workspace
+
+LOCAL = "local"
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """One state of a run."""
+
+    step: int
+    engine: str
+    """That wrote it, and goes on from it."""
+    parameters_sha256: str
+    """Hash over the parameters to evaluate."""
+    hosts: tuple[str, ...]
+    """Machines that have it, this one ("local") first."""
+
+
+def elsewhere(workspace: Workspace, run_id: str) -> dict[int, dict[str, str]]:
+    """Step -> host -> hash of the parameters, of states on hosts; what a newer attempt says of a host counts."""
+    found: dict[int, dict[str, str]] = {}
+    known = None
+    for _, attempt_folder in rundir.attempts(workspace.runs / run_id):
+        host = (rundir.host_of(attempt_folder) or LOCAL).partition(":")[0]
+        if host == LOCAL:
+            continue
+        known = hostsfile.read(workspace) if known is None else known
+        if host not in known or known[host].backend != "ssh":
+            continue
+        for event in rundir.events(attempt_folder):
+            step, sha256 = event.get("step"), event.get("parameters_sha256")
+            if (
+                event.get("kind") == "kept"
+                and type(step) is int
+                and isinstance(sha256, str)
+                and _HASH.fullmatch(sha256)
+            ):
+                places = found.setdefault(step, {})
+                places.pop(host, None)
+                places[host] = sha256  # the newest last
+    return found
+
+
+def steps(workspace: Workspace, run_id: str) -> list[int]:
+    """Steps of which a run keeps its state somewhere, in order."""
+    return sorted({*kept.steps(workspace.runs / run_id), *elsewhere(workspace, run_id)})
+
+
+def find(workspace: Workspace, spec: RunSpec, step: int) -> State:
+    """The state of a run after so many steps: the one here, every byte hashed, else what a host told last.
+
+    Raises:
+        FileNotFoundError: it keeps none of that step.
+        ValueError, OSError: as `kept.find`.
+    """
+    far = elsewhere(workspace, spec.run_id).get(step, {})
+    if step in kept.steps(workspace.runs / spec.run_id):
+        here = kept.find(workspace.runs, spec.run_id, step)
+        engine, sha256, places = here.engine, here.parameters_sha256, [LOCAL]
+    elif far:
+        engine, sha256, places = spec.engine, list(far.values())[-1], []
+    else:
+        raise FileNotFoundError(f"run {spec.run_id[:8]} keeps no state of step {step}")
+    hosts = (*places, *(host for host, other in far.items() if other == sha256))
+    return State(step=step, engine=engine, parameters_sha256=sha256, hosts=hosts)
+
+
+def places_of(workspace: Workspace, spec: RunSpec) -> set[str]:
+    """Machines that have what a run begins with; empty where none is known, or it begins with its seed."""
+    if spec.start is None:
+        return set()
+    far = elsewhere(workspace, spec.start.run_id).get(spec.start.step, {})
+    found = {host for host, sha256 in far.items() if sha256 == spec.start.parameters_sha256}
+    here = spec.start.step in kept.steps(workspace.runs / spec.start.run_id)
+    return found | {LOCAL} if here else found
