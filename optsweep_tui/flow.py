@@ -580,6 +580,8 @@ def tidy_up(
     if not dry_run:
         if checkpoints:
             found += _drop_far_checkpoints(workspace)
+        if states:
+            found += _drop_far_states(workspace)
         dropped = _dispatcher(workspace).gc()
         found.append(tidy.Removed(what="queue entries", count=dropped, bytes=0, removed=True, option=""))
     return found
@@ -596,6 +598,23 @@ def _drop_far_checkpoints(workspace: Workspace) -> list[Removed]:
         tidy.Removed(what=f"checkpoints of done runs on host {name}", count=count, bytes=size, removed=True, option="")
         for name, (count, size) in kinds.items()
     ]
+
+
+def _drop_far_states(workspace: Workspace) -> list[Removed]:
+    """Remove the states that nothing needs from the hosts that answer."""
+    from optsweep_tui import states
+    from optsweep_tui.dispatch import fleet, tidy
+
+    wanted = states.unneeded_elsewhere(workspace) if workspace.sends_elsewhere else {}
+    removed = []
+    for host, answer in (fleet.of(workspace).drop_states(wanted) if wanted else {}).items():
+        told = answer.get("dropped")
+        for run_id, steps in wanted[host].items():
+            if isinstance(told, list) and run_id in told:
+                states.note_dropped(workspace.runs / run_id, host, steps)
+        what, count, size = f"kept states on host {host}", int(answer["count"]), int(answer["bytes"])
+        removed.append(tidy.Removed(what=what, count=count, bytes=size, removed=True, option=""))
+    return removed
 
 
 def uncollected(workspace: Workspace) -> int:

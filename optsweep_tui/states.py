@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from optsweep_engines import kept
+from optsweep_engines import folder, kept
 from optsweep_engines.spec import RunSpec
 from optsweep_tui import rundir
-from optsweep_tui.dispatch import hostsfile
+from optsweep_tui.dispatch import hostsfile, tidy
 from optsweep_tui.settings import Workspace
 
 LOCAL = "local"
+DROPPED = "dropped.json"
+"""In a run folder: which states were removed from hosts since their attempts told of them."""
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -32,7 +36,8 @@ def elsewhere(workspace: Workspace, run_id: str) -> dict[int, dict[str, str]]:
     """Step -> host -> hash of the parameters, of states on hosts; what a newer attempt says of a host counts."""
     found: dict[int, dict[str, str]] = {}
     known = None
-    for _, attempt_folder in rundir.attempts(workspace.runs / run_id):
+    gone = _dropped(workspace.runs / run_id)
+    for number, attempt_folder in rundir.attempts(workspace.runs / run_id):
         host = (rundir.host_of(attempt_folder) or LOCAL).partition(":")[0]
         if host == LOCAL:
             continue
@@ -41,12 +46,9 @@ def elsewhere(workspace: Workspace, run_id: str) -> dict[int, dict[str, str]]:
             continue
         for event in rundir.events(attempt_folder):
             step, sha256 = event.get("step"), event.get("parameters_sha256")
-            if (
-                event.get("kind") == "kept"
-                and type(step) is int
-                and isinstance(sha256, str)
-                and _HASH.fullmatch(sha256)
-            ):
+            if event.get("kind") != "kept" or type(step) is not int or number <= gone.get(host, {}).get(step, 0):
+                continue
+            if isinstance(sha256, str) and _HASH.fullmatch(sha256):
                 places = found.setdefault(step, {})
                 places.pop(host, None)
                 places[host] = sha256  # the newest last
@@ -85,3 +87,38 @@ def places_of(workspace: Workspace, spec: RunSpec) -> set[str]:
     found = {host for host, sha256 in far.items() if sha256 == spec.start.parameters_sha256}
     here = spec.start.step in kept.steps(workspace.runs / spec.start.run_id)
     return found | {LOCAL} if here else found
+
+
+# ---------------------------------------------------------------- removing
+
+
+def unneeded_elsewhere(workspace: Workspace) -> dict[str, dict[str, list[int]]]:
+    """Host -> run id -> steps of the states there that nothing needs."""
+    over, needed = tidy.states_needed(workspace)
+    found: dict[str, dict[str, list[int]]] = {}
+    for run_id in over:
+        for step, hosts in elsewhere(workspace, run_id).items():
+            for host in hosts if (run_id, step) not in needed else ():
+                found.setdefault(host, {}).setdefault(run_id, []).append(step)
+    return found
+
+
+def note_dropped(run_folder: Path, host: str, dropped: Iterable[int]) -> None:
+    """What attempts so far say of these states of a host holds no more, and nobody asks for them.
+
+    To be called when they are gone: after a crash in between they are removed once more.
+    """
+    newest = rundir.attempts(run_folder)[-1][0]
+    before = {name: {str(step): number for step, number in each.items()} for name, each in _dropped(run_folder).items()}
+    now = {**before, host: {**before.get(host, {}), **{str(step): newest for step in dropped}}}
+    folder.write_json(run_folder / DROPPED, now)
+    kept.ask(run_folder, drop=dropped)
+
+
+def _dropped(run_folder: Path) -> dict[str, dict[int, int]]:
+    """Host -> step -> newest attempt when its state was removed there."""
+    try:
+        data = folder.read_json(run_folder / DROPPED) or {}
+        return {host: {int(step): int(number) for step, number in each.items()} for host, each in data.items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}

@@ -333,6 +333,25 @@ class Helper:
                     shutil.rmtree(kept, ignore_errors=True)
         return {"count": count, "bytes": size}, b""
 
+    def do_drop_states(self, header: Header, _body: bytes) -> Answer:
+        """Remove states that runs keep, of those whose newest attempt here has ended; they are not asked for any more."""
+        count = size = 0
+        dropped = []
+        for run_id, steps in _bounded(dict(header["states"])).items():
+            where, wanted = self.runs / _run_id(run_id), {_number(step) for step in _list(steps)}
+            newest = folder.attempts(where)[-1:]
+            if newest and not (newest[0][1] / folder.EXIT).exists():
+                continue
+            for step, path, _ in kept.listed(where / folder.KEPT):
+                if step in wanted:
+                    size += path.stat().st_size
+                    count += 1
+                    path.unlink(missing_ok=True)
+            if where.is_dir():
+                kept.ask(where, drop=wanted)
+            dropped.append(run_id)
+        return {"count": count, "bytes": size, "dropped": dropped}, b""
+
     # ------------------------------------------------------------ what became of it
 
     def do_sync(self, header: Header, _body: bytes) -> Answer:

@@ -382,6 +382,21 @@ class Fleet:
                     found[name] = (int(answer["count"]), int(answer["bytes"]))
         return found
 
+    def drop_states(self, wanted: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, dict[str, Any]]:
+        """Remove states that runs keep on hosts; host -> its answer (count, bytes, dropped: run ids), of those that answer.
+
+        Args:
+            wanted: host -> run id -> steps.
+        """
+        self.connect(list(wanted))
+        found = {}
+        for name, states in wanted.items():
+            if self._member(name).link.state == "connected":
+                with contextlib.suppress(OptsweepError):
+                    asked = {run_id: list(steps) for run_id, steps in states.items()}
+                    found[name] = self._member(name).pump.site.call("drop_states", {"states": asked})[0]
+        return found
+
     def close(self) -> None:
         """Let go of every host."""
         for member in self._members.values():

@@ -117,21 +117,28 @@ def _checkpoints(run_folder: Path) -> Iterator[Path]:
 
 
 def _states(workspace: Workspace) -> Iterator[tuple[int, Path]]:
-    """(step, file) of states of runs that are over, as far as no run that is not begins with them.
+    """(step, file) of states that nothing needs, kept here."""
+    over, needed = states_needed(workspace)
+    for run_id in over:
+        for step, path, _ in kept_states.listed(workspace.runs / run_id / folder.KEPT):
+            if (run_id, step) not in needed:
+                yield step, path
+
+
+def states_needed(workspace: Workspace) -> tuple[list[str], set[tuple[str, int]]]:
+    """Runs that are over, whose states may go; and (run id, step) of those that a run which is not over begins with.
 
     A run that failed once and will be tried again is not over.
     """
-    needed, over = set(), []
+    over: list[str] = []
+    needed: set[tuple[str, int]] = set()
     for run_id in rundir.native_ids(workspace.runs):
         with contextlib.suppress(OptsweepError, OSError):
             if _over(workspace.runs / run_id):
                 over.append(run_id)
             elif (start := rundir.read_spec(workspace.runs / run_id).start) is not None:
                 needed.add((start.run_id, start.step))
-    for run_id in over:
-        for step, path, _ in kept_states.listed(workspace.runs / run_id / folder.KEPT):
-            if (run_id, step) not in needed:
-                yield step, path
+    return over, needed
 
 
 def _forget(removed: Iterable[tuple[int, Path]]) -> None:

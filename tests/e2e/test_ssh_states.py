@@ -86,7 +86,11 @@ def test_a_trunk_on_a_host_keeps_states_among_a_kill_and_a_cut_and_branches_foll
     again = optsweep("retry", trunk[:8], "--keep", "33", workspace=workspace)
     assert "is done and keeps all that was asked for" in again.stderr
     before = record(workspace, trunk)["parameters_sha256"]
-    optsweep("retry", trunk[:8], "--keep", "33,66", workspace=workspace)
-    assert kept.steps(box.runs / trunk) == [*KEPT, 66]
+    rows = json.loads(optsweep("gc", "--states", "--json", workspace=workspace).stdout)
+    removed = {row["what"]: row["count"] for row in rows}
+    assert removed["kept states on host a"] == len(KEPT) and kept.steps(box.runs / trunk) == []
+    assert "keeps      states" not in optsweep("show", trunk, workspace=workspace).stdout
+    assert "makes it" in refused(workspace, *branch, "--set", "validation_interval=20", "--host", "a")
+    optsweep("retry", trunk[:8], "--keep", "33", workspace=workspace)
     assert record(workspace, trunk)["parameters_sha256"] == before
-    assert "66 on a" in optsweep("show", trunk, workspace=workspace).stdout
+    assert kept.steps(box.runs / trunk) == [33] and "33 on a" in optsweep("show", trunk, workspace=workspace).stdout

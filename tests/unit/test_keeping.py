@@ -205,6 +205,27 @@ def test_states_on_hosts_are_known_by_the_events_of_their_attempts(place: Worksp
         states.find(place, trunk, 15)
 
 
+def test_states_that_were_removed_from_a_host_are_known_again_only_by_a_later_attempt(place: Workspace) -> None:
+    hosts_of(place)
+    trunk = make_spec()
+    (run,) = plant(place.runs, trunk)
+    kept_on(run, "box", 1, 10, 20)
+    kept_on(run, "far", 2, 20)
+    finish(run, 2)
+    kept.ask(run, add=[20])
+    plant(place.runs, branch_of(trunk, 10, tokens=49152))
+    assert states.unneeded_elsewhere(place) == {"box": {run.name: [20]}, "far": {run.name: [20]}}, "10 is begun with"
+    states.note_dropped(run, "box", [20])
+    assert states.elsewhere(place, run.name) == {10: {"box": "ab" * 32}, 20: {"far": "ab" * 32}}
+    assert kept.wanted(run) == set()
+    states.note_dropped(run, "far", [20])
+    assert states.steps(place, run.name) == [10]
+    kept_on(run, "box", 3, 20)
+    assert states.elsewhere(place, run.name)[20] == {"box": "ab" * 32}
+    (run / states.DROPPED).write_text("[1")
+    assert states.steps(place, run.name) == [10, 20], "a torn note is none"
+
+
 def test_a_run_goes_only_where_the_state_lies_that_it_begins_with(place: Workspace) -> None:
     hosts_of(place)
     trunk = make_spec()
