@@ -59,14 +59,15 @@ async def test_a_grid_is_opened_previewed_and_launched_from_an_empty_workspace(
         assert "·3" in driver.text
         assert not list(empty_workspace.runs.iterdir())
         await driver.press("space", "down", "space")
-        await driver.until(lambda: "2 cells selected   6 runs to train" in driver.text)
+        await driver.until(lambda: " 2 cells" in driver.text and " 6 runs" in driver.text)
         await driver.press("enter")
         shown = driver.app.screen
         assert isinstance(shown, PreviewScreen)
         await driver.until(lambda: shown.document is not None)
         await driver.pilot.pause()
-        assert "6 runs to train + 3 fresh seeds" in driver.text
-        assert "no rate measured here" in driver.text
+        head = next(line for line in driver.text.split("\n") if "534G FLOPs" in line and "│" in line)
+        assert "6 runs" in head and " + 3 " in head and "639k tok" in head
+        assert "no rate measured here" in head or "time unknown" in head
         assert "dry run: nothing is written yet" in driver.text
         assert not list(empty_workspace.runs.iterdir())
         await driver.press("y")
@@ -255,12 +256,13 @@ def test_a_tie_is_marked_in_the_cell_and_named_below_it() -> None:
     cell = blocks[0].cells["muon", 0.0625]
     found = Verdicts(cells={key_of(cell.rows[0].cell, 0.0625): verdict(tied=True, tied_with=("adamw",))})
     shown = plain(sweep.matrix_rows(blocks, Cursor(), frozenset(), 60, 9, sweep.Look(verdicts=found)))
-    assert "●3  2.30=e" in shown
-    assert "●3  2.50e" in shown  # no verdict: the smallest loss as it is, no tie mark
+    assert " < beats adamw " in plain(sweep_lines.legend(80))
+    assert "●3 <2.300=e" in shown  # better than the baseline beyond noise, without a colour
+    assert "●3  2.500e" in shown  # no verdict: the smallest loss as it is, no tie mark
     below = plain(sweep_lines.cell_lines(blocks, Cursor(line=1), "adamw", 150, found))
     assert "gap -0.200 (-0.250 .. -0.150) to adamw   = adamw" in below
     gaps = plain(sweep.matrix_rows(blocks, Cursor(), frozenset(), 60, 9, sweep.Look(verdicts=found, gaps=True)))
-    assert "● -0.200=e" in gaps and "base" in gaps
+    assert "● <-0.200=e" in gaps and "base e" in gaps
 
 
 def test_an_answer_older_than_a_run_of_its_cell_is_not_used() -> None:

@@ -42,14 +42,53 @@ def small_sweep() -> list[Block]:
 
 def test_the_matrix_looks_like_this() -> None:
     blocks = small_sweep()
-    rows = sweep.matrix_rows(blocks, sweep.Cursor(), frozenset(), 60, 10)
+    rows = sweep.matrix_rows(blocks, sweep.Cursor(), frozenset(), 40, 10)
     assert plain(rows) == (
         " bench-micro         1/16         1/4\n"
         "   adamw         ●3  2.61    ◐3  2.03*\n"
         "   muon          ●3  2.31e   ○3     ·*"
     )
     assert [span.text for row in rows for span in row if span.reverse] == ["●3  2.61  "]
+    assert plain(sweep.matrix_rows(blocks, sweep.Cursor(), frozenset(), 80, 10)) == (
+        " bench-micro          1/16          1/4    Chinchilla ratio\n"
+        "   adamw         ●3  2.610    ◐3  2.030*\n"
+        "   muon          ●3  2.310e   ○3      ·*"
+    )
     assert [span.text for row in rows for span in row if span.bold and "2.31" in span.text]
+
+
+def test_long_names_get_the_room_that_is_left() -> None:
+    block, long = matrix([made.row(made.spec(), "done", 2.5)])[0], "mine:MyOptimizer@1a2b3c"
+    cells = {(long, ratio): cell for (_, ratio), cell in block.cells.items()}
+    blocks = [dataclasses.replace(block, optimizers=(long,), cells=cells)]
+    for width, name in ((80, f"{long}  "), (28, "mine:MyOptim…")):
+        shown = plain(sweep.matrix_rows(blocks, sweep.Cursor(), frozenset(), width, 5)).split("\n")[1]
+        assert shown.startswith(f"   {name}")
+        assert sweep.cell_under(blocks, sweep.Cursor(), width, 5, shown.index("●"), 1) == sweep.Cursor()
+
+
+def test_marks_of_a_cell_stand_at_its_own_side() -> None:
+    blocks = small_sweep()
+    row = blocks[0].cells["adamw", 0.0625].rows[0]
+    look = sweep.Look(selected=frozenset({(blocks[0].title, "adamw", 0.0625), (blocks[0].title, "adamw", 0.25)}))
+    shown = plain(sweep.matrix_rows(blocks, sweep.Cursor(), frozenset({row.run_id}), 40, 5, look)).split("\n")[1]
+    assert shown == "   adamw        +●3  2.61  ][◐3  2.03* ]"
+
+
+def test_the_price_of_a_selection_is_whole_on_80_columns() -> None:
+    totals = {
+        "runs": 14, "left": 12, "fresh_seed_runs": 6, "seconds_estimate": 3723.0, "slots": 2, "tokens": 4.47e8, "flops": 4.08e17,
+        "bytes_estimate": 0.84 * 2**30,
+    }  # fmt: skip
+    for width in (76, 80, 120, 160):
+        for known in (totals, totals | {"seconds_estimate": None}):
+            line = sweep_lines.selection_line(4, known, "", False, width)
+            assert "…" not in plain([line]) and widest([line]) <= width
+            assert "408P FLOPs" in plain([line]) and "0.84 GiB" in plain([line]) and "447M tok" in plain([line])
+    assert "4 cells selected   12 runs to train of 14 + 6 fresh seeds   447M tokens   ~1:02:03 on 2 slots" in plain(
+        [sweep_lines.selection_line(4, totals, "", False, 160)]
+    )
+    assert "nothing to train: its run is over" in sweep_lines.totals_text(totals | {"left": 0, "runs": 1}, 80)
 
 
 def test_the_selected_cell_is_told_in_words() -> None:

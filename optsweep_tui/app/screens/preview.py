@@ -42,11 +42,11 @@ class PreviewScreen(EditingActions, Dialog[Draft | None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "launch", "launch", id="preview.launch"),
-        Binding("escape,n,q", "leave", "do not launch", id="preview.leave"),
+        Binding("escape,n,q", "leave", "leave", id="preview.leave"),
         Binding("o", "engine", "engine", id="preview.engine"),
         Binding("H", "host", "host", id="preview.host"),
         Binding("s", "seeds", "seeds", id="preview.seeds"),
-        Binding("v", "knobs", "knobs and settings", id="preview.knobs"),
+        Binding("v", "knobs", "knobs", id="preview.knobs"),
         Binding("w", "save", "save as a grid", id="preview.save"),
     ]
 
@@ -138,7 +138,7 @@ class PreviewScreen(EditingActions, Dialog[Draft | None]):
                 and binding.id
                 and (said := binding.description) not in (span.text.strip() for span in spans)
             ):
-                spans += [Span(self.app.get_key_display(binding), bold=True), Span(f" {said}   ", style.GREY)]
+                spans += [Span(self.app.get_key_display(binding), bold=True), Span(f" {said}  ", style.GREY)]
         notes = list(self.document["notes"]) if self.document else []
         if runs and any(run["provisional"] for run in runs):
             notes.append("the dataset is prepared at the launch, ids are provisional until then")
@@ -161,7 +161,7 @@ class PreviewScreen(EditingActions, Dialog[Draft | None]):
         engines = " ".join(dict.fromkeys(run["engine"] for run in self.document["runs"]))
         facts = [f"study {self.document['study']}", engines, f"on {draft.host}", seeds, " ".join(draft.changes)]
         return [
-            fmt.shortened((Span(sweep_lines.totals_text(totals), bold=True),), width),
+            fmt.shortened((Span(sweep_lines.totals_text(totals, width), bold=True),), width),
             fmt.shortened((Span("   ".join(fact for fact in facts if fact), style.GREY),), width),
         ]
 

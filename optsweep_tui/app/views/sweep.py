@@ -12,13 +12,16 @@ from optsweep_tui.app.verdicts import CellVerdict, Verdicts, key_of
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
 
-LABEL = 15
-"""Columns of the optimizers' names."""
-CELL = 12
-"""Columns of a cell."""
+LABELS = (15, 26)
+"""Columns of the optimizers' names: at least, and at most where there is room."""
+CELLS = (12, 13)
+"""Columns of a cell: losses have two decimals, or three where there is room for a column more."""
 GLYPHS = {"running": "◐", "bad": "✗", "waiting": "○", "none": "~", "done": "●", "new": "·"}
 BETTER = style.colour_of("soap")
-"""Green: a gap to the baseline that is resolved, and better. A worse one is grey; the sign tells them without colour."""
+"""Green: a gap to the baseline that is resolved, and better; `<` says so without colour. A worse one is grey."""
+AHEAD = "<"
+"""Before a loss or gap: below the baseline's, beyond noise."""
+NAME_OF_COLUMNS = "Chinchilla ratio"
 
 Spot = tuple[str, str, float]
 """A cell by (title of its block, optimizer, ratio): stays what it is when the matrix grows."""
@@ -120,15 +123,46 @@ def filtered(blocks: Sequence[Block], test: Callable[[RunRow], bool]) -> list[Bl
     return found
 
 
-def _layout(blocks: Sequence[Block], cursor: Cursor, width: int, height: int) -> tuple[list[tuple[int, int]], int, int]:
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How the columns of a terminal are shared out."""
+
+    label: int
+    """Columns of the names."""
+    cell: int
+    """Columns of a cell."""
+    shown: int
+    """Cells beside each other."""
+
+    @property
+    def decimals(self) -> int:
+        """Of a loss."""
+        return 2 if self.cell == CELLS[0] else 3
+
+    @classmethod
+    def of(cls, blocks: Iterable[Block], width: int) -> Shape:
+        """For a matrix on so many columns: whole cells first, then a decimal more, then longer names."""
+        blocks = list(blocks)
+        ratios = max((len(block.ratios) for block in blocks), default=1)
+        cell = next((cell for cell in CELLS[::-1] if LABELS[0] + 1 + cell * ratios <= width), CELLS[0])
+        names = [len(name) + 2 for block in blocks for name in block.optimizers] + [
+            len(block.title) for block in blocks
+        ]
+        wanted = min(max([LABELS[0], *(length + 1 for length in names)]), LABELS[1])
+        label = max(LABELS[0], min(wanted, width - 1 - cell * ratios))
+        return cls(label=label, cell=cell, shown=max(1, (width - label - 1) // cell))
+
+
+def _layout(
+    blocks: Sequence[Block], cursor: Cursor, shape: Shape, height: int
+) -> tuple[list[tuple[int, int]], int, int]:
     """Lines of the whole matrix as (block, optimizer line; -1 = its header, -2 = blank), first line and ratio shown."""
     lines = []
     for place, block in enumerate(blocks):
         lines += [(place, -2)] * bool(place) + [(place, line) for line in range(-1, len(block.optimizers))]
     here = lines.index((cursor.block, cursor.line))
     top = max(0, min(lines.index((cursor.block, -1)), len(lines) - height))
-    shown = max(1, (width - LABEL - 1) // CELL)
-    return lines, max(top, here - height + 1), max(0, cursor.column - shown + 1)
+    return lines, max(top, here - height + 1), max(0, cursor.column - shape.shown + 1)
 
 
 def matrix_rows(
@@ -136,25 +170,27 @@ def matrix_rows(
 ) -> list[Row]:
     """The part of the matrix around the cursor that fits."""
     look = replace(look or Look(), marked=marked)
-    lines, top, first = _layout(blocks, cursor, width, height)
-    shown = max(1, (width - LABEL - 1) // CELL)
+    shape = Shape.of(blocks, width)
+    lines, top, first = _layout(blocks, cursor, shape, height)
     rows: list[Row] = []
     for place, line in lines[top : top + height]:
         block = blocks[place]
-        ratios = block.ratios[first : first + shown]
+        ratios = block.ratios[first : first + shape.shown]
         if line == -2:
             rows.append(())
         elif line == -1:
-            more = "›" if len(block.ratios) > first + shown else ""
-            header = "".join(fmt.ratio(ratio).rjust(CELL - 3) + "   " for ratio in ratios) + more
+            more = "›" if len(block.ratios) > first + shape.shown else ""
+            header = "".join(fmt.ratio(ratio).rjust(shape.cell - 3) + "   " for ratio in ratios) + more
             title = ("‹ " if first else "") + block.title
-            rows.append((Span(" " + fmt.fit(title, LABEL), bold=True), Span(header, style.GREY)))
+            row: Row = (Span(" " + fmt.fit(title, shape.label), bold=True), Span(header, style.GREY))
+            named = fmt.width_of(row) + len(NAME_OF_COLUMNS) < width and not rows
+            rows.append((*row, Span(f" {NAME_OF_COLUMNS}", style.GREY)) if named else row)
         else:
             optimizer = block.optimizers[line]
-            spans = [Span("   " + fmt.fit(optimizer, LABEL - 2), style.colour_of(optimizer))]
+            spans = [Span("   " + fmt.fit(optimizer, shape.label - 2), style.colour_of(optimizer))]
             for column, ratio in enumerate(ratios, first):
                 here = (place, line, column) == (cursor.block, cursor.line, cursor.column)
-                spans += _cell(block, optimizer, ratio, here, look)
+                spans += _cell(block, optimizer, ratio, here, look, shape)
             rows.append(tuple(spans))
     return [fmt.cut(row, width) for row in rows]
 
@@ -163,9 +199,10 @@ def cell_under(blocks: Sequence[Block], cursor: Cursor, width: int, height: int,
     """The cell at a place of the rows that `matrix_rows` gives; None beside the cells."""
     if not blocks:
         return None
-    lines, top, first = _layout(blocks, cursor, width, height)
-    column = first + (x - LABEL - 1) // CELL
-    if x <= LABEL or not 0 <= y < height or top + y >= len(lines):
+    shape = Shape.of(blocks, width)
+    lines, top, first = _layout(blocks, cursor, shape, height)
+    column = first + (x - shape.label - 1) // shape.cell
+    if x <= shape.label or not 0 <= y < height or top + y >= len(lines):
         return None
     block, line = lines[top + y]
     return Cursor(block=block, line=line, column=column) if line >= 0 and column < len(blocks[block].ratios) else None
@@ -178,27 +215,35 @@ def verdict_of(cell: CellView, ratio: float, verdicts: Verdicts) -> CellVerdict 
     return found if found is not None and found.done == done else None
 
 
-def _cell(block: Block, optimizer: str, ratio: float, here: bool, look: Look) -> list[Span]:
-    """Glyph, number of runs, loss or gap, marks; reversed under the cursor, in brackets when selected."""
+def _cell(block: Block, optimizer: str, ratio: float, here: bool, look: Look, shape: Shape) -> list[Span]:
+    """Glyph, number of runs, loss or gap, marks; reversed under the cursor, in brackets when selected, + when marked."""
     cell = block.cells.get((optimizer, ratio))
     picked = (block.title, optimizer, ratio) in look.selected
     left, right = (Span("[", bold=True), Span("]", bold=True)) if picked else (Span(" "), Span(" "))
     if cell is None:
-        return [left, Span(fmt.fit("   ·", CELL - 2), style.FAINT, reverse=here), right]
+        return [left, Span(fmt.fit("   ·", shape.cell - 2), style.FAINT, reverse=here), right]
     if any(row.run_id in look.marked for row in cell.rows):
-        left, right = (left, Span("+", style.ALIVE)) if picked else (Span("+", style.ALIVE), right)
+        left = Span("+", style.ALIVE)
     found = verdict_of(cell, ratio, look.verdicts)
     marks = "*" if cell.unfinished else "=" if found is not None and found.tied else ""
     marks += "e" if cell.lr_edge and not cell.unfinished else ""
     best = found.rank == 1 if found is not None else block.best.get(ratio) == optimizer
     if look.gaps:  # three decimals need the room of the count
+        head = GLYPHS[cell.state]
         gap = f"{found.gap:+.3f}" if found is not None and not math.isnan(found.gap) else fmt.NOTHING
-        text = f"{GLYPHS[cell.state]} {'base ' if optimizer == look.verdicts.baseline else gap:>6}{marks}"
+        value = "base " if optimizer == look.verdicts.baseline else gap
     else:
+        head = GLYPHS[cell.state] + str(len(cell.rows))
         loss = found.loss if found is not None and not math.isnan(found.loss) else cell.loss
-        text = f"{GLYPHS[cell.state] + str(len(cell.rows)):<3}{fmt.loss(loss, 2):>5}{marks}"
-    text = fmt.fit(text, CELL - 2)
+        value = fmt.loss(loss, shape.decimals)
+    value = (AHEAD if _better(cell, found) else " ") + value
+    text = fmt.fit(f"{head}{value:>{shape.cell - 4 - len(head)}}{marks}", shape.cell - 2)
     return [left, Span(text, _colour(cell, found), bold=best, reverse=here), right]
+
+
+def _better(cell: CellView, found: CellVerdict | None) -> bool:
+    """Below the baseline, beyond noise."""
+    return cell.state == "done" and found is not None and found.high < 0  # a NaN is not
 
 
 def _colour(cell: CellView, found: CellVerdict | None) -> str | None:
@@ -206,4 +251,4 @@ def _colour(cell: CellView, found: CellVerdict | None) -> str | None:
     known = {"running": style.ALIVE, "bad": style.BAD, "waiting": style.GREY, "none": style.GREY, "new": style.GREY}
     if cell.state != "done" or found is None or math.isnan(found.low):
         return known.get(cell.state)
-    return BETTER if found.high < 0 else style.GREY if found.low > 0 else None
+    return BETTER if _better(cell, found) else style.GREY if found.low > 0 else None

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from optsweep_tui.app import format as fmt
 from optsweep_tui.app.model import Block, CellView, RunRow
 from optsweep_tui.app.verdicts import CellVerdict, Verdicts
-from optsweep_tui.app.views.sweep import BETTER, Cursor, cell_at, verdict_of
+from optsweep_tui.app.views.sweep import AHEAD, BETTER, Cursor, cell_at, verdict_of
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
 
@@ -110,28 +110,46 @@ def selection_line(
         width: columns.
         edits: what differs from the grid.
     """
-    head = Span(f" {count} cell{'s' if count != 1 else ''} selected" if count else " this cell", bold=bool(count))
-    changed = (Span(f"   {edits}", style.ALIVE),) if edits else ()
-    rest = Span("   " + (said or totals_text(totals or {})), style.BAD if wrong else style.GREY)
-    return fmt.shortened((head, *changed, rest), width)
+    many = f"{count} cell{'s' if count != 1 else ''}"
+    changed = f"   {edits}" if edits else ""
+    for head in (f" {many} selected" if count else " this cell", f" {many}" if count else " this cell"):
+        room = width - len(head) - len(changed) - 3
+        text = said or totals_text(totals or {}, room)
+        if len(text) <= room:
+            break
+    parts = (
+        Span(head, bold=bool(count)),
+        Span(changed, style.ALIVE),
+        Span("   " + text, style.BAD if wrong else style.GREY),
+    )
+    return fmt.shortened(tuple(part for part in parts if part.text), width)
 
 
-def totals_text(totals: Mapping[str, object]) -> str:
-    """Runs, tokens, FLOPs, time and memory of a plan."""
+def totals_text(totals: Mapping[str, object], width: int) -> str:
+    """Runs, tokens, time, memory and FLOPs of a plan; in fewer words where there is less room."""
     if not totals:
         return "..."
-    total, left = _int(totals["runs"]), _int(totals["left"])
+    total, left, fresh = _int(totals["runs"]), _int(totals["left"]), _int(totals["fresh_seed_runs"])
     if not left:
-        return f"the {total:,} runs that would be planned are over"
-    runs = f"{left:,} run{'s' if left != 1 else ''} to train" + (f" of {total:,}" if left < total else "")
-    if fresh := _int(totals["fresh_seed_runs"]):
-        runs += f" + {fresh} fresh seeds"
+        return f"nothing to train: {'its run is' if total == 1 else f'all {total:,} runs are'} over"
     seconds = totals["seconds_estimate"]
-    time = "no rate measured here"
-    if isinstance(seconds, int | float):
-        time = f"~{fmt.duration(seconds)} on {totals['slots']} slots"
+    known = isinstance(seconds, int | float)
+    time = f"~{fmt.duration(seconds)}" if isinstance(seconds, int | float) else "time unknown"
     tokens, flops = fmt.short(_float(totals["tokens"])), fmt.short(_float(totals["flops"]))
-    return f"{runs}   {tokens} tokens   {time}   {gib(_float(totals['bytes_estimate']))} GiB   {flops} FLOPs"
+    memory = gib(_float(totals["bytes_estimate"]))
+    runs = f"{left:,} run{'s' if left != 1 else ''}"
+    of = f" of {total:,}" if left < total else ""
+    long = (
+        f"{runs} to train{of}" + (f" + {fresh} fresh seeds" if fresh else ""),
+        f"{tokens} tokens",
+        f"{time} on {totals['slots']} slots" if known else "no rate measured here",
+        f"{memory} GiB",
+        f"{flops} FLOPs",
+    )
+    some = (*long[:2], time, *long[3:])
+    short = (runs + (f" + {fresh} seeds" if fresh else ""), f"{tokens} tok", time, *long[3:])
+    texts = ["   ".join(long), "  ".join(long), "  ".join(some), "   ".join(short), "  ".join(short)]
+    return next((text for text in texts if len(text) <= width), texts[-1])
 
 
 def gib(count: float) -> str:
@@ -165,7 +183,10 @@ def legend(width: int, gaps: bool = False, baseline: str = "adamw") -> list[Row]
     what = f"gap to {baseline}" if gaps else "final loss"
     line = [
         Span(f" {what}, nats{'/token' if width >= 100 else ''}: bold smallest, = tied with it, ", style.GREY),
-        Span("green", BETTER),
-        Span(f" {'better than' if width >= 100 else 'beats'} {baseline}   + marked", style.GREY),
+        Span(AHEAD, BETTER, bold=True),
+        Span(
+            f" better than {baseline} beyond noise   + marked" if width >= 100 else f" beats {baseline}  + marked",
+            style.GREY,
+        ),
     ]
     return [fmt.cut(tuple(line), width), fmt.cut(tuple(spans), width)]
