@@ -113,14 +113,19 @@ def find(runs_root: Path, run_id: str, step: int) -> Kept:
     for found, path, digest in listed(runs_root / run_id / folder.KEPT):
         if found == step:
             if sha256_of(path)[:16] == digest:
-                return _read(path, run_id, step)
+                return read(path, run_id, step)
             damaged = path
     if damaged is not None:
         raise ValueError(f"{damaged} is damaged: its content does not have the hash that its name says")
     raise FileNotFoundError(f"run {run_id[:8]} keeps no state of step {step}")
 
 
-def _read(path: Path, run_id: str, step: int) -> Kept:
+def read(path: Path, run_id: str, step: int) -> Kept:
+    """What a file says of itself, its content not hashed.
+
+    Raises:
+        ValueError: it is the state of something else, or of nothing.
+    """
     with open(path, "rb") as handle:
         size = int.from_bytes(handle.read(8), "little")
         header = json.loads(handle.read(size)) if size <= LARGEST_HEADER else {}

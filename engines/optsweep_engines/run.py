@@ -124,11 +124,12 @@ class AttemptLog:
 
     def _tell_kept(self, step: int) -> None:
         """By the hash of its parameters others begin with it, on whichever machine it lies."""
-        fields = {}
-        with contextlib.suppress(ValueError, OSError):  # a damaged one is no state: whoever begins with it is told
-            fields["parameters_sha256"] = kept.find(self.runs_root, self.run_folder.name, step).parameters_sha256
-        if fields:
-            self.event("kept", step=step, **fields)
+        for found, path, _ in kept.listed(self.run_folder / folder.KEPT):
+            if found == step:
+                with contextlib.suppress(ValueError, OSError):  # whoever begins with a damaged one is told
+                    told = kept.read(path, self.run_folder.name, step)
+                    self.event("kept", step=step, parameters_sha256=told.parameters_sha256)
+                return
 
     @property
     def keeps(self) -> set[int]:
