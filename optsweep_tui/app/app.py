@@ -143,6 +143,7 @@ class OptsweepApp(ThemedApp, inherit_bindings=False):
 
     def on_mount(self) -> None:
         """Start looking."""
+        self.open_first()
         self.feed.start()
         self.poller.start()
         if self.first_mode in self.MODES and self.first_mode != "sweep":
@@ -227,6 +228,8 @@ class OptsweepApp(ThemedApp, inherit_bindings=False):
         shown = self.base_screen()
         if shown is not None:
             shown.changed_curves(message.run_ids)
+            if self._waiting is not None and not self.snapshot.loading and self.poller.caught_up():
+                self.call_after_refresh(self.picture_is_there)
 
     def on_working_app_answered(self, message: ThemedApp.Answered) -> None:
         """Say how some work ended, and show what it has changed beside the runs: the store, a host."""

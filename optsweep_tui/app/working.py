@@ -28,6 +28,8 @@ LEFT_BEHIND = "optsweep-look"
 """Name of the threads that only look."""
 KEPT = "optsweep-act"
 """Name of those that are waited for at the end."""
+OPENING_SECONDS = 1.0
+"""After the start, at most: until then what only looks waits for the first picture, whose processor it would take."""
 TELL_SECONDS = 0.5
 """After so long at the end the user is told what is waited for."""
 
@@ -41,6 +43,20 @@ class WorkingApp(TerminalApp):
         def __init__(self, text: str, wrong: bool = False) -> None:
             super().__init__()
             self.text, self.wrong = text, wrong
+
+    _waiting: list[tuple[Callable[[], None], str]] | None = None
+    """Looks that wait for the first picture; None: it is there, or there is none to wait for."""
+
+    def open_first(self) -> None:
+        """Let looks wait, until `picture_is_there` or for a second."""
+        self._waiting = []
+        self.set_timer(OPENING_SECONDS, self.picture_is_there)
+
+    def picture_is_there(self) -> None:
+        """Begin the looks that were waiting."""
+        waiting, self._waiting = self._waiting or (), None
+        for run, name in waiting:
+            _start(run, name)
 
     def _post(self, message: Message) -> None:
         """Called from threads; nothing is posted once the app is closing."""
@@ -74,7 +90,10 @@ class WorkingApp(TerminalApp):
                 with contextlib.suppress(RuntimeError):
                     screen.post_message(message)
 
-        _start(run, f"{KEPT if kept else LEFT_BEHIND}-{group}")
+        if self._waiting is None or kept:
+            _start(run, f"{KEPT if kept else LEFT_BEHIND}-{group}")
+        else:
+            self._waiting.append((run, f"{LEFT_BEHIND}-{group}"))
 
     def work(self, act: Callable[[], str]) -> None:
         """Do something to runs in a thread, say how it ended, and look at the runs again."""
