@@ -1,6 +1,6 @@
 """One sweep over two hosts behind sshd and a Slurm of one node, killed and resumed at will: one row per run.
 
-OPTSWEEP_EVERYWHERE_FAULTS=60 makes it a campaign (`make faults`).
+OPTSWEEP_EVERYWHERE_FAULTS=300 makes it a campaign (`make faults`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.slurm_node import SlurmNode
 from tests.sshd import Box, lab
 
 FAULTS = int(os.environ.get("OPTSWEEP_EVERYWHERE_FAULTS", "9"))
-RUNS = 15 if FAULTS <= 9 else 2 * FAULTS
+RUNS = 15 if FAULTS <= 9 else 60 + FAULTS
 RATIO = "0.03" if FAULTS <= 9 else "0.1"
 
 pytestmark = [
