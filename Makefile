@@ -51,8 +51,8 @@ bench: install
 
 faults: install
 	OPTSWEEP_FAULTS=20 $(BIN)/python -m pytest -q tests/e2e/test_kill.py
-	OPTSWEEP_SSH_FAULTS=300 OPTSWEEP_SSH_RUNS=60 OPTSWEEP_SSH_RATIO=0.25 $(BIN)/python -m pytest -q -s tests/e2e/test_ssh_faults.py
-	OPTSWEEP_EVERYWHERE_FAULTS=60 $(BIN)/python -m pytest -q -s tests/e2e/test_everywhere.py
+	OPTSWEEP_SSH_FAULTS=60 OPTSWEEP_SSH_RUNS=40 OPTSWEEP_SSH_RATIO=0.1 $(BIN)/python -m pytest -q -s tests/e2e/test_ssh_faults.py
+	OPTSWEEP_EVERYWHERE_FAULTS=300 $(BIN)/python -m pytest -q -s tests/e2e/test_everywhere.py
 	OPTSWEEP_SSH_CUTS=40 OPTSWEEP_SSH_CUT_SECONDS=180 $(BIN)/python -m pytest -q --timeout 3600 tests/e2e/test_ssh.py
 	OPTSWEEP_RESUME_KILLS=20 OPTSWEEP_RESUME_STEPS=400 $(BIN)/python -m pytest -q --timeout 7200 tests/e2e/test_certificates.py tests/numerics/test_resume.py -k kill
 	OPTSWEEP_JAX_RULES=all OPTSWEEP_JAX_RULE_STEPS=14 $(BIN)/python -m pytest -q --timeout 7200 tests/jax

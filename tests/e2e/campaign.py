@@ -132,10 +132,9 @@ class Campaign:
         """Kill the controller, and let another one bring the sweep to its end."""
         self.controller.kill()
         self.controller.wait()
-        optsweep("resume", workspace=self.workspace, timeout=900, check=False)
-        optsweep(
-            "retry", "--failed", workspace=self.workspace, timeout=900, check=False
-        )  # those that met a full disk twice
+        enough = 600 + 5 * self.runs
+        optsweep("resume", workspace=self.workspace, timeout=enough, check=False)
+        optsweep("retry", "--failed", workspace=self.workspace, timeout=enough, check=False)  # of those that met a full disk
 
     def over(self) -> bool:
         planned = remote.specs(self.workspace)
