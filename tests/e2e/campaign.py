@@ -134,7 +134,8 @@ class Campaign:
         self.controller.wait()
         enough = 600 + 5 * self.runs
         optsweep("resume", workspace=self.workspace, timeout=enough, check=False)
-        optsweep("retry", "--failed", workspace=self.workspace, timeout=enough, check=False)  # of those that met a full disk
+        # A run that met a full disk twice is given up until somebody has made room and says so.
+        optsweep("retry", "--failed", workspace=self.workspace, timeout=enough, check=False)
 
     def over(self) -> bool:
         planned = remote.specs(self.workspace)

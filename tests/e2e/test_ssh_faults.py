@@ -1,6 +1,6 @@
 """A sweep over two hosts behind real sshd under random faults: every run ends once, whole, and nothing is left behind.
 
-OPTSWEEP_SSH_FAULTS=300 OPTSWEEP_SSH_RUNS=60 makes it the whole campaign (`make faults`); the test suite runs a short one.
+OPTSWEEP_SSH_FAULTS=60 OPTSWEEP_SSH_RUNS=40 makes it a campaign (`make faults`); the test suite runs a short one.
 """
 
 from __future__ import annotations
