@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from optsweep_engines import kept
 from optsweep_engines.spec import RunSpec
@@ -92,6 +92,17 @@ def passed_line(run_id: str, steps: Sequence[int]) -> str:
     """What to say of steps that `remember` gave back."""
     those = f"step {steps[0]} comes" if len(steps) == 1 else f"steps {', '.join(map(str, steps))} come"
     return f"run {run_id[:8]} is under way, {those} too late for it: ask again when it is over"
+
+
+def unkept_lines(workspace: Workspace, run_ids: Iterable[str]) -> Iterator[str]:
+    """What to say of runs that are over without what they were asked to keep."""
+    for run_id in run_ids:
+        steps = unmet(workspace, run_id)
+        if steps and rundir.state_of(workspace.runs / run_id).finished:
+            yield (
+                f"note: run {run_id[:8]} is over and does not keep the state of step {','.join(map(str, steps))}: "
+                f"optsweep retry {run_id[:8]} trains the missing part again"
+            )
 
 
 def keeps_all(workspace: Workspace, run_id: str) -> bool:

@@ -60,6 +60,9 @@ def command(
         look = progress.drive(place, queued, f"{output.runs_text(len(queued))} tried again")
         flow.collect(place)
         lines = [line for line in look.lines if line.run_id in wanted]
+    if keep is not None and not detach:
+        for line in keeping.unkept_lines(place, wanted):
+            output.say(line)
     if json_:
         output.emit_json([{**row, "retried": row["run_id"] in queued} for row in progress.lines_json(lines)])
     else:

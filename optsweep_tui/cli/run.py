@@ -193,16 +193,10 @@ def title(workspace: Workspace, chosen: Plan, hosts: tuple[str, ...] = ("local",
 
 def _say_unkept(workspace: Workspace, chosen: Plan, queued: list[str]) -> None:
     """A finished run does not keep what it is asked for now."""
-    from optsweep_tui import keeping, rundir
+    from optsweep_tui import keeping
 
-    for spec in chosen.specs:
-        steps = keeping.unmet(workspace, spec.run_id)
-        if steps and spec.run_id not in queued and rundir.state_of(workspace.runs / spec.run_id).finished:
-            listed = ",".join(map(str, steps))
-            output.say(
-                f"note: run {spec.run_id[:8]} is over and does not keep the state of step {listed}: "
-                f"optsweep retry {spec.run_id[:8]} trains the missing part again"
-            )
+    for line in keeping.unkept_lines(workspace, (run_id for run_id in chosen.run_ids if run_id not in queued)):
+        output.say(line)
 
 
 def _show_plan(workspace: Workspace, chosen: Plan, json_: bool, kept: dict[str, list[int]] | None = None) -> None:

@@ -145,6 +145,10 @@ def test_a_run_that_is_over_can_be_asked_for_any_step(place: Workspace) -> None:
     assert keeping.remember(place, {run.name: [20]}) == {} and keeping.keeps_all(place, run.name)
     assert keeping.remember(place, {run.name: [3, 20]}) == {}
     assert keeping.unmet(place, run.name) == [3] and not keeping.keeps_all(place, run.name)
+    (planned,) = plant(place.runs, make_spec(seed=1))
+    kept.ask(planned, add=[3])
+    (line,) = keeping.unkept_lines(place, [run.name, planned.name])
+    assert line.startswith(f"note: run {run.name[:8]} is over and does not keep the state of step 3: optsweep retry")
 
 
 def hosts_of(place: Workspace) -> None:
