@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from optsweep_engines import folder
 from optsweep_tui import flow, rundir
 from optsweep_tui.app.model import RunRow, Snapshot, StudyInfo, cell_order
 from optsweep_tui.core import Scalar
@@ -23,8 +24,10 @@ SHARE = 0.03
 """Largest part of the time that may go into looking: with very many runs the looks get rarer."""
 LONGEST_SECONDS = 5.0
 """Between two looks at most: one that read 2,000 new runs is no measure of the next."""
-FULL_LOOK_SECONDS = 2.0
+LOCK_SECONDS = 2.0
 """Between two looks at the lock of a live run that writes nothing."""
+FULL_LOOK_SECONDS = 10.0
+"""Between two readings of all files of a live run whose folders stand still: another study may have taken it in."""
 SETTLED = frozenset({"planned", *rundir.FINISHED})
 """A run in one of these states stays in it until its folder changes (a new attempt, a cancel marker)."""
 
@@ -44,13 +47,22 @@ class Live:
 
     state: rundir.RunState
     stamps: Stamps
-    looked_at: float
-    """By the monotonic clock: its lock, which tells of a silent death, was asked then."""
+    read_at: float
+    """By the monotonic clock: when all of its files were read."""
+    locked_at: float
+    """When its lock, which tells of a silent death, was asked last."""
 
-    def still(self, stamps: Stamps) -> bool:
-        """It is in the same state, as far as its folders tell."""
+    def still(self, stamps: Stamps) -> Live | None:
+        """The same state, looked at now: its folders and its lock say that nothing has happened. None: it must be read."""
+        now = time.monotonic()
         same = (stamps.folder, stamps.attempt) == (self.stamps.folder, self.stamps.attempt)
-        return same and time.monotonic() - self.looked_at < FULL_LOOK_SECONDS
+        if not same or now - self.read_at >= FULL_LOOK_SECONDS:
+            return None
+        if now - self.locked_at < LOCK_SECONDS:
+            return replace(self, stamps=stamps)
+        where = self.state.attempt_folder
+        held = self.state.state == "running" and where is not None and folder.lock_held(where)
+        return replace(self, stamps=stamps, locked_at=now) if held else None
 
 
 class Feed(threading.Thread):
@@ -152,13 +164,14 @@ class Feed(threading.Thread):
             if self._seen.get(run_id) == changed_at:
                 return
             known, live = self._rows.get(run_id), self._live.get(run_id)
-            stamps = _stamps(where, known.line.attempt) if known is not None and live is not None else None
-            if known is not None and live is not None and stamps is not None and live.still(stamps):
-                if stamps.metrics != live.stamps.metrics:  # it writes, and nothing else has happened to it
-                    self._live[run_id] = replace(live, stamps=stamps)
-                    line = flow.run_line(self._workspace, run_id, live.state)
-                    self._rows[run_id] = replace(known, line=line)
-                return
+            if known is not None and live is not None:
+                still = live.still(_stamps(where, known.line.attempt))
+                if still is not None:
+                    self._live[run_id] = still
+                    if still.stamps.metrics != live.stamps.metrics:  # it writes, and nothing else has happened to it
+                        line = flow.run_line(self._workspace, run_id, live.state)
+                        self._rows[run_id] = replace(known, line=line)
+                    return
             state = None if rundir.is_imported(where) else rundir.state_of(where)
             line = flow.run_line(self._workspace, run_id, state)
             studies = tuple(rundir.studies_of(where))
@@ -176,7 +189,8 @@ class Feed(threading.Thread):
             self._live.pop(run_id, None)
             return
         if state is not None and line.state in ("running", "queued"):
-            self._live[run_id] = Live(state=state, stamps=_stamps(where, line.attempt), looked_at=time.monotonic())
+            now = time.monotonic()
+            self._live[run_id] = Live(state=state, stamps=_stamps(where, line.attempt), read_at=now, locked_at=now)
         else:
             self._live.pop(run_id, None)
         if line.state in SETTLED and studies:
