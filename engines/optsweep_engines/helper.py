@@ -226,7 +226,8 @@ class Helper:
         run_folder.mkdir(mode=0o700, exist_ok=True)
         for name, content in parcel["files"].items():
             if name == folder.KEEP:  # a later attempt may be asked for more
-                kept.ask(run_folder, add=kept.asked_in(json.loads(content)))
+                with contextlib.suppress(ValueError, RecursionError):  # what cannot be read asks for nothing, as here
+                    kept.ask(run_folder, add=kept.asked_in(json.loads(content)))
             elif not (run_folder / name).exists():
                 folder.write_atomic(run_folder / name, content)
         if not (run_folder / folder.SPEC).exists():

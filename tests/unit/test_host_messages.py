@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from optsweep_engines import bootstrap, datafiles, folder, frames, workers
+from optsweep_engines import bootstrap, datafiles, folder, frames, kept, workers
 from optsweep_engines.helper import Helper
 from optsweep_tui.dispatch import channel, hostsfile
 from optsweep_tui.dispatch.hostsfile import HostEntry
@@ -337,7 +338,42 @@ def test_only_files_that_belong_beside_a_spec_come_with_it(tmp_path: Path) -> No
         assert "refused" in answer
 
 
+def test_what_a_run_is_to_keep_comes_with_each_attempt_and_garbage_asks_for_nothing(tmp_path: Path) -> None:
+    helper = Helper(tmp_path)
+    for number, asked in enumerate(
+        (b'{"steps": [5]}', b'{"steps": [9, -1, "x", true]}', b"[" * 5000, b"\xff"), start=1
+    ):
+        files = {"keep.json": base64.b64encode(asked).decode()}
+        parcel = {"run_id": RUN, "attempt": number, "intent": {}, "spec": {}, "files": files}
+        answer, _ = helper.answer({"verb": "put", "parcels": [parcel]}, b"")
+        assert answer["answers"] == {f"{RUN}.a{number}": "new"}
+    assert kept.wanted(tmp_path / "runs" / RUN) == {5, 9}
+
+
+def test_states_are_removed_on_a_host_only_of_runs_that_have_ended_there(tmp_path: Path) -> None:
+    helper = Helper(tmp_path)
+    other = RUN[::-1]
+    for run_id in (RUN, other):
+        where = tmp_path / "runs" / run_id
+        (where / "a1").mkdir(parents=True)
+        (where / folder.KEPT).mkdir()
+        for step in (5, 9):
+            (where / folder.KEPT / kept.name_of(step, "ab" * 32)).write_bytes(b"abc")
+        kept.ask(where, add=[5, 9])
+    (tmp_path / "runs" / RUN / "a1" / folder.EXIT).write_text("{}")
+    asked = {"verb": "drop_states", "states": {RUN: [5], other: [5], "f" * 32: [5]}}
+    answer, _ = helper.answer(asked, b"")
+    assert (answer["count"], answer["bytes"], answer["dropped"]) == (1, 3, [RUN, "f" * 32])
+    assert kept.steps(tmp_path / "runs" / RUN) == [9] and kept.wanted(tmp_path / "runs" / RUN) == {9}
+    assert kept.steps(tmp_path / "runs" / other) == [5, 9]
+    assert helper.answer(asked, b"")[0]["count"] == 0, "twice is once"
+    assert not (tmp_path / "runs" / ("f" * 32)).exists()
+
+
 MALFORMED: list[dict[str, Any]] = [
+    {"verb": "drop_states", "states": {"../x": [5]}},
+    {"verb": "drop_states", "states": {RUN: ["../x"]}},
+    {"verb": "drop_states", "states": [RUN]},
     {"verb": "sync", "attempts": [[]], "room": 1},
     {"verb": "hello", "gpus_per_run": 0, "device": "cuda"},
     {"verb": "data_piece", "name": "a", "sha256": "0" * 64, "file": "tokens.bin", "offset": float("inf")},
