@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from optsweep_tui.app import format as fmt
 from optsweep_tui.core import Cell, RunSpec, Scalar
@@ -77,10 +79,21 @@ def new_row(spec: RunSpec, study: str) -> RunRow:
     return RunRow(line=line, cell=Cell.of(spec), studies=(study,), knobs=spec.hyperparameters)
 
 
+_SIZES = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([kmbt])(?![a-z0-9])", re.IGNORECASE)
+_POWERS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
+
+
+@lru_cache(maxsize=1024)
+def model_order(model: str) -> tuple[float, str]:
+    """Models by the size that their names tell ("130m" before "1.2b"), those without one first, by name."""
+    found = _SIZES.search(model)
+    return (float(found[1]) * _POWERS[found[2].lower()] if found else 0.0, model)
+
+
 def cell_order(row: RunRow) -> tuple[object, ...]:
     """What the usual order of runs goes by: cell by cell, then lr and seed."""
     line = row.line
-    return (line.model, line.chinchilla, line.optimizer, line.lr or 0.0, line.seed or 0, line.run_id)
+    return (model_order(line.model), line.chinchilla, line.optimizer, line.lr or 0.0, line.seed or 0, line.run_id)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ def load(workspace: Workspace, study: str | None, baseline: str | None = None) -
     """
     baseline = baseline or ask.baseline_of(workspace, study)
     if stamp(workspace) is None:
-        return Speedups(baseline=baseline, study=study, message="no results collected yet: optsweep collect first")
+        return Speedups(baseline=baseline, study=study, message="no results collected yet: x on screen 1 collects")
     frame = ask.results(workspace, Filter(study=study), wait_seconds=answers.STORE_SECONDS)
     found = ask.speedup(frame, baseline=baseline)
     rows = [_row(record, found.to_dict("records")) for record in found.to_dict("records")]

@@ -186,6 +186,26 @@ async def test_the_fitted_curve_and_the_learning_rates_are_drawn_with_their_word
         assert "smoothing" in driver.text or "ema" in driver.text
 
 
+async def test_a_figure_offers_no_key_that_is_of_curves_alone(collected: Workspace) -> None:
+    async with driven(collected, (160, 48), "compare") as driver:
+        assert "c crosshair" in driver.text and "s smooth" in driver.text
+        await driver.press("v")
+        await driver.settle()
+        keys = driver.text.split("\n")[-1]
+        assert "v view" in keys and "e export" in keys
+        assert not [word for word in ("crosshair", "smooth", "log x", "metric", "zoom") if word in keys]
+        help_text = await driver.press("question_mark")
+        assert "config diff" in help_text and "whole y range" not in help_text
+
+
+async def test_marks_taken_away_on_the_chart_come_back(sweep_workspace: Workspace) -> None:
+    async with driven(sweep_workspace, mode="runs") as driver:
+        await driver.press("space", "space", "3")
+        assert "2 marked" in driver.text
+        assert "marked" not in (await driver.press("u")).split("\n")[1]
+        assert "2 marked" in await driver.press("U")
+
+
 async def test_another_baseline_is_asked_for_its_own_speedups(collected: Workspace) -> None:
     async with driven(collected, (120, 40), "compare") as driver:
         await driver.until(lambda: "speedup over adamw, tokens" in driver.text)

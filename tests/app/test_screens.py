@@ -268,7 +268,7 @@ async def test_sql_runs_the_statement_in_the_editor_and_number_keys_work_outside
         assert driver.app.focused is editor
         editor.text = ""
         await driver.press(*"select 1", "f5")
-        await driver.until(lambda: "1 rows in" in driver.text)
+        await driver.until(lambda: "1 row in" in driver.text)
         editor.text = "select nonsense from nowhere"
         await driver.press("f5")
         await driver.until(lambda: "nowhere" in driver.text.split("╯")[1])

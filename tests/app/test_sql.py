@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -47,13 +48,13 @@ def screen_of(driver: Driver) -> SqlScreen:
     return screen
 
 
-async def ask(driver: Driver, query: str, until: str = "rows in") -> str:
+async def ask(driver: Driver, query: str, until: str = "") -> str:
     """Run a statement and wait for what the line says of it."""
     screen = screen_of(driver)
     screen.editor.text = query
     screen.query_one("#schema").focus()
     await driver.press("r")
-    await driver.until(lambda: until in driver.text)
+    await driver.until(lambda: until in driver.text if until else re.search(r" rows? in \d", driver.text) is not None)
     return driver.text
 
 
@@ -96,6 +97,34 @@ async def test_tab_completes_tables_columns_and_functions_and_steps_through_them
         assert driver.app.focused is screen.editor
 
 
+async def test_a_name_of_the_tree_stays_a_word_of_its_own_in_the_statement(collected: Workspace) -> None:
+    async with driven(collected, mode="sql") as driver:
+        editor = screen_of(driver).editor
+        for text, place, wanted in (
+            ("SELECT lr FROM", (0, 0), "SELECT lr FROM v_run"),
+            ("SELECT lr FROM ", (0, 15), "SELECT lr FROM v_run"),
+            ("SELECT FROM x", (0, 7), "SELECT v_run FROM x"),
+            ("", (0, 0), "v_run"),
+            ("SELECT max(", (0, 11), "SELECT max(v_run"),
+        ):
+            editor.text = text
+            editor.move_cursor(place)
+            screen_of(driver).on_schema_tree_taken(SchemaTree.Taken("v_run"))
+            assert editor.text == wanted
+
+
+async def test_what_helps_with_a_mistake_is_said_for_this_screen(collected: Workspace) -> None:
+    async with driven(collected, (200, 40), "sql") as driver:
+        shown = await ask(driver, "SELEC 1", until="Parser Error")
+        assert "optsweep sql" not in shown
+        assert "The tree lists tables and columns" in shown
+        assert "1 row in" in await ask(driver, "SELECT 1")
+        assert " edit" in driver.text.split("\n")[-1]
+        await driver.press("enter")
+        await driver.settle()
+        assert "complete" in driver.text.split("\n")[-1] and "⏎ edit" not in driver.text.split("\n")[-1]
+
+
 async def test_esc_stops_a_statement_at_once_and_the_next_one_works(collected: Workspace) -> None:
     async with driven(collected, (120, 40), "sql") as driver:
         await ask(driver, "select count(*) from range(100000000) a, range(100000) b", "running ...")
@@ -106,7 +135,7 @@ async def test_esc_stops_a_statement_at_once_and_the_next_one_works(collected: W
         await driver.until(lambda: "sql: stopped" in driver.text)
         assert time.monotonic() - begun < 3
         flow.collect(collected)  # the store is free again
-        assert "1 rows in" in await ask(driver, "select 1", "1 rows in")
+        assert "1 row in" in await ask(driver, "select 1", "1 row in")
 
 
 async def test_a_million_rows_are_shown_scrolled_and_written_without_a_row_being_formatted_before(
@@ -135,7 +164,7 @@ async def test_a_million_rows_are_shown_scrolled_and_written_without_a_row_being
         await driver.until(path.exists, 60)
         await driver.until(lambda: any("rows written" in one.message for one in driver.app._notifications), 60)
         assert pyarrow.parquet.read_metadata(path).num_rows == 1_000_000
-        await ask(driver, "select 3 as a, 'x,\"y' as b, [1, 2] as c, NULL as d", "1 rows in")
+        await ask(driver, "select 3 as a, 'x,\"y' as b, [1, 2] as c, NULL as d", "1 row in")
         await driver.press("e", *"csv", "enter")
         path = collected.root / "exports" / "query.csv"
         await driver.until(path.exists)
@@ -155,7 +184,7 @@ async def test_a_result_is_drawn_and_its_columns_are_chosen_by_keys(collected: W
         assert "by run_id" not in await driver.press("b")
         await driver.press("escape")
         assert "value over" not in driver.text
-        await ask(driver, "select 'a' as only_text", "1 rows in")
+        await ask(driver, "select 'a' as only_text", "1 row in")
         await driver.press("v")
         await driver.until(lambda: any("two columns of numbers" in one.message for one in driver.app._notifications))
 
@@ -167,10 +196,10 @@ async def test_statements_are_remembered_and_saved_ones_are_opened_again(collect
             driver = Driver(app, pilot)
             await driver.settle()
             if turn == 0:
-                await ask(driver, "select 41 + 1 as answer", "1 rows in")
+                await ask(driver, "select 41 + 1 as answer", "1 row in")
                 await driver.press("w", *"the answer", "enter")
                 await driver.until(lambda: (collected.root / "queries" / "the answer.sql").exists())
-                await ask(driver, "select 7", "1 rows in")
+                await ask(driver, "select 7", "1 row in")
                 continue
             screen = screen_of(driver)
             assert screen.editor.text == "select 7"
@@ -187,13 +216,13 @@ async def test_whatever_is_wrong_with_the_store_is_one_line_and_goes_away_with_i
 ) -> None:
     copy = made.workspace(tmp_path / "copy")
     shutil.copytree(collected.runs, copy.runs, dirs_exist_ok=True)
-    async with driven(copy, (120, 40), "sql") as driver:
+    async with driven(copy, (200, 40), "sql") as driver:
         assert "optsweep collect" in await ask(driver, "select 1", "nothing has been collected")
         copy.store.write_bytes(b"garbage" * 1000)
         assert "Traceback" not in await ask(driver, "select 1", "damaged")
         copy.store.unlink()
         flow.collect(copy)
-        await ask(driver, "select 1", "1 rows in")
+        await ask(driver, "select 1", "1 row in")
         with open_store(copy.store, read_only=False) as connection:
             connection.execute("UPDATE schema_version SET version = 999")
         await ask(driver, "select 2", "newer optsweep")

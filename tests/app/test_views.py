@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from optsweep_tui.app import format as fmt
-from optsweep_tui.app.model import Block, matrix
+from optsweep_tui.app.model import Block, matrix, model_order
 from optsweep_tui.app.screens.modal import help_rows
 from optsweep_tui.app.views import compare, diff, frame, run, runs, sweep, sweep_lines
 from optsweep_tui.app.views.chart import ChartModel, Line, smoothing_ladder
@@ -89,6 +89,20 @@ def test_the_price_of_a_selection_is_whole_on_80_columns() -> None:
         [sweep_lines.selection_line(4, totals, "", False, 160)]
     )
     assert "nothing to train: its run is over" in sweep_lines.totals_text(totals | {"left": 0, "runs": 1}, 80)
+
+
+def test_small_models_come_before_large_ones_whatever_their_names_begin_with() -> None:
+    names = ["1.2b", "130m", "bench-micro", "olmo-150m+qk_norm=false", "520m", "gpt2-tiny"]
+    ordered = ["bench-micro", "gpt2-tiny", "130m", "olmo-150m+qk_norm=false", "520m", "1.2b"]
+    assert sorted(names, key=model_order) == ordered
+
+
+def test_a_window_that_is_too_small_says_so_in_whole_words() -> None:
+    for width, height in ((20, 5), (40, 10), (59, 14)):
+        rows = frame.too_small(width, height)
+        assert widest(rows) <= width and len(rows) <= height
+        words = " ".join(plain(rows).split())
+        assert words == f"optsweep needs a window of at least 60 x 15, this one is {width} x {height}; q quits"
 
 
 def test_the_selected_cell_is_told_in_words() -> None:
@@ -339,6 +353,12 @@ def test_the_table_drops_columns_it_has_no_room_for_and_keeps_state_and_loss() -
         cells = runs.cells(made.row(made.spec()), columns, marked=True)
         assert len(cells) == len(columns)
     assert sum(column.width + 1 for column in runs.columns(80, False, False)) + 1 <= 80
+
+
+def test_every_state_is_explained_whole() -> None:
+    text = plain(help_rows([("app.quit", "q", "quit")], 62))
+    for state in ("planned", "running", "done", "diverged", "failed", "cancelled", "lost"):
+        assert f" {state}" in text
 
 
 def test_help_lists_the_screens_own_keys_before_those_for_everywhere() -> None:

@@ -66,6 +66,10 @@ class CompareScreen(CompareDrawing):
     ]
 
     KEPT = (*CompareDrawing.KEPT, "view", "view_chosen", "panel")
+    OF_CURVES = frozenset(
+        {"axis", "log", "smooth", "crosshair", "metric", "zoom", "reset", "whole_y", "pan", "next_chart", "copy"}
+    )
+    """Actions that a figure of the study has no use for."""
 
     class Written(Message):
         """A thread has written a file, or could not."""
@@ -73,6 +77,10 @@ class CompareScreen(CompareDrawing):
         def __init__(self, text: str, wrong: bool = False) -> None:
             super().__init__()
             self.text, self.wrong = text, wrong
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A key that would do nothing is not offered: not in the key line, the help or the palette."""
+        return self.view == "curves" or action not in self.OF_CURVES
 
     def on_arrived(self, message: Arrived) -> None:
         """A thread has an answer."""
@@ -139,7 +147,7 @@ class CompareScreen(CompareDrawing):
 
     def action_unmark_all(self) -> None:
         """Take all marks away."""
-        self.bench.unmark(list(self.bench.marks))
+        self.bench.unmark_all()
         self.refresh_all()
 
     # ------------------------------------------------------------ out of the screen

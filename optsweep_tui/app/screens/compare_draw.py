@@ -26,6 +26,8 @@ WIDE = 100
 """Columns from which legend and speedups stand beside the chart."""
 WIDER = 116
 """Columns from which they have room for every mark."""
+FEW_ROWS = 16
+"""Of the panel, that stay below what a figure has to say."""
 PANELS = ("legend", "speedups", "diff")
 """What stands beside or below the chart; in a wide window the legend is always there."""
 
@@ -164,7 +166,10 @@ class CompareDrawing(ChartScreen):
         """Until the user chooses: final losses where no run has a curve."""
         if not self.view_chosen and self.choice.rows and self.tailed():
             over = all(row.line.state not in ("running", "planned", "queued") for row in self.choice.rows)
-            self.view = "ratio" if over and not self.known_metrics() else "curves"
+            view = "ratio" if over and not self.known_metrics() else "curves"
+            if view != self.view:
+                self.view = view
+                self.call_after_refresh(self.refresh_all)  # other keys are valid now
 
     # ------------------------------------------------------------ figures of the study
 
@@ -219,7 +224,8 @@ class CompareDrawing(ChartScreen):
             return
         if self.panel == "legend":
             self.panel = "speedups"
-        head = self._legend(width, min(max(4, height // 2), len(head)))
+        most = height // 2 if self.view == "curves" else max(height // 2, height - FEW_ROWS)  # a figure has more to say
+        head = self._legend(width, min(max(4, most), len(head)))
         side.show([*head, (), *self._panel(width, height - len(head) - 1)])
 
     def _legend(self, width: int, height: int) -> list[Row]:

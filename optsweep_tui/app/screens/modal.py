@@ -37,7 +37,12 @@ def help_rows(bindings: Iterable[tuple[str, str, str]], width: int) -> list[Row]
         rows.append(())
     states = ("planned", "running", "done", "diverged", "failed", "cancelled", "lost")
     rows.append((Span(" states", style.GREY),))
-    rows.append(fmt.cut((Span("  " + "   ".join(f"{style.GLYPHS[state]} {state}" for state in states)),), width))
+    named = [f"{style.GLYPHS[state]} {state}" for state in states]
+    half = (len(named) + 1) // 2  # two lines: one would be cut
+    rows += [
+        fmt.cut((Span("  " + "   ".join(text.ljust(11) for text in line)),), width)
+        for line in (named[:half], named[half:])
+    ]
     return rows
 
 

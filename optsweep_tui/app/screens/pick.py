@@ -99,7 +99,7 @@ class Pick(Dialog[str | None]):
             if place == self.cursor:
                 text = fmt.fit("".join(span.text for span in row), width)
                 row = (Span(text, bold=True, reverse=True),)
-            rows.append(fmt.cut(row, width))
+            rows.append(fmt.shortened(row, width))
         if not entries:
             rows.append((Span("nothing fits", style.GREY),))
         view.set_height(room + 3)

@@ -36,6 +36,7 @@ __all__ = ["Editor", "SqlScreen"]
 MOST_ROWS = 2_000_000
 """Of a result; more are not fetched."""
 MOST_HISTORY = 200
+COMMAND_LINE_HELP = "optsweep sql --schema lists tables and columns, --examples shows queries"
 
 
 class SqlScreen(ResultScreen):
@@ -158,6 +159,10 @@ class SqlScreen(ResultScreen):
 
     # ------------------------------------------------------------ moving about
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """In the editor enter begins a line."""
+        return action != "edit" or not self.is_mounted or not self.editor.has_focus
+
     def action_edit(self) -> None:
         """Into the editor."""
         self.set_focus(self.editor)
@@ -186,7 +191,7 @@ class SqlScreen(ResultScreen):
 
     def on_schema_tree_taken(self, message: SchemaTree.Taken) -> None:
         """A name into the editor, where its cursor is."""
-        self.editor.insert(message.name)
+        self.editor.put_name(message.name)
         self.say(Span(f" {message.name} is in the editor", style.GREY))
 
     # ------------------------------------------------------------ completion
@@ -326,12 +331,20 @@ class SqlScreen(ResultScreen):
         self._began = self._interrupt = None
         answer = message.answer
         if answer is None:
-            self.say(Span(message.note, style.BAD))
+            self.say(Span(self._mend(message.note), style.BAD))
             return
         self.take(answer.table)
         count = answer.table.num_rows
         more = "" if answer.complete else f", the first {count:,} only: add a LIMIT or a GROUP BY"
-        self.say(Span(f" {count:,} rows in {answer.seconds:.2f} s{more}", style.GREY))
+        rows = "row" if count == 1 else "rows"
+        self.say(Span(f" {count:,} {rows} in {answer.seconds:.2f} s{more}", style.GREY))
+
+    def _mend(self, note: str) -> str:
+        """What is wrong with a statement, with what helps on this screen in the place of what helps on the command line."""
+        note = note.replace(
+            COMMAND_LINE_HELP, "The tree lists tables and columns (d: with their meaning), o opens queries"
+        )
+        return note.replace("r runs it again", "F5 runs it again") if self.editor.has_focus else note
 
     def action_dictionary(self) -> None:
         """Show tables and columns with their meaning."""

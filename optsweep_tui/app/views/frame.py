@@ -88,8 +88,8 @@ def key_line(hints: Iterable[tuple[str, str]], width: int) -> Row:
 
 def too_small(width: int, height: int) -> list[Row]:
     """The message of a window without room."""
-    need = f"at least {SMALLEST[0]} x {SMALLEST[1]}"
-    lines = ["optsweep", f"needs a window of {need},", f"this one is {width} x {height}", "q quits"]
+    said = f"optsweep needs a window of at least {SMALLEST[0]} x {SMALLEST[1]}, this one is {width} x {height}; q quits"
+    lines = fmt.wrapped(said, min(width, 48))
     top = max(0, (height - len(lines)) // 2)
     return [*([()] * top), *((Span(line.center(width)),) for line in lines)]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from optsweep_tui.app import format as fmt
-from optsweep_tui.app.model import RunRow
+from optsweep_tui.app.model import RunRow, model_order
 from optsweep_tui.app.widgets.column import Column
 from optsweep_tui.charts import style
 from optsweep_tui.charts.chart import Row, Span
@@ -30,6 +30,12 @@ class Shown:
     order: Callable[[RunRow], float | str | None]
     """None stands at the end in both directions."""
     meaning: str
+
+
+def _model_key(row: RunRow) -> str:
+    """Models by size, then by name, as one text."""
+    size, name = model_order(row.line.model)
+    return f"{size:022.1f} {name}"
 
 
 def _column(
@@ -70,7 +76,7 @@ def steps_text(row: RunRow) -> str:
 _ALL = (
     _column("optimizer", "optimizer", 9, False, lambda row: Span(row.line.optimizer, style.colour_of(row.line.optimizer)),
             lambda row: row.line.optimizer, "optimizer"),
-    _column("model", "model", 12, False, lambda row: Span(row.line.model), lambda row: row.line.model, "model"),
+    _column("model", "model", 12, False, lambda row: Span(row.line.model), _model_key, "model"),
     _column("ratio", "ratio", 6, True, lambda row: Span(fmt.ratio(row.line.chinchilla)),
             lambda row: row.line.chinchilla, "Chinchilla ratio, D / (20 N)"),
     _column("lr", "lr", 7, True, lambda row: Span(fmt.knob(row.line.lr)), lambda row: row.line.lr, "peak learning rate"),

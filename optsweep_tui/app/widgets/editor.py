@@ -70,6 +70,15 @@ class Editor(TextArea):
         """Of the cursor, in characters from the start."""
         return cast(Document, self.document).get_index_from_location(self.cursor_location)
 
+    def put_name(self, name: str) -> None:
+        """A name where the cursor is, apart from the words beside it; behind the statement where nobody has typed yet."""
+        if self.cursor_location == (0, 0):
+            self.move_cursor(cast(Document, self.document).end)
+        text, place = self.text, self.place
+        before = " " if place and (text[place - 1].isalnum() or text[place - 1] in "_,)") else ""
+        after = " " if place < len(text) and (text[place].isalnum() or text[place] == "_") else ""
+        self.insert(before + name + after)
+
     def put(self, start: int, end: int, text: str) -> None:
         """Replace characters start..end, and stand behind the new ones."""
         before = cast(Document, self.document)

@@ -134,7 +134,7 @@ def one_ratio(rows: Sequence[Row], asked: bool) -> tuple[list[Row], list[str]]:
         kept += [row for row in members if row["chinchilla"] == ratio]
         left += len(counts) - 1
         named.append(f"{title} at {ratio_text(ratio)}")
-    sentence = f"One budget per model, the one of most optimizers: {', '.join(named)}; others with -c RATIO."
+    sentence = f"One budget per model, the one of most optimizers: {', '.join(named)}; others: optsweep plot, -c RATIO."
     return kept, [sentence] if left else []
 
 
