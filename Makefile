@@ -50,7 +50,7 @@ bench: install
 	$(BIN)/python benchmarks/run_all.py
 
 faults: install
-	OPTSWEEP_FAULTS=20 $(BIN)/python -m pytest -q tests/e2e/test_kill.py
+	OPTSWEEP_FAULTS=20 $(BIN)/python -m pytest -q tests/e2e/test_kill.py tests/cli/test_keeping_trouble.py tests/e2e/test_ssh_states.py
 	OPTSWEEP_SSH_FAULTS=60 OPTSWEEP_SSH_RUNS=40 OPTSWEEP_SSH_RATIO=0.1 $(BIN)/python -m pytest -q -s tests/e2e/test_ssh_faults.py
 	OPTSWEEP_EVERYWHERE_FAULTS=300 $(BIN)/python -m pytest -q -s tests/e2e/test_everywhere.py
 	OPTSWEEP_SSH_CUTS=40 OPTSWEEP_SSH_CUT_SECONDS=180 $(BIN)/python -m pytest -q --timeout 3600 tests/e2e/test_ssh.py

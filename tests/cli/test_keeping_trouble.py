@@ -1,6 +1,7 @@
 """States that are kept while the disk is full, or while everything is killed: nothing half is taken for whole, bits stay.
 
-OPTSWEEP_FAULTS=20 makes it the whole campaign (`make faults`); the test suite runs a short one.
+OPTSWEEP_FAULTS=20 runs it (`make faults`); in the test suite tests/e2e/test_ssh_states.py kills one, and
+tests/numerics/test_starts.py has writing, syncing and naming fail.
 """
 
 from __future__ import annotations
@@ -21,14 +22,13 @@ from optsweep_engines import kept
 from tests.e2e import workbench
 from tests.e2e.workbench import OPTSWEEP, optsweep
 
-pytestmark = pytest.mark.slow
-
-FAULTS = int(os.environ.get("OPTSWEEP_FAULTS", "2"))
+FAULTS = int(os.environ.get("OPTSWEEP_FAULTS", "0"))
 VICTIMS = ("optsweep_engines.run", "ctrl-c", "optsweep_engines.shim")
 CELL = (
     *("-o", "adamw", "-m", "bench-micro", "--set", "batch_size=4", "--set", "seq_len=32"),
     *("--set", "validation_tokens=2048", "--set", "schedule=wsd", "--set", "warmup=5"),
 )
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not FAULTS, reason="the campaign: OPTSWEEP_FAULTS=20")]
 TRUNK = (*CELL, "-c", "0.01")
 KEPT = list(range(4, min(160, 30 + 6 * FAULTS)))
 """Steps whose states are kept; a branch of ratio 0.0025 begins at 33."""
@@ -151,7 +151,6 @@ def test_kills_and_ctrl_c_while_states_are_kept_leave_whole_ones_and_the_same_bi
     assert branch["parameters_sha256"] == expected[41]["parameters_sha256"], "made of a state that was kept among kills"
 
 
-@pytest.mark.skipif(FAULTS <= 2, reason="the long campaign: OPTSWEEP_FAULTS=20")
 def test_two_that_ask_at_once_both_get_their_states(
     tmp_path: Path, calm: tuple[Path, dict[int, dict[str, Any]]]
 ) -> None:
