@@ -19,10 +19,12 @@ from optsweep_tui.app import spikes
 from optsweep_tui.app.memory import Memory
 from optsweep_tui.app.screens.charts import ChartScreen
 from optsweep_tui.app.screens.compare import CompareScreen
+from optsweep_tui.app.screens.modal import Told
 from optsweep_tui.app.screens.pick import Pick
 from optsweep_tui.app.views import compare
 from optsweep_tui.app.views import exports as contents
-from optsweep_tui.charts import files
+from optsweep_tui.charts import files, static
+from optsweep_tui.charts.chart import plain
 from optsweep_tui.charts.raster import GUTTER, plot_size
 from optsweep_tui.settings import Workspace
 from tests.app import made
@@ -196,6 +198,19 @@ async def test_a_figure_offers_no_key_that_is_of_curves_alone(collected: Workspa
         assert not [word for word in ("crosshair", "smooth", "log x", "metric", "zoom") if word in keys]
         help_text = await driver.press("question_mark")
         assert "config diff" in help_text and "whole y range" not in help_text
+
+
+async def test_all_that_a_figure_says_can_be_read_in_a_small_window(reference_workspace: Workspace) -> None:
+    async with driven(reference_workspace, (80, 24), "compare") as driver:
+        await driver.until(lambda: "i: all of it" in driver.text)
+        words = await driver.press("i")
+        screen = driver.app.screen
+        assert isinstance(screen, Told)
+        assert "loss vs ratio" in words
+        text = " ".join(plain(screen._rows).split())
+        assert "dashed and shaded: extrapolated" in text and text.endswith(static.MOVED)
+        await driver.press("escape")
+        assert not isinstance(driver.app.screen, Told)
 
 
 async def test_marks_taken_away_on_the_chart_come_back(sweep_workspace: Workspace) -> None:

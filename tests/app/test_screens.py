@@ -72,7 +72,11 @@ async def test_the_help_of_each_screen_lists_each_of_its_keys(sweep_workspace: W
         for key in "12345":
             await driver.press(key)
             screen = driver.app.screen
-            wanted = {binding.description for binding in type(screen).BINDINGS}  # type: ignore[union-attr]
+            wanted = {
+                binding.description  # type: ignore[union-attr]
+                for binding in type(screen).BINDINGS
+                if screen.check_action(binding.action.partition("(")[0], ())  # type: ignore[union-attr]
+            }
             helped = await driver.press("question_mark")
             assert {text for text in wanted if text not in helped} == set()
             await driver.press("q")

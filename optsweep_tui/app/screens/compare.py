@@ -11,6 +11,7 @@ from optsweep_tui import __version__
 from optsweep_tui.app import exports, figures
 from optsweep_tui.app.answers import Arrived
 from optsweep_tui.app.screens.compare_draw import CompareDrawing
+from optsweep_tui.app.screens.modal import Told
 from optsweep_tui.app.screens.pick import Entry, Pick
 from optsweep_tui.app.views import compare
 from optsweep_tui.app.views import exports as contents
@@ -39,6 +40,7 @@ class CompareScreen(CompareDrawing):
         Binding("plus,equals_sign", "zoom(-1)", "zoom in", id="compare.zoom_in", key_display="+"),
         Binding("D", "diff", "config diff", id="compare.diff"),
         Binding("e", "export", "export", id="compare.export"),
+        Binding("i", "words", "its remarks", id="compare.words"),
         Binding("L", "log('y')", "log y", id="compare.log_y"),
         Binding("tab,n", "next_chart(1)", "next chart", show=False, id="compare.next_chart"),
         Binding("shift+tab", "next_chart(-1)", "chart before", show=False, id="compare.chart_before"),
@@ -80,7 +82,7 @@ class CompareScreen(CompareDrawing):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """A key that would do nothing is not offered: not in the key line, the help or the palette."""
-        return self.view == "curves" or action not in self.OF_CURVES
+        return action not in self.OF_CURVES if self.view != "curves" else action != "words"
 
     def on_arrived(self, message: Arrived) -> None:
         """A thread has an answer."""
@@ -102,6 +104,11 @@ class CompareScreen(CompareDrawing):
         """Legend (in a narrow window), speedups, config diff."""
         names = ["speedups", "diff"] if self.wide else ["legend", "speedups", "diff"]
         self._show_panel(names[(names.index(self.panel) + 1) % len(names)] if self.panel in names else names[0])
+
+    def action_words(self) -> None:
+        """All that the figure has to say: beside it there is not always room."""
+        if self.figure() is not None:
+            self.app.push_screen(Told(figures.VIEWS[self.view], self.figure_words(74)))
 
     def action_diff(self) -> None:
         """The config diff, or what was there before."""

@@ -231,11 +231,15 @@ class CompareDrawing(ChartScreen):
     def _legend(self, width: int, height: int) -> list[Row]:
         if self.view == "curves":
             return compare.legend(self.model, self.choice.why, self.drawn, width, min(len(self.drawn) + 1, height))
+        words = self.figure_words(width)
+        return words if len(words) <= height else [*words[: height - 1], (Span(" ... i: all of it", style.GREY),)]
+
+    def figure_words(self, width: int) -> list[Row]:
+        """Letters and remarks of the figure."""
         if self._figure is None:
             return []
         moved: list[Row] = [(Span(f" {text}", style.GREY),) for text in fmt.wrapped(static.MOVED, width - 2)]
-        words = [*static.words_rows(self._figure, width), *moved]
-        return words if len(words) <= height else [*words[: height - 1], (Span(" ...", style.GREY),)]
+        return [*static.words_rows(self._figure, width), *moved]
 
     def _panel(self, width: int, height: int) -> list[Row]:
         if self.panel == "diff":
