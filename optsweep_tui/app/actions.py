@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optsweep_tui import flow, preview, rundir
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from optsweep_tui.app.app import OptsweepApp
 
 KEPT_UNDOS = 20
+STOP_SECONDS = 30.0
+"""So long a cancelled run may take to its next step, before it is left alone."""
+LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,22 +78,27 @@ class Actions:
             done = flow.cancel(workspace, [row.run_id for row in rows])
             chosen = [row for row in rows if row.run_id in set(done)]
             if chosen:
-                self.offer(Undo(of=f"the cancel of {runs_text(len(chosen))}", act=lambda: self._retry(chosen)))
+                of = f"the cancel of {runs_text(len(chosen))}"
+                self.offer(Undo(of=of, act=lambda: self._retry(chosen, stopping=True)))
             return f"cancelled {runs_text(len(done))}" + ("   U takes it back" if done else "")
 
         self._app.work(work)
 
-    def _retry(self, rows: list[RunRow]) -> None:
+    def _retry(self, rows: list[RunRow], stopping: bool = False) -> None:
+        """Queue them; those that were cancelled a moment ago (`stopping`) once they have stopped."""
         workspace = self._app.workspace
+        run_ids = [row.run_id for row in rows]
 
         def work() -> str:
-            flow.retry(workspace, [row.run_id for row in rows])
+            late = _until_over(workspace.runs, run_ids) if stopping else []
+            flow.retry(workspace, run_ids)
             # A cancelled run whose attempt nobody had taken yet goes on in that attempt: it counts like a new one.
-            states = [rundir.state_of(workspace.runs / row.run_id) for row in rows]
+            states = [rundir.state_of(workspace.runs / run_id) for run_id in run_ids if run_id not in late]
             queued = sum(not state.finished for state in states)
             if queued:
                 flow.detach(workspace)
-            return f"queued {runs_text(queued)}"
+            more = f"; {runs_text(len(late))} not stopped yet: R retries later" if late else ""
+            return f"queued {runs_text(queued)}{more}"
 
         self._app.work(work)
 
@@ -126,6 +136,16 @@ class Actions:
         last = self._undos.pop()
         self._app.notify(f"taking back {last.of}")
         last.act()
+
+
+def _until_over(runs: Path, run_ids: Iterable[str]) -> list[str]:
+    """Wait for runs that are being stopped: a retry of one that still runs would be none. Gives those that did not stop."""
+    end, left = time.monotonic() + STOP_SECONDS, list(run_ids)
+    while True:
+        left = [one for one in left if rundir.state_of(runs / one).state == "running"]
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(LOOK_SECONDS)
 
 
 def runs_text(count: int) -> str:

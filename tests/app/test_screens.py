@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,31 @@ async def test_retry_queues_a_new_attempt_and_leaves_a_controller(empty_workspac
         await driver.until(lambda: (empty_workspace.runs / spec.run_id / "a2").exists())
         await driver.until(lambda: "○ queued" in driver.text)
         assert detached == [empty_workspace]
+
+
+async def test_a_cancel_taken_back_while_the_run_is_still_stopping_lets_it_go_on(
+    empty_workspace: Workspace, monkeypatch: Any
+) -> None:
+    spec = made.spec(ratio=0.05)
+    claim = made.plant(empty_workspace, spec, "running", part=0.5)
+    assert claim is not None
+    shards = empty_workspace.data / f"{spec.dataset}-{str(spec.dataset_hash)[:12]}"
+    shards.mkdir(parents=True)
+    (shards / "manifest.json").write_text("{}")
+    detached: list[Workspace] = []
+    monkeypatch.setattr(flow, "detach", detached.append)
+    run = empty_workspace.runs / spec.run_id
+    async with driven(empty_workspace, (120, 40), "runs") as driver:
+        await driver.press("K", "y")
+        await driver.until(lambda: (run / rundir.CANCEL).exists() and driver.heard("cancelled 1 run"))
+        await driver.press("U")
+        await driver.pilot.pause(0.3)
+        assert not driver.heard("queued") and not detached  # it has not stopped yet
+        folder.write_json(run / "a1" / rundir.EXIT, {"returncode": 0, "reason": "cancelled", "ended_at": time.time()})
+        os.close(claim)
+        await driver.until(lambda: (run / "a2").exists() and driver.heard("queued 1 run"))
+        assert detached == [empty_workspace]
+        assert not (run / rundir.CANCEL).exists()
 
 
 async def test_log_and_events_of_a_run_are_shown_and_followed(empty_workspace: Workspace) -> None:
