@@ -8,12 +8,12 @@ WORKERS ?= $(shell echo $$(( $$(nproc) + 3 )))
 unexport PYTHONDONTWRITEBYTECODE
 STAMP := $(VENV)/.installed
 
-.PHONY: help quickstart install test check fast bench faults deps format
+.PHONY: help quickstart install test check fast bench faults faults-dispatch faults-store faults-numerics deps format
 
 help:
 	@echo "make quickstart  install into $(VENV) and train the quickstart sweep in ./workspace"
 	@echo "make test        install, system tools, every test        make check   format, lint, types, contracts, fast tests"
-	@echo "make bench       throughput and speed figures              make faults  the whole kill campaign"
+	@echo "make bench       throughput and speed figures              make faults  every campaign: kills, faults, fuzz"
 	@echo "make deps        system tools of the end-to-end tests (tmux, openssh-server, chromium)"
 
 install: $(STAMP)
@@ -49,22 +49,29 @@ test: install deps
 bench: install
 	$(BIN)/python benchmarks/run_all.py
 
-faults: install
+# The campaigns: each part by itself, or all of them; with -j2 on idle cores side by side.
+faults: faults-dispatch faults-store faults-numerics
+
+faults-dispatch: install
 	OPTSWEEP_FAULTS=20 $(BIN)/python -m pytest -q tests/e2e/test_kill.py tests/cli/test_keeping_trouble.py tests/e2e/test_ssh_states.py
 	OPTSWEEP_SSH_FAULTS=60 OPTSWEEP_SSH_RUNS=40 OPTSWEEP_SSH_RATIO=0.1 $(BIN)/python -m pytest -q -s tests/e2e/test_ssh_faults.py
 	OPTSWEEP_EVERYWHERE_FAULTS=300 $(BIN)/python -m pytest -q -s tests/e2e/test_everywhere.py
 	OPTSWEEP_SSH_CUTS=40 OPTSWEEP_SSH_CUT_SECONDS=180 $(BIN)/python -m pytest -q --timeout 3600 tests/e2e/test_ssh.py
-	OPTSWEEP_RESUME_KILLS=20 OPTSWEEP_RESUME_STEPS=400 $(BIN)/python -m pytest -q --timeout 7200 tests/e2e/test_certificates.py tests/numerics/test_resume.py -k kill
-	OPTSWEEP_JAX_RULES=all OPTSWEEP_JAX_RULE_STEPS=14 $(BIN)/python -m pytest -q --timeout 7200 tests/jax
+	OPTSWEEP_SLURM_FAULTS=60 OPTSWEEP_SLURM_TIME_LIMIT=1 $(BIN)/python -m pytest -q --timeout 3600 tests/e2e/test_slurm.py
+
+faults-store: install
 	OPTSWEEP_FUZZ=20000 $(BIN)/python -m pytest -q tests/store/test_import_marin.py tests/store/test_import_files.py \
 		tests/store/test_import_logs.py tests/store/test_import_olmo.py tests/store/test_export_bundle.py -k mutated
 	OPTSWEEP_STORE_KILLS=200 $(BIN)/python -m pytest -q -s --timeout 7200 tests/store/test_store_crash.py -k killed_collectors
 	OPTSWEEP_STORE_MUTATIONS=40000 OPTSWEEP_STORE_GARBAGE=300 $(BIN)/python -m pytest -q -s --timeout 7200 tests/store/test_store_lines.py
 	OPTSWEEP_STORE_LINE_BYTES=1073741824 OPTSWEEP_STORE_HELD_SECONDS=60 $(BIN)/python -m pytest -q --timeout 600 \
 		tests/store/test_ingest.py tests/store/test_store_connect.py -k 'gigabyte or holds_the_file'
-	OPTSWEEP_COVERAGE_DRAWS=1500 $(BIN)/python -m pytest -q tests/unit/test_analysis_coverage.py
 	OPTSWEEP_TOGETHER_SECONDS=300 $(BIN)/python -m pytest -q -s --timeout 900 tests/e2e/test_together.py -k side_by_side
-	OPTSWEEP_SLURM_FAULTS=60 OPTSWEEP_SLURM_TIME_LIMIT=1 $(BIN)/python -m pytest -q --timeout 3600 tests/e2e/test_slurm.py
+
+faults-numerics: install
+	OPTSWEEP_RESUME_KILLS=20 OPTSWEEP_RESUME_STEPS=400 $(BIN)/python -m pytest -q --timeout 7200 tests/e2e/test_certificates.py tests/numerics/test_resume.py -k kill
+	OPTSWEEP_JAX_RULES=all OPTSWEEP_JAX_RULE_STEPS=14 $(BIN)/python -m pytest -q --timeout 7200 tests/jax
+	OPTSWEEP_COVERAGE_DRAWS=1500 $(BIN)/python -m pytest -q tests/unit/test_analysis_coverage.py
 
 format: install
 	$(BIN)/ruff format .
