@@ -135,7 +135,8 @@ class RunDrawing(ChartScreen):
         lower, status = self.query_one("#lower", SpanView), self.query_one("#status", SpanView)
         if row is None:
             reading = self.bench.snapshot.loading or not self.bench.looked
-            facts.show([(), (Span("  reading ..." if reading else "  no run yet", style.GREY),)])
+            said = "reading ..." if reading else "no run yet: n or g on screen 1 plans some"
+            facts.show([(), *((Span(f"  {line}", style.GREY),) for line in fmt.wrapped(said, facts.size.width - 3))])
             for view in (chart, lower, status):
                 view.show([])
             return

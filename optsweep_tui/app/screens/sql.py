@@ -14,10 +14,7 @@ from textual.widgets import TextArea
 
 from optsweep_tui import flow
 from optsweep_tui.app import format as fmt
-from optsweep_tui.app import queries
-from optsweep_tui.app.screens.pick import Entry, Pick
-from optsweep_tui.app.screens.prompt import Prompt
-from optsweep_tui.app.screens.sql_result import ResultScreen
+from optsweep_tui.app.screens.sql_queries import QueriesScreen
 from optsweep_tui.app.views import sql
 from optsweep_tui.app.views.complete import Candidate, Schema, candidates, word_before
 from optsweep_tui.app.widgets.editor import Editor
@@ -25,7 +22,7 @@ from optsweep_tui.app.widgets.spans import SpanView
 from optsweep_tui.app.widgets.table import VirtualTable
 from optsweep_tui.app.widgets.tree import SchemaTree
 from optsweep_tui.charts import style
-from optsweep_tui.charts.chart import Row, Span
+from optsweep_tui.charts.chart import Span
 from optsweep_tui.errors import OptsweepError
 
 if TYPE_CHECKING:
@@ -39,7 +36,7 @@ MOST_HISTORY = 200
 COMMAND_LINE_HELP = "optsweep sql --schema lists tables and columns, --examples shows queries"
 
 
-class SqlScreen(ResultScreen):
+class SqlScreen(QueriesScreen):
     """Tree on the left; editor above, result below. The focus starts on the tree, so that the number keys work."""
 
     TAB = "SQL"
@@ -91,10 +88,6 @@ class SqlScreen(ResultScreen):
         super().__init__()
         self.draft = ""
         """The statement, as it was left."""
-        self.history: list[str] = []
-        """Statements that were run, the newest last."""
-        self._examples: list[dict[str, str]] | None = None
-        self._example = -1
         self._began: float | None = None
         """When the statement that runs was started."""
         self._interrupt: Callable[[], None] | None = None
@@ -112,11 +105,6 @@ class SqlScreen(ResultScreen):
             yield SpanView(id="status")
             yield VirtualTable(id="result")
             yield SpanView(id="plot")
-
-    @property
-    def editor(self) -> Editor:
-        """Where the statement is typed."""
-        return self.query_one("#editor", Editor)
 
     def on_mount(self) -> None:
         """Look at the clock while a statement runs."""
@@ -233,59 +221,7 @@ class SqlScreen(ResultScreen):
         editor.put(start, place, word)
         self._show_offers()
 
-    # ------------------------------------------------------------ queries
-
-    def action_example(self, step: int) -> None:
-        """Put the next example query into the editor."""
-        if self._examples:
-            self._example = (self._example + step) % len(self._examples)
-            self._put_example(self._example)
-
-    def _put_example(self, place: int) -> None:
-        assert self._examples
-        chosen, self._example = self._examples[place], place
-        self.editor.text = chosen["query"].strip()
-        where = f" example {place + 1} of {len(self._examples)}: "
-        self.say(Span(where, style.GREY), Span(chosen["title"]), Span("   r runs it", style.GREY))
-
-    def action_open(self) -> None:
-        """Choose among saved queries, those that were run, and examples."""
-        saved = queries.saved(self.bench.workspace)
-        entries = [Entry(value=f"s{name}", label=name, note=_one_line(text)) for name, text in saved.items()]
-        past = list(enumerate(self.history))[::-1]
-        entries += [Entry(value=f"h{place}", label=_one_line(text), note="run before") for place, text in past]
-        known = enumerate(self._examples or ())
-        entries += [Entry(value=f"e{place}", label=one["title"], note=_one_line(one["query"])) for place, one in known]
-
-        def opened(value: str | None) -> None:
-            if value is None:
-                return
-            if value[0] == "e":
-                self._put_example(int(value[1:]))
-            else:
-                self.editor.text = saved[value[1:]] if value[0] == "s" else self.history[int(value[1:])]
-                self.say(Span(" r runs it", style.GREY))
-
-        self.app.push_screen(Pick("saved, run before, examples", entries), opened)
-
-    def action_save(self) -> None:
-        """Keep the statement under a name."""
-        workspace, query = self.bench.workspace, self.editor.text
-        if not query.strip():
-            self.notify("the editor is empty")
-            return
-
-        def named(name: str | None) -> None:
-            if name:
-                try:
-                    path = queries.save(workspace, name, query)
-                except OptsweepError as error:
-                    self.notify(str(error), severity="error")
-                    return
-                self.notify(f"saved: {path.parent.name}/{path.name}")
-
-        check: Callable[[str], str] = lambda name: queries.checked(workspace, name, query)  # noqa: E731
-        self.app.push_screen(Prompt("save the query as", "", check, [_one_line(query)]), named)
+    # ------------------------------------------------------------ run
 
     def action_execute(self) -> None:
         """Run the statement in a worker."""
@@ -353,12 +289,3 @@ class SqlScreen(ResultScreen):
         entries = flow.sql_dictionary()
         self.take(pa.Table.from_pylist(entries))
         self.say(Span(f" {len(entries)} columns of tables and views", style.GREY))
-
-    def say(self, *spans: Span) -> None:
-        """The line between editor and result."""
-        self._note: Row = spans
-        self.show_note()
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
