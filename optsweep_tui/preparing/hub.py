@@ -106,16 +106,16 @@ def tokenizer_of(name: str, *, corpus_is_here: bool) -> Path:
 
 def _require_hub(name: str, corpus_is_here: bool) -> None:
     """One quick look: the libraries themselves try for half a minute."""
-    import huggingface_hub
+    from huggingface_hub import constants
 
     try:
-        with urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=10):
+        with urllib.request.urlopen(constants.ENDPOINT, timeout=10):
             pass
     except urllib.error.HTTPError:
         pass  # it answers
     except OSError as error:
         reason = getattr(error, "reason", None) or error
-        what = f"{huggingface_hub.constants.ENDPOINT} cannot be reached"
+        what = f"{constants.ENDPOINT} cannot be reached"
         raise _unreachable(name, what, reason, corpus_is_here) from None
 
 

@@ -9,6 +9,8 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -465,6 +467,22 @@ def test_the_library_streams_a_repository_as_this_asks_it_to(
         with pytest.raises(_Cut):
             job.prepare(place, request, show=cut)
     assert texts_of(job.prepare(place, request).prepared) == (TEXTS[:250], TEXTS[250:])
+
+
+def test_without_a_network_a_tokenizer_of_ones_own_changes_nothing_in_the_line(tmp_path: Path) -> None:
+    """In a process of its own: other parts of the hub's library are loaded where its tokenizers were asked for."""
+    code = (
+        "import urllib.request\n"
+        "from optsweep_tui.errors import OptsweepError\n"
+        "from optsweep_tui.preparing import hub\n"
+        "def nothing(*given, **named): raise OSError('no network')\n"
+        "urllib.request.urlopen = nothing\n"
+        "try: hub.source_of('c4')\n"
+        "except OptsweepError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be reached (no network)" in done.stdout
 
 
 def test_so_many_tokens_are_enough(place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
