@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from typing import Any
 
@@ -88,6 +89,21 @@ async def test_the_log_is_searched_from_its_end_and_n_goes_around(empty_workspac
         assert "last words" in await driver.press("G")
         await driver.press("slash", *"nowhere", "enter")
         assert "/nowhere: not here" in driver.text
+
+
+async def test_a_run_whose_folder_is_removed_while_it_is_shown_gives_way_with_a_word(
+    empty_workspace: Workspace,
+) -> None:
+    run_id = retried(empty_workspace)
+    made.plant(empty_workspace, made.spec("sgd", 0.13, 0.2))
+    async with driven(empty_workspace, mode="run") as driver:
+        screen_of(driver).show_run(run_id)
+        screen_of(driver).refresh_all()
+        await driver.settle()
+        assert run_id in driver.text and not driver.heard("is gone")
+        shutil.rmtree(empty_workspace.runs / run_id)
+        await driver.until(lambda: run_id not in driver.text)
+        assert driver.heard(f"run {run_id[:8]} is gone: this is another one")
 
 
 @sizes

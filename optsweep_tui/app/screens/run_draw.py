@@ -96,6 +96,8 @@ class RunDrawing(ChartScreen):
             first = next((row for row in rows if row.line.state == "running"), rows[0] if rows else None)
             if first is None:
                 return None
+            if self.run_id:  # else the numbers of another run would be taken for its own
+                self.notify(f"run {self.run_id[:8]} is gone: this is another one", severity="warning", timeout=8)
             self.show_run(first.run_id)
         return bench.snapshot.by_id.get(self.run_id or "")
 
