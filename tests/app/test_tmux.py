@@ -128,7 +128,7 @@ def walk(app: Terminal, width: int, height: int) -> dict[str, str]:
 def test_a_walk_over_all_screens(terminal: Open, sweep_workspace: Workspace, width: int, height: int) -> None:
     app = terminal(sweep_workspace, width, height)
     seen = walk(app, width, height)
-    assert seen["1"].split("\n")[2].split() == ["bench-micro", "0.05", "0.08", "0.13", "0.22", "0.36"]
+    assert seen["1"].split("\n")[2].split()[:6] == ["bench-micro", "0.05", "0.08", "0.13", "0.22", "0.36"]
     assert re.search(r"adamw +●6 +\d\.\d\d", seen["1"])
     assert seen["2"].count("● done") > 10
     assert re.search(r"smoothing \d+ steps", seen["3"])
