@@ -13,10 +13,11 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from typing import IO, Any
 
 from optsweep_engines import frames
-from optsweep_tui.dispatch import staging
+from optsweep_tui.dispatch import staging, told
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.site import Unreachable
 from optsweep_tui.errors import OptsweepError
@@ -52,8 +53,11 @@ def command_line(entry: HostEntry, *extra: str) -> list[str]:
 class Channel:
     """A connection with the helper speaking at its far end. Not for two threads at once: `call` takes a lock."""
 
-    def __init__(self, entry: HostEntry) -> None:
+    def __init__(self, entry: HostEntry, started: Callable[[subprocess.Popen[bytes]], None] = lambda _: None) -> None:
         """Connect, send the engine if it is not there, greet.
+
+        Args:
+            started: is given the process of ssh as soon as there is one: what ends it ends the connecting.
 
         Raises:
             Unreachable: no connection, or it broke.
@@ -69,13 +73,14 @@ class Channel:
             )
         except FileNotFoundError:
             raise OptsweepError("ssh is not installed here", "install the OpenSSH client") from None
+        started(self._process)
         assert self._process.stdin is not None and self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._to, False)
         try:
             self._greet()
             header, _ = self.call("hello", {key: value for key, value in _asked(entry).items() if value is not None})
-            self.hello: dict[str, Any] = header
+            self.hello: dict[str, Any] = told.hello(header, entry.name)
         except BaseException:
             self.close()
             raise
@@ -134,7 +139,9 @@ class Channel:
                 self.close()
                 raise
         if "refused" in answer:
-            raise OptsweepError(f"host {self.entry.name}: {str(answer['refused'])[:500]}", _next_step(answer))
+            raise OptsweepError(
+                f"host {self.entry.name}: {told.plain(answer['refused'])}", _next_step(answer, self.entry, verb)
+            )
         return answer, data
 
     def close(self) -> None:
@@ -222,19 +229,20 @@ def explained(entry: HostEntry, how: str, status: int | None, words: str) -> Opt
         status: of ssh; None while it still runs.
     """
     name, target = entry.name, entry.ssh
+    refused = status in (255, None)  # ssh's own words: with any other status they are those of a program over there
     again = f"optsweep hosts add {name} --ssh {target} shows its fingerprint and asks"
-    if "HOST IDENTIFICATION HAS CHANGED" in words:
-        known = next((line.strip() for line in words.splitlines() if "known_hosts" in line and ":" in line), "")
+    if refused and "HOST IDENTIFICATION HAS CHANGED" in words:
+        known = next((line.strip() for line in words.splitlines() if line.startswith("Offending ") and ":" in line), "")
         why = f" ({known})" if known else ""
         return Unreachable(
             f"host {name} ({target}) shows another key than before{why}: a new machine, or somebody in between",
             f"ask its owner; if it is right: delete that line of known_hosts, then optsweep hosts check {name}",
         )
-    if "Host key verification failed" in words or "host key is known" in words:
+    if refused and ("Host key verification failed" in words or "host key is known" in words):
         return Unreachable(f"the key of host {name} ({target}) is not known here", again)
-    if "Permission denied" in words:
+    if refused and "Permission denied" in words:
         return Unreachable(f"host {name} ({target}) lets nobody in with the keys at hand", f"try: ssh {target}")
-    lines = [line.strip() for line in words.splitlines() if line.strip()]
+    lines = [line for line in map(told.plain, words.splitlines()) if line]
     said = lines[-1][:300] if lines else ""
     if status == 127 or (status is not None and status != 255 and "not found" in words):
         return OptsweepError(
@@ -247,6 +255,11 @@ def explained(entry: HostEntry, how: str, status: int | None, words: str) -> Opt
         )
     if status not in (None, 0, 3, 4, 255) and "Traceback" in words:
         return OptsweepError(f"host {name}: the helper ended: {said}", f"optsweep hosts check {name}")
+    if status == 0:  # ssh and the login went well
+        return OptsweepError(
+            f"host {name}: {entry.python} ended at once there{f': {said}' if said else ''}",
+            f"is it a Python? hosts.{name}.python in hosts.toml names it",
+        )
     how = "cannot be reached" if status == 255 and said else how
     return Unreachable(f"host {name} ({target}) {how}{f': {said}' if said else ''}", f"try: ssh {target}")
 
@@ -260,7 +273,9 @@ def _asked(entry: HostEntry) -> dict[str, Any]:
     }
 
 
-def _next_step(answer: dict[str, Any]) -> str:
+def _next_step(answer: dict[str, Any], entry: HostEntry, verb: str) -> str:
     if answer.get("errno") in FULL:
         return "its disk is full: free some space there; nothing is lost"
+    if verb == "hello" and entry.env_file and "env_file" not in str(answer["refused"]):
+        return f"hosts.{entry.name}.env_file in hosts.toml names a file there"
     return "optsweep hosts check tells more"

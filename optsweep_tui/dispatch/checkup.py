@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optsweep_engines import sources
-from optsweep_tui.dispatch import fingerprint, slurm_check
+from optsweep_tui.dispatch import fingerprint, slurm_check, told
 from optsweep_tui.dispatch.fleet import SKEW_SECONDS
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.site import Site
@@ -57,7 +57,13 @@ def examine(workspace: Workspace, entry: HostEntry) -> Iterator[Finding]:
         try:
             yield from _machine(ssh_site, entry, finding)
         except OptsweepError as error:
+            site.close()
             yield finding("connection", "bad", error.message, error.hint)
+            return
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:  # a host may answer anything
+            site.close()
+            why = f"host {entry.name} answered with nonsense: {type(error).__name__}: {told.plain(error, 200)}"
+            yield finding("connection", "bad", why, f"is hosts.{entry.name}.python in hosts.toml a Python?")
             return
     else:
         site = site_of(workspace, entry)
@@ -100,9 +106,13 @@ def _machine(site: SshSite, entry: HostEntry, finding: Any) -> Iterator[Finding]
     for engine in engines if entry.backend == "ssh" else []:  # a login node is not there to train on
         answer, _ = site.call("trial", {"engine": engine, "device": hello["device"]}, seconds=TRIAL_SECONDS)
         if answer.get("trained") and answer.get("status") == "done":
-            yield finding(f"one step, {engine}", "ok", f"trained on {answer['device']} in {answer['seconds']:.1f} s")
+            yield finding(
+                f"one step, {engine}",
+                "ok",
+                f"trained on {told.plain(answer['device'], 100)} in {answer['seconds']:.1f} s",
+            )
         else:
-            why = str(answer.get("why") or answer.get("error") or "it did not end well")[:300]
+            why = told.plain(answer.get("why") or answer.get("error") or "it did not end well", 300)
             yield finding(
                 f"one step, {engine}", "bad", why, f"make {engine} work there, or set hosts.{entry.name}.python"
             )

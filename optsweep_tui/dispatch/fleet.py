@@ -148,6 +148,13 @@ class Fleet:
         for name in names:
             member: Any = self._member(name) if name != "local" else None
             if hasattr(member, "runs_engine") and not any(member.runs_engine(engine) for engine in wanted):
+                only = member.entry.engine
+                if only and only not in wanted:
+                    found[name] = (
+                        f"host {name} is for runs of engine {only} alone, these are of {' and '.join(wanted)}. "
+                        f"Delete hosts.{name}.engine in hosts.toml, or choose another host"
+                    )
+                    continue
                 there = ", ".join(f"{key} {value}" for key, value in (member.link.libraries or {}).items())
                 found[name] = (
                     f"host {name} cannot run engine {' or '.join(wanted)}: its {member.entry.python} has {there or 'neither'}. "
@@ -399,6 +406,11 @@ class Fleet:
 
     def close(self) -> None:
         """Let go of every host."""
+        for (
+            member
+        ) in self._members.values():  # all at once: hosts that hang at the connection are not waited for in turn
+            if hasattr(member, "leave"):
+                member.leave()
         for member in self._members.values():
             if hasattr(member, "close"):
                 member.close()

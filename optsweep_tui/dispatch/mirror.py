@@ -17,6 +17,7 @@ from typing import Any
 
 from optsweep_engines import folder
 from optsweep_tui import rundir
+from optsweep_tui.dispatch import told
 from optsweep_tui.errors import OptsweepError
 
 STREAMS = (folder.METRICS, folder.EVENTS, folder.LOG)
@@ -127,9 +128,13 @@ class Mirror:
                 raise self._wrong("a record that is none")
         if ending is None:
             return False
-        if record is not None:
-            folder.write_atomic(where / folder.RECORD, record.encode())
-        folder.write_atomic(where / folder.EXIT, ending.encode())
+        body = told.ending(ending)
+        wrong = None if record is None else told.wrong_record(record, *attempt)
+        if wrong:
+            body = told.failed(f"host {self._host} sent a record that is none: {wrong}")
+        elif record is not None:
+            folder.write_atomic(where / folder.RECORD, record.encode(errors="replace"))
+        folder.write_json(where / folder.EXIT, body)
         self._marks.pop(attempt, None)
         return True
 

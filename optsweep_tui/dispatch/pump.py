@@ -16,7 +16,7 @@ from typing import Any
 from optsweep_engines import folder
 from optsweep_tui import rundir
 from optsweep_tui.core import RunSpec, read_by
-from optsweep_tui.dispatch import links
+from optsweep_tui.dispatch import links, told
 from optsweep_tui.dispatch.links import Link
 from optsweep_tui.dispatch.mirror import Attempt
 from optsweep_tui.dispatch.site import Parcel, Unreachable
@@ -44,6 +44,8 @@ class Pump:
         self._told: set[str] = set()
         """Runs whose cancel marker is there."""
         self._failures = 0
+        self._greeted: Mapping[str, Any] | None = None
+        """The hello of the connection that was greeted: any call opens another one where that broke."""
         self._looked = 0.0
         self._link = links.read_link(workspace, site.name) or Link(state="unreachable")
         self._written = 0.0
@@ -68,10 +70,15 @@ class Pump:
         """There is something new to do."""
         self._wake.set()
 
-    def stop(self) -> None:
-        """End the thread and the connection."""
+    def leave(self) -> None:
+        """Begin to end, without waiting for it."""
         self._stop = True
         self._wake.set()
+        self.site.hang_up()
+
+    def stop(self) -> None:
+        """End the thread and the connection."""
+        self.leave()
         if self._thread is not None:
             self._thread.join(timeout=5.0)
         self.site.close()
@@ -122,7 +129,10 @@ class Pump:
             self._say("refused", f"{error.filename or self._workspace.root} here: {error.strerror or error}")
         except Exception as error:  # a host may answer anything: the thread goes on, and says what came
             self.site.close()
-            self._say("refused", f"host {self.site.name} answered with nonsense: {type(error).__name__}: {error}")
+            self._say(
+                "refused",
+                f"host {self.site.name} answered with nonsense: {type(error).__name__}: {told.plain(error, 200)}",
+            )
         self._failures += 1
         return BACKOFF_SECONDS[min(self._failures, len(BACKOFF_SECONDS)) - 1]
 
@@ -134,8 +144,14 @@ class Pump:
         Raises:
             OptsweepError: the host cannot be reached or used. OSError: this machine's disk.
         """
-        if not self.site.connected:
-            self._greet(self.site.connect())
+        hello = self.site.connect()
+        if hello is not self._greeted:
+            try:
+                self._greet(hello)
+            except BaseException:
+                self.site.close()  # what could not be greeted is asked anew, never used as it is
+                raise
+            self._greeted = hello
         attempts = self._open()
         fresh = [attempt for attempt in attempts if self._states[attempt] == "submitting"]
         if fresh:
@@ -161,7 +177,6 @@ class Pump:
             )
         before = self._link.host_id
         if before and before != host_id and any(state != "submitting" for state in self._acknowledged()):
-            self.site.close()
             raise OptsweepError(
                 f"host {self.site.name} has not the files that it had: {hello['root']} is another folder than before",
                 f"is its disk mounted? If it was set up anew: optsweep hosts rm {self.site.name} --lost, then add it again",
@@ -271,12 +286,10 @@ class Pump:
             left = more if came and (ended or _full(rows)) else []
 
     def _set(self, attempt: Attempt, state: str, row: Mapping[str, Any]) -> None:
-        claim = row.get("claim")
-        known = ("pid", "start", "boot_id", "host", "claimed_at", "job")
         data = {
             "host": self.site.name,
             "state": state,
-            "claim": {key: claim[key] for key in known if key in claim} if isinstance(claim, dict) else {},
+            "claim": told.claim(row.get("claim")),
             "changed_at": time.time(),
         }
         links.write_plain(self.site.mirror.folder_of(attempt) / rundir.REMOTE, data)

@@ -107,6 +107,10 @@ class SshDispatcher(PumpedDispatcher):
             rundir.cancel(self._workspace.runs / run_id)
         self.pump.wake()
 
+    def leave(self) -> None:
+        """Begin to let go of the host."""
+        self.pump.leave()
+
     def close(self) -> None:
         """Let go of the host; what runs there goes on."""
         self.pump.stop()

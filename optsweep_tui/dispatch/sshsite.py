@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
+import subprocess
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -33,6 +35,8 @@ class SshSite:
         self._workspace = workspace
         self._channel: Channel | None = None
         self._lock = threading.RLock()
+        self._connecting: subprocess.Popen[bytes] | None = None
+        self._hung_up = False
         self._staged: set[tuple[str, str]] = set()
         self.mirror = Mirror(workspace.runs, workspace.queue / entry.name / "offsets.json", entry.name)
         self.hello: dict[str, Any] = {}
@@ -52,14 +56,30 @@ class SshSite:
         with self._lock:
             if self._channel is None or not self._channel.alive:
                 self.close()
-                channel = Channel(self.entry)
+                try:
+                    channel = Channel(self.entry, self._started)
+                finally:
+                    self._connecting = None
                 started = time.time()
                 channel.call("gc")
-                self.skew_seconds = float(channel.hello.get("time") or 0.0) - started
+                self.skew_seconds = float(channel.hello["time"]) - started
                 self._channel = channel
                 self.hello = channel.hello
                 self._staged.clear()
             return self._channel.hello
+
+    def _started(self, process: subprocess.Popen[bytes]) -> None:
+        self._connecting = process
+        if self._hung_up:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """Nothing more will be asked: a connection that is just being made is not waited for. From any thread."""
+        self._hung_up = True
+        process = self._connecting
+        if process is not None:
+            with contextlib.suppress(OSError):
+                process.terminate()
 
     def call(self, verb: str, header: dict[str, Any] | None = None, body: bytes = b"", seconds: float = 45.0) -> Any:
         """One message to the helper: (header, body) of its answer; see `Channel.call`."""

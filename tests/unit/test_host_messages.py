@@ -162,7 +162,7 @@ def test_what_is_fetched_twice_is_here_once_and_a_new_generation_is_a_new_file(t
     again.take([attempt], [{"files": {"metrics.jsonl": [8, 0, 4]}}], b"new\n")
     assert (where / "metrics.jsonl").read_bytes() == b"new\n"
     assert (where / "metrics.jsonl").stat().st_ino != inode
-    assert again.end(attempt, {folder.RECORD: "{}", folder.EXIT: '{"reason": "finished"}'})
+    assert again.end(attempt, {folder.RECORD: None, folder.EXIT: '{"reason": "finished"}'})
     assert json.loads((where / "exit.json").read_text())["reason"] == "finished"
 
 
@@ -250,12 +250,17 @@ def test_a_dataset_is_published_only_if_its_tokens_hash_to_its_name(tmp_path: Pa
         ("ssh: Could not resolve hostname x: Name or service not known", 255, "cannot be reached"),
         ("bash: line 1: python9: command not found", 127, "hosts.box.python"),
         ("", None, "did not answer"),
+        ("bash: line 1: python9: Permission denied", 126, "cannot be run there"),
+        ("Host key verification failed", 1, "hung up"),
+        ("\x1b[2J\x1b]0;title\x07evil", 1, "evil"),
+        ("", 0, "is it a Python?"),
     ],
 )
 def test_what_ssh_says_becomes_one_line_with_the_next_step(words: str, status: int | None, said: str) -> None:
     entry = HostEntry(name="box", backend="ssh", ssh="x", python="python9")
-    text = str(channel.explained(entry, "did not answer", status, words))
-    assert said in text and "\n" not in text
+    how = "did not answer" if status is None else "hung up"
+    text = str(channel.explained(entry, how, status, words))
+    assert said in text and text.isprintable()
 
 
 def test_hosts_toml_says_which_line_to_mend_and_keeps_comments_when_it_is_edited(tmp_path: Path) -> None:
