@@ -344,7 +344,7 @@ def _away(attempt_folder: Path) -> str | None:
             state = json.loads(file.read()).get("state")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return "submitting"
     return state if state in ("submitting", "queued", "running") else "submitting"
 
@@ -424,7 +424,7 @@ def last_metric(attempt_folder: Path, tail_bytes: int = 16384) -> dict[str, Any]
     for line in reversed(lines):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if _is_metric(row):
             return dict(row)
@@ -443,7 +443,7 @@ def events(attempt_folder: Path) -> list[dict[str, Any]]:
     for line in whole_lines(attempt_folder / EVENTS, 0)[0]:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             found.append(row)
@@ -471,7 +471,7 @@ def metric_rows(run_folder: Path) -> list[dict[str, Any]]:
         for line in whole_lines(attempt_folder / METRICS, 0)[0]:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if _is_metric(row):
                 rows[row["step"]] = row

@@ -155,3 +155,14 @@ def test_a_connection_that_another_call_opened_anew_is_greeted_before_anything_i
     site.said = dict(hello)  # the channel broke, and a placement opened the next one
     pump.tick()
     assert site.calls.count("drain") == 2
+
+
+def test_lines_of_a_host_that_nest_without_end_are_passed_over(tmp_path: Path) -> None:
+    where = tmp_path / RUN / "a1"
+    where.mkdir(parents=True)
+    bomb = b"[" * 16_000 + b"\n"
+    (where / folder.METRICS).write_bytes(b'{"step": 3, "train_loss": 1.5}\n' + b"[" * 5_000 + b"\n")
+    (where / folder.EVENTS).write_bytes(b'{"kind": "started"}\n' + bomb)
+    assert rundir.events(where) == [{"kind": "started"}]
+    assert (rundir.last_metric(where) or {})["step"] == 3
+    assert [row["step"] for row in rundir.metric_rows(where.parent)] == [3]
