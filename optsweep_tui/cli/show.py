@@ -65,8 +65,8 @@ def command(
         how = ending.get("reason") or line["state"]
         signal = f", signal {ending['signal']}" if ending.get("signal") else ""
         print(f"a{attempt['attempt']:<9} {how}{signal}   last step {attempt['last_step']}   {attempt['folder']}")
-        for line in _story(attempt):
-            print(f"             {line}")
+        for told in _story(attempt):
+            print(f"             {told}")
         for event in attempt["events"][-12:]:
             rest = "  ".join(f"{key}={value}" for key, value in event.items() if key not in ("seq", "time", "kind"))
             print(f"             {event['kind']}  {rest}")
@@ -138,6 +138,8 @@ def _story(attempt: dict[str, Any]) -> list[str]:
     lines = []
     if intent:
         why = f": {intent['why']}" if intent.get("why") else ", asked for" if intent.get("asked") else ""
+        if intent.get("requeued"):  # the task made it, of the intent of the attempt before, whose reason it still holds
+            why = f": its task {intent['requeued']} was started again by the scheduler"
         lines.append(f"intended {_clock(intent.get('submitted_at'))} on host {attempt['host']}{why}")
     if claim.get("pid"):
         job = f", job {claim['job']}" if claim.get("job") else ""

@@ -212,3 +212,14 @@ def test_a_run_whose_spec_was_tampered_with_fails_and_says_so(copied: Path) -> N
     (run / "spec.json").write_text(json.dumps(data))
     assert "hashes to" in one_line(optsweep("show", run.name, workspace=copied, check=False))
     assert len(json.loads(optsweep("ls", "--json", workspace=copied).stdout)) == 7
+
+
+def test_a_run_whose_second_attempt_has_not_ended_is_shown_with_why_each_was_made(copied: Path) -> None:
+    run = sorted((copied / "runs").iterdir())[0]
+    (run / "a2").mkdir()
+    intent = {"host": "cluster", "why": "first", "requeued": "7_3", "asked": False, "submitted_at": time.time()}
+    (run / "a2" / "intent.json").write_text(json.dumps(intent))
+    lines = [" ".join(line.split()) for line in optsweep("show", run.name, workspace=copied).stdout.splitlines()]
+    assert any(line.startswith("a1 finished") for line in lines)
+    assert any(line.startswith("a2 queued") for line in lines)
+    assert any(line.endswith("on host cluster: its task 7_3 was started again by the scheduler") for line in lines)
