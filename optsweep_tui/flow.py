@@ -319,8 +319,13 @@ def _require_hosts(workspace: Workspace, chosen: Plan, hosts: Sequence[str], say
         problems.setdefault(name, why)
     usable = [name for name in hosts if name not in problems]
     if not usable:
-        first = next(iter(problems.values()))
-        raise OptsweepError(first, "" if len(problems) == 1 else f"none of the {len(problems)} hosts can be used")
+        if len(problems) == 1:
+            raise OptsweepError(next(iter(problems.values())))
+        for why in problems.values():
+            say(f"note: {why}")
+        raise OptsweepError(
+            f"none of the {len(problems)} hosts can be used", "mend one, or choose another: optsweep hosts ls"
+        )
     for why in [*problems.values(), *found.cautions(usable)]:
         say(f"note: {why}")
 

@@ -33,3 +33,9 @@ def command(
         output.emit_json(rows)
     else:
         print(f"{output.runs_text(len(marked))} cancelled, {len(wanted) - len(marked)} were over already")
+        away = sum(line.state == "unreachable" for line in flow.run_lines(place, marked))
+        if away:
+            output.say(
+                f"note: {output.runs_text(away)} may go on: the host does not answer, and is told once it does. "
+                "optsweep resume sees to it"
+            )

@@ -279,6 +279,9 @@ def test_bad_machines_are_named_with_what_to_do(made: Lab, tmp_path: Path) -> No
         "run", "--grid", str(one_run(tmp_path, 7001)), "--host", "nopython", workspace=workspace, check=False
     )
     assert nobody.returncode == 2 and nobody.stderr.strip().count("\n") == 0
+    late = optsweep("run", "--grid", str(one_run(tmp_path, 7002)), "--host", "nogpu,clock", workspace=workspace)
+    assert "no NVIDIA GPU" in late.stderr
+    assert {row["host"] for row in rows(workspace)} == {"clock"}
 
 
 def test_a_host_that_is_lost_for_good_gives_its_runs_back_and_is_fenced_when_it_returns(
@@ -339,6 +342,22 @@ def test_a_cancel_reaches_the_host_and_a_retry_goes_on_from_the_checkpoint(made:
     remote.require_whole(workspace, 1)
     shown = optsweep("show", rows(workspace)[0]["run_id"], workspace=workspace).stdout
     assert "on host a" in shown and "asked for" in shown and "claimed by" in shown
+
+
+def test_a_cancel_while_the_host_is_away_says_so_and_reaches_it_later(made: Lab, tmp_path: Path) -> None:
+    workspace = made.workspace("away", "a")
+    controller = workbench.start(
+        "run", "--grid", str(one_run(tmp_path, 9100, "0.2")), "--host", "a", workspace=workspace
+    )
+    wait_for(lambda: list(workspace.glob("runs/*/a1/metrics.jsonl")))
+    controller.kill()
+    controller.wait()
+    made.boxes["a"].stop()
+    said = optsweep("cancel", "--all", workspace=workspace)
+    assert said.stdout.startswith("1 run cancelled") and "1 run may go on: the host does not answer" in said.stderr
+    made.boxes["a"].start()
+    optsweep("resume", workspace=workspace)
+    assert {row["state"] for row in rows(workspace)} == {"cancelled"}
 
 
 def test_a_full_disk_on_a_host_loses_nothing(made: Lab, tmp_path: Path) -> None:
