@@ -112,6 +112,9 @@ class Site(Protocol):
     def scheduler(self, argv: Sequence[str], stdin: str = "") -> tuple[int, str, str]:
         """Run one of SCHEDULER_COMMANDS, no shell: (exit status, stdout, stderr); 127 where it is not installed."""
 
+    def hang_up(self) -> None:
+        """End a call that another thread waits in, without waiting for it."""
+
     def close(self) -> None:
         """Let go of the connection; what runs there goes on."""
 
@@ -177,6 +180,9 @@ class LocalSite:
     def scheduler(self, argv: Sequence[str], stdin: str = "") -> tuple[int, str, str]:
         """A process of this machine."""
         return run_scheduler(argv, stdin)
+
+    def hang_up(self) -> None:
+        """Nobody waits long for this machine."""
 
     def close(self) -> None:
         """Nothing is open."""
