@@ -11,6 +11,7 @@ from optsweep_engines import models
 from optsweep_engines.optimizers import catalogue
 from optsweep_engines.spec import ModelShape, Scalar
 from optsweep_tui.core import RunSpec
+from optsweep_tui.errors import OptsweepError
 from optsweep_tui.imported import ImportedSpec
 
 RateKey = tuple[str, str, str, int, int, str]
@@ -40,7 +41,8 @@ def predicted(spec: RunSpec, rates: Mapping[RateKey, float]) -> Cost:
     """The cost of a run.
 
     Args:
-        rates: measured tokens/s per `rate_key`; a key that is missing is predicted from the FLOPs of the others.
+        rates: measured tokens/s per `rate_key`; where a key is missing, the median of the same model and batch under other
+            optimizers and engines stands in its place.
     """
     tensors = models.parameter_table(spec.shape)
     state = catalogue.optimizer(spec.optimizer).state_floats(tensors, spec.hyperparameters)
@@ -53,6 +55,38 @@ def predicted(spec: RunSpec, rates: Mapping[RateKey, float]) -> Cost:
         ),
         seconds_estimate=_seconds(spec, rates),
     )
+
+
+def require_memory(specs: Iterable[RunSpec], here_bytes: int | None) -> None:
+    """Refuse runs that this machine cannot hold: they would be killed in the middle, and others with them.
+
+    Args:
+        here_bytes: main memory of this machine; None where it cannot be told.
+
+    Raises:
+        OptsweepError: weights, gradients and optimizer state alone are more, or all that is estimated is twice as much.
+    """
+    looked: set[object] = set()
+    if here_bytes is None:
+        return
+    for spec in specs:
+        kind = (spec.shape, spec.optimizer, spec.batch_size // spec.accumulation, spec.seq_len, spec.dtype)
+        if kind in looked:
+            continue
+        looked.add(kind)
+        micro = spec.batch_size // spec.accumulation
+        table = models.parameter_table(spec.shape)
+        state = catalogue.optimizer(spec.optimizer).state_floats(table, spec.hyperparameters)
+        firm = int(spec.shape.total_params * 8 + state * 4)
+        whole = models.training_bytes(spec.shape, micro, spec.seq_len, spec.dtype, state)
+        if firm > here_bytes or whole > 2 * here_bytes:
+            smaller = "" if firm > here_bytes else ", or give a smaller batch with --set accumulation=N"
+            raise OptsweepError(
+                f"{spec.optimizer} {spec.model}: too little memory: a run takes about {whole / 2**30:.1f} GiB (weights, "
+                f"gradients and optimizer state {firm / 2**30:.1f}, the rest for {micro} x {spec.seq_len} tokens at once), "
+                f"this machine has {here_bytes / 2**30:.1f} GiB",
+                f"take a smaller model or another host{smaller}",
+            )
 
 
 def optimizer_flops_per_step(spec: RunSpec) -> float | None:

@@ -259,14 +259,17 @@ def launch(
         say: called with a line about each host that cannot be used while others can, and each run that is past what it
             is to keep.
     """
+    from optsweep_engines import survey
     from optsweep_engines.optimizers import user_plan
-    from optsweep_tui import diagnosing, keeping, packs
+    from optsweep_tui import cost, diagnosing, keeping, packs
     from optsweep_tui import plan as planning
     from optsweep_tui.dispatch import placing
 
     keeping.require_places(workspace, hosts, chosen.specs, keep=bool(keep))
     if "local" in hosts:
         require_engines(chosen.specs)
+        if tuple(hosts) == ("local",) and not workspace.gpus and workspace.device != "tpu":
+            cost.require_memory(chosen.specs, survey.memory()[1])
     workspace.ensure()
     _require_store(workspace)
     _require_hosts(workspace, chosen, hosts, say)

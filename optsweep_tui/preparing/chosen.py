@@ -175,6 +175,11 @@ def _built_in(workspace: Workspace, request: Request, entry: data.DatasetEntry) 
         return data.prepare(entry.name, root)
     except ValueError as error:
         raise OptsweepError(f"dataset {entry.name}: {error}", "give a corpus of your own with --from PATH") from None
+    except OSError as error:
+        raise OptsweepError(
+            f"dataset {entry.name} cannot be written to {root}: {error.strerror or error}",
+            "free some space or name another folder with --workspace DIR",
+        ) from None
 
 
 def _packed(path: Path | None) -> bool:

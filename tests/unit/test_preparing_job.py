@@ -485,6 +485,18 @@ def test_without_a_network_a_tokenizer_of_ones_own_changes_nothing_in_the_line(t
     assert "cannot be reached (no network)" in done.stdout
 
 
+def test_a_disk_that_is_full_for_the_corpus_that_comes_with_it_is_one_line(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> PreparedDataset:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(data, "prepare", full)
+    with pytest.raises(OptsweepError, match=r"embedded cannot be written to .*No space left") as told:
+        job.prepare(place, Request(name="embedded"))
+    assert "resume" not in str(told.value), "there is nothing to resume"
+
+
 def test_so_many_tokens_are_enough(place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "BATCH_BYTES", 1000)
     found = prepared(place, source=jsonl(tmp_path / "c.jsonl"), most_tokens=5000)
