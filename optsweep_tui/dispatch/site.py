@@ -113,7 +113,7 @@ class Site(Protocol):
         """Run one of SCHEDULER_COMMANDS, no shell: (exit status, stdout, stderr); 127 where it is not installed."""
 
     def hang_up(self) -> None:
-        """End a call that another thread waits in, without waiting for it."""
+        """Nothing more will be asked: a connection that is just being made is not waited for. From any thread."""
 
     def close(self) -> None:
         """Let go of the connection; what runs there goes on."""

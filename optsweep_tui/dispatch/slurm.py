@@ -109,6 +109,8 @@ class SlurmDispatcher(PumpedDispatcher):
             return
         assert state.attempt_folder is not None
         self._opened.add(attempt)
+        if os.path.exists(f"{self._marks}/{attempt[0]}.a{attempt[1]}"):
+            return
         if not (state.attempt_folder / rundir.EXIT).exists():
             why = "its opening was cut short"
             _written(f"{state.attempt_folder}/{rundir.INTENT}", self._intent(asked=False) | {"why": why})
@@ -191,6 +193,8 @@ class SlurmDispatcher(PumpedDispatcher):
         state = rundir.state_of(self._workspace.runs / run_id)
         if state.state == "lost" and self._task_goes_on(state):
             return dataclasses.replace(state, state="queued")
+        if state.state in ("queued", "running", "orphan"):
+            self._attend(state)  # the controller that saw a task open it may have died before it had written that down
         known = self.pump.state((run_id, state.attempt))
         if state.state == "orphan" or (state.state == "queued" and known == "submitting"):
             # A free lock is no proof where the claim may be of another node: the pump looks into it.

@@ -236,6 +236,29 @@ def test_a_storm_of_requeues_and_kills_loses_nothing_and_doubles_nothing(place: 
     wait_for(lambda: not workbench.processes(place, "optsweep_engines"), "no orphan process")
 
 
+def test_an_attempt_that_a_task_opened_itself_and_that_no_controller_wrote_down_is_ended_and_followed(
+    place: Path, node: SlurmNode
+) -> None:
+    os.environ[walker.PACE] = "0.1"
+    (run_id,) = launched(place, grid_file(place, 1, 0.005), "cluster")
+    wait_for(lambda: workbench.attempts_in_training(place), "it trains")
+    fleet.of(settings.workspace(place)).close()  # the controller is gone
+    (job,) = [row[0] for row in node.queue()]
+    wait_for(lambda: node.run("scontrol", "requeue", job, check=False).returncode == 0, "it is requeued")
+    node.run("scontrol", "release", job, check=False)
+    wait_for(lambda: len(attempts_of(place, run_id)) == 2 and workbench.attempts_in_training(place), "it goes on", 200)
+    for mark in (place / "queue" / "cluster" / "open").iterdir():
+        mark.unlink()  # as after a kill between the two marks
+    node.run("scancel", "--full", "--signal=KILL", job, check=False)
+    for module in ("shim_batch", "optsweep_engines.run"):
+        for pid in workbench.processes(place, module):
+            workbench.kill(pid)
+    wait_for(lambda: not node.queue(), "nothing is left of it in Slurm")
+    os.environ[walker.PACE] = "0"
+    assert workbench.optsweep("resume", workspace=place, timeout=120).returncode == 0
+    assert_every_run_ended_as_undisturbed(place, 0.005)
+
+
 def test_cancelling_takes_waiting_tasks_out_of_the_queue_and_stops_those_that_run(place: Path, node: SlurmNode) -> None:
     os.environ[walker.PACE] = "0.2"
     ids = launched(place, grid_file(place, 12), "cluster")
