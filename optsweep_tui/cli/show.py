@@ -24,6 +24,7 @@ def command(
     Example: optsweep show 3fa2
     """
     from optsweep_tui import flow
+    from optsweep_tui.live.logs import printable  # what a machine elsewhere wrote must not drive the terminal
 
     place = options.open_workspace(context, workspace)
     data = flow.everything(place, options.chosen_runs(place, [run])[0])
@@ -66,10 +67,10 @@ def command(
         signal = f", signal {ending['signal']}" if ending.get("signal") else ""
         print(f"a{attempt['attempt']:<9} {how}{signal}   last step {attempt['last_step']}   {attempt['folder']}")
         for told in _story(attempt):
-            print(f"             {told}")
+            print(f"             {printable(told)}")
         for event in attempt["events"][-12:]:
             rest = "  ".join(f"{key}={value}" for key, value in event.items() if key not in ("seq", "time", "kind"))
-            print(f"             {event['kind']}  {rest}")
+            print(f"             {printable(str(event.get('kind')) + '  ' + rest)}")
     if data["attempts"]:
         _diagnosed(data["attempts"][-1])
     record = data["record"]
@@ -85,7 +86,7 @@ def command(
             f"optimizer state {output.count_text(record['optimizer_state_bytes'])}B   {record['device']}"
         )
         print(f"           parameters {record['parameters_sha256']}")
-        print(f"           {'  '.join(f'{name} {value}' for name, value in record['versions'].items())}")
+        print(f"           {printable('  '.join(f'{name} {value}' for name, value in record['versions'].items()))}")
 
 
 def _repeated(spec: dict[str, Any]) -> None:

@@ -312,7 +312,7 @@ class Pump:
             self._looked = time.monotonic()
             answer, _ = self.site.call("look")
             path = links.folder_of(self._workspace, self.site.name) / "look.json"
-            links.write_plain(path, {**answer, "looked_at": time.time()})
+            links.write_plain(path, {**told.look(answer), "looked_at": time.time()})
 
     def _say(self, state: str, error: str) -> None:
         """Write the link down when it changes, and now and then."""

@@ -68,6 +68,41 @@ def _nonsense(host: str, what: str) -> OptsweepError:
     )
 
 
+def look(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Slots, devices and load of a host, for display: what has not its form is left out."""
+    slots = [slot for slot in _tables(said.get("slots"))[:1024] if _is(slot.get("number"), int)]
+    devices = [device for device in _tables(said.get("devices"))[:64] if isinstance(device.get("name"), str)]
+    numbers = {name: said.get(name) for name in ("queued", "load", "free_disk_bytes")}
+    found = {name: value if _is(value, float) else None for name, value in numbers.items()}
+    return {
+        "slots": [
+            {
+                "number": slot["number"],
+                "pid": _number(slot.get("pid")),
+                "run_id": plain(slot["run_id"], 32) if slot.get("run_id") else None,
+                "lease_age_seconds": _number(slot.get("lease_age_seconds")),
+            }
+            for slot in slots
+        ],
+        "devices": [
+            {"name": plain(device["name"], 100)}
+            | {name: _number(device.get(name)) for name in ("busy_percent", "used_bytes", "total_bytes")}
+            for device in devices
+        ],
+        **found,
+        "queued": found["queued"] or 0,
+        "drained": said.get("drained") is True,
+    }
+
+
+def _tables(said: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in said if isinstance(entry, Mapping)] if isinstance(said, list) else []
+
+
+def _number(value: Any) -> Any:
+    return value if _is(value, float) else None
+
+
 def claim(said: Any) -> dict[str, Any]:
     """Who claimed an attempt; empty where it is not said in full."""
     if not isinstance(said, Mapping) or not _is(said.get("pid"), int):

@@ -219,7 +219,10 @@ def test_a_run_whose_second_attempt_has_not_ended_is_shown_with_why_each_was_mad
     (run / "a2").mkdir()
     intent = {"host": "cluster", "why": "first", "requeued": "7_3", "asked": False, "submitted_at": time.time()}
     (run / "a2" / "intent.json").write_text(json.dumps(intent))
+    with open(run / "a1" / "events.jsonl", "a") as events:
+        events.write('{"kind": "note\\u001b[2J", "word": "\\u001b]0;title\\u0007"}\n{"word": 1}\n')
     lines = [" ".join(line.split()) for line in optsweep("show", run.name, workspace=copied).stdout.splitlines()]
     assert any(line.startswith("a1 finished") for line in lines)
     assert any(line.startswith("a2 queued") for line in lines)
+    assert "note·[2J word=·]0;title·" in lines and "\x1b" not in "".join(lines)
     assert any(line.endswith("on host cluster: its task 7_3 was started again by the scheduler") for line in lines)

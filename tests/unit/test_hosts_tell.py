@@ -166,3 +166,14 @@ def test_lines_of_a_host_that_nest_without_end_are_passed_over(tmp_path: Path) -
     assert rundir.events(where) == [{"kind": "started"}]
     assert (rundir.last_metric(where) or {})["step"] == 3
     assert [row["step"] for row in rundir.metric_rows(where.parent)] == [3]
+
+
+def test_a_look_of_a_host_is_shown_as_it_is_and_nonsense_in_it_is_left_out(tmp_path: Path) -> None:
+    helper = Helper(tmp_path)
+    helper.answer({"verb": "hello"}, b"")
+    honest, _ = helper.answer({"verb": "look"}, b"")
+    assert told.look(honest) == honest
+    slots = [{"number": 0, "run_id": "\x1b[2Jx", "lease_age_seconds": "old"}, {"number": "one"}, 5]
+    shown = told.look({"slots": slots, "devices": {}, "load": "high", "queued": None})
+    assert shown["slots"] == [{"number": 0, "pid": None, "run_id": "[2Jx", "lease_age_seconds": None}]
+    assert (shown["devices"], shown["load"], shown["queued"], shown["drained"]) == ([], None, 0, False)
