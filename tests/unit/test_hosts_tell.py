@@ -23,16 +23,11 @@ RECORD = {
     "train_seconds": 2.0, "tokens_per_second": 640.0, "peak_bytes": 1, "optimizer_state_bytes": 1, "device": "cpu",
     "versions": {},
 }  # fmt: skip
-WRONG_RECORDS: list[str] = [
-    "", "[]", "[" * 100_000, "{}",
-    *(
-        json.dumps({**RECORD, **change})
-        for change in (
-            {"run_id": "f" * 32}, {"attempt": 2}, {"status": "won"}, {"steps": "many"}, {"steps": 10**400}, {"steps": None},
-            {"train_seconds": "x"}, {"val_loss": {}}, {"val_losses": {"books": "x"}}, {"versions": 3}, {"device": 4},
-        )
-    ),
+WRONG_FIELDS: list[dict[str, Any]] = [
+    {"run_id": "f" * 32}, {"attempt": 2}, {"status": "won"}, {"steps": "many"}, {"steps": 10**400}, {"steps": None},
+    {"train_seconds": "x"}, {"val_loss": {}}, {"val_losses": {"books": "x"}}, {"versions": 3}, {"device": 4},
 ]  # fmt: skip
+WRONG_RECORDS = ["", "[]", "[" * 100_000, "{}", *(json.dumps({**RECORD, **change}) for change in WRONG_FIELDS)]
 WRONG_ENDINGS = ["", "[1, 2]", "null", "[" * 100_000, "{}", '{"reason": 5}']
 
 
