@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from optsweep_engines import models
 from optsweep_engines.optimizers import catalogue
@@ -44,8 +44,7 @@ def predicted(spec: RunSpec, rates: Mapping[RateKey, float]) -> Cost:
         rates: measured tokens/s per `rate_key`; where a key is missing, the median of the same model and batch under other
             optimizers and engines stands in its place.
     """
-    tensors = models.parameter_table(spec.shape)
-    state = catalogue.optimizer(spec.optimizer).state_floats(tensors, spec.hyperparameters)
+    state = _state_floats(spec)
     per_step = optimizer_flops_per_step(spec)
     return Cost(
         flops=spec.trained_flops,
@@ -75,8 +74,7 @@ def require_memory(specs: Iterable[RunSpec], here_bytes: int | None) -> None:
             continue
         looked.add(kind)
         micro = spec.batch_size // spec.accumulation
-        table = models.parameter_table(spec.shape)
-        state = catalogue.optimizer(spec.optimizer).state_floats(table, spec.hyperparameters)
+        state = _state_floats(spec)
         firm = int(spec.shape.total_params * 8 + state * 4)
         whole = models.training_bytes(spec.shape, micro, spec.seq_len, spec.dtype, state)
         if firm > here_bytes or whole > 2 * here_bytes:
@@ -87,6 +85,45 @@ def require_memory(specs: Iterable[RunSpec], here_bytes: int | None) -> None:
                 f"this machine has {here_bytes / 2**30:.1f} GiB",
                 f"take a smaller model or another host{smaller}",
             )
+
+
+def require_disk(specs: Iterable[RunSpec], free_bytes: int, slots: int, kept: Mapping[str, int] | None = None) -> None:
+    """Refuse runs whose states the disk cannot hold: they would train for hours and fail when they save.
+
+    Args:
+        specs: those that are new here; what others need is on the disk.
+        free_bytes: of the workspace's disk.
+        slots: runs that go on at a time; each has its newest checkpoint and the one that it is writing.
+        kept: run id -> states that it is to keep.
+
+    Raises:
+        OptsweepError: checkpoints of the runs that go on together, and the states to be kept, are more than that.
+    """
+    sizes = {spec.run_id: checkpoint_bytes(spec) for spec in specs}
+    together = 2 * sum(sorted(sizes.values())[-slots:])
+    states = sum(size * (kept or {}).get(run_id, 0) for run_id, size in sizes.items())
+    if together + states > free_bytes:
+        for_states = f", and {states / 2**30:.2f} GiB for the states to be kept" if states else ""
+        raise OptsweepError(
+            f"too little disk: checkpoints of the runs that go on together take {together / 2**30:.2f} GiB{for_states}, "
+            f"{free_bytes / 2**30:.2f} GiB are free",
+            "free some space (optsweep gc --checkpoints), name another disk with --workspace DIR, or keep fewer states",
+        )
+
+
+def checkpoint_bytes(spec: RunSpec) -> int:
+    """Parameters and optimizer state in fp32, as a checkpoint holds them at least."""
+    return int(4 * (spec.shape.total_params + _state_floats(spec)))
+
+
+def _state_floats(spec: RunSpec) -> float:
+    """Numbers that the optimizer keeps."""
+    return _floats(spec.optimizer, spec.shape, tuple(sorted(spec.hyperparameters.items())))
+
+
+@cache
+def _floats(optimizer: str, shape: ModelShape, knobs: tuple[tuple[str, Scalar], ...]) -> float:
+    return catalogue.optimizer(optimizer).state_floats(models.parameter_table(shape), dict(knobs))
 
 
 def optimizer_flops_per_step(spec: RunSpec) -> float | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -54,9 +53,9 @@ def examine(workspace: Workspace, libraries: Mapping[str, str]) -> dict[str, Any
     writable = os.access(workspace.root if workspace.root.exists() else workspace.root.parent, os.W_OK)
     if not writable:
         todo.append(f"workspace {workspace.root} cannot be written: use --workspace DIR")
-    usage = shutil.disk_usage(workspace.root if workspace.root.exists() else workspace.root.parent)
-    if usage.free < 1 << 30:
-        todo.append(f"only {usage.free / 2**20:.0f} MiB free on the disk of the workspace")
+    free = workspace.free_bytes
+    if free < 1 << 30:
+        todo.append(f"only {free / 2**20:.0f} MiB free on the disk of the workspace")
     store: dict[str, Any] = {"path": str(workspace.store), "exists": workspace.store.exists(), "problem": None}
     if workspace.store.exists():
         store["problem"] = store_problem(workspace.store)
@@ -94,7 +93,7 @@ def examine(workspace: Workspace, libraries: Mapping[str, str]) -> dict[str, Any
         "cores": settings.usable_cores(),
         "gpus": settings.visible_gpus(),
         "hosts": [{"name": "local", "slots": workspace.run_slots}, *hosts],
-        "workspace": {"path": str(workspace.root), "writable": writable, "free_bytes": usage.free},
+        "workspace": {"path": str(workspace.root), "writable": writable, "free_bytes": free},
         "store": store,
         "runs": counts,
         "prediction": benches.prediction_error(workspace, finished),

@@ -270,6 +270,9 @@ def launch(
         require_engines(chosen.specs)
         if tuple(hosts) == ("local",) and not workspace.gpus and workspace.device != "tpu":
             cost.require_memory(chosen.specs, survey.memory()[1])
+        new = [spec for spec in chosen.specs if not (workspace.runs / spec.run_id).exists()]
+        to_keep = {run_id: len(steps) for run_id, steps in (keep or {}).items()}
+        cost.require_disk(new, workspace.free_bytes, workspace.run_slots, to_keep)
     workspace.ensure()
     _require_store(workspace)
     _require_hosts(workspace, chosen, hosts, say)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import subprocess
 import tomllib
 from dataclasses import dataclass
@@ -50,6 +51,12 @@ class Workspace:
         if gpus:
             return max(1, len(gpus) // self.gpus_per_run)
         return 1 if self.device == "tpu" else self.slots
+
+    @property
+    def free_bytes(self) -> int:
+        """Of the disk that the workspace is on, or will be."""
+        there = next(place for place in (self.root, *self.root.absolute().parents) if place.exists())
+        return shutil.disk_usage(there).free
 
     @functools.cached_property
     def runs(self) -> Path:

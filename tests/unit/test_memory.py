@@ -40,6 +40,27 @@ def test_a_batch_far_beyond_the_memory_is_refused_and_fits_in_pieces() -> None:
     cost.require_memory(plan_of("olmo-1.2b", "accumulation=256").specs, 24 * GIB)
 
 
+def test_two_checkpoints_of_every_run_that_goes_on_must_fit_on_the_disk() -> None:
+    (spec,) = plan_of("bench-small").specs
+    one = 12 * spec.shape.total_params  # a weight and two moments
+    runs = [spec.replace(seed=seed) for seed in range(5)]
+    with pytest.raises(OptsweepError, match="too little disk"):
+        cost.require_disk(runs, 4 * one - 1, slots=2)
+    cost.require_disk(runs, 4 * one, slots=2)
+    kept = {runs[0].run_id: 3, "another": 100}
+    with pytest.raises(OptsweepError, match="states to be kept"):
+        cost.require_disk(runs, 7 * one - 1, 2, kept)
+    cost.require_disk(runs, 7 * one, 2, kept)
+    cost.require_disk([], 0, slots=2)
+
+
+def test_a_launch_without_the_disk_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings.Workspace, "free_bytes", 1000)
+    with pytest.raises(OptsweepError, match="too little disk"):
+        flow.launch(settings.workspace(tmp_path), plan_of("bench-micro"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_machine_that_does_not_tell_its_memory_refuses_nothing() -> None:
     cost.require_memory(plan_of("1.2b").specs, None)
 
