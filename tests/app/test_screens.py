@@ -227,7 +227,7 @@ async def test_the_speedup_panel_asks_to_collect_first_and_shows_results_after_i
             made.plant(workspace, made.spec("adamw", ratio, 0.006, seed))
     folder.write_json(workspace.studies / "quickstart.json", {"name": "quickstart", "baseline": "adamw", "runs": []})
     async with driven(workspace, (120, 40), "compare") as driver:
-        assert "optsweep collect" in driver.text
+        assert "no results collected yet: x on screen 1 collects" in driver.text
         flow.collect(workspace)
         await driver.press("1", "3")
         await driver.until(lambda: "INTERP" in driver.text or "EXTRAP" in driver.text or "REFUSE" in driver.text)
@@ -238,7 +238,7 @@ async def test_the_speedup_panel_asks_to_collect_first_and_shows_results_after_i
         assert "runs ended since" not in driver.text
         made.plant(workspace, made.spec("muon", 0.08, 0.04))
         driver.app.feed.poke()
-        await driver.until(lambda: "runs ended since: optsweep collect" in driver.text)
+        await driver.until(lambda: "runs ended since: x on screen 1 collects" in driver.text)
 
 
 async def test_a_store_that_is_garbage_is_said_in_the_panel_and_tried_again(

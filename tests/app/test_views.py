@@ -248,7 +248,7 @@ def test_the_speedup_panel_says_what_is_missing_instead_of_rows() -> None:
     text = plain(speedup_rows(Speedups(message="no results collected yet: optsweep collect first"), 46, 10))
     assert "optsweep collect" in text
     assert "working" in plain(speedup_rows(Speedups(busy=True), 46, 10))
-    assert "optsweep collect" in plain(speedup_rows(Speedups(rows=(speedup_row(),), stale=True), 46, 10))
+    assert "x on screen 1 collects" in plain(speedup_rows(Speedups(rows=(speedup_row(),), stale=True), 46, 10))
 
 
 def series(y: list[float]) -> Series:

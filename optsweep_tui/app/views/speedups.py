@@ -113,7 +113,7 @@ def _footnotes(speedups: Speedups, given: Sequence[SpeedupRow], width: int) -> l
     }
     foot = [note for note, wanted in notes.items() if wanted]
     if speedups.stale:
-        foot.append("runs ended since: optsweep collect")
+        foot.append("runs ended since: x on screen 1 collects")
     return [line for note in foot for line in fmt.wrapped(note, width - 2)]
 
 
