@@ -614,16 +614,16 @@ def _drop_far_checkpoints(workspace: Workspace) -> list[Removed]:
 def _drop_far_states(workspace: Workspace) -> list[Removed]:
     """Remove the states that nothing needs from the hosts that answer."""
     from optsweep_tui import states
-    from optsweep_tui.dispatch import fleet, tidy
+    from optsweep_tui.dispatch import fleet, tidy, told
 
     wanted = states.unneeded_elsewhere(workspace) if workspace.sends_elsewhere else {}
     removed = []
     for host, answer in (fleet.of(workspace).drop_states(wanted) if wanted else {}).items():
-        told = answer.get("dropped")
+        dropped = answer.get("dropped")
         for run_id, steps in wanted[host].items():
-            if isinstance(told, list) and run_id in told:
+            if isinstance(dropped, list) and run_id in dropped:
                 states.note_dropped(workspace.runs / run_id, host, steps)
-        what, count, size = f"kept states on host {host}", int(answer["count"]), int(answer["bytes"])
+        what, (count, size) = f"kept states on host {host}", told.removed(answer)
         removed.append(tidy.Removed(what=what, count=count, bytes=size, removed=True, option=""))
     return removed
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from optsweep_tui import rundir
 from optsweep_tui.core import Host
-from optsweep_tui.dispatch import hostsfile, links, opening, placing, retry
+from optsweep_tui.dispatch import hostsfile, links, opening, placing, retry, told
 from optsweep_tui.dispatch.lines import spec_of
 from optsweep_tui.dispatch.local import LocalDispatcher
 from optsweep_tui.dispatch.mirror import Attempt
@@ -386,7 +386,7 @@ class Fleet:
             if self._member(name).link.state == "connected":
                 with contextlib.suppress(OptsweepError):
                     answer, _ = self._member(name).pump.site.call("drop_checkpoints", {"run_ids": ids})
-                    found[name] = (int(answer["count"]), int(answer["bytes"]))
+                    found[name] = told.removed(answer)
         return found
 
     def drop_states(self, wanted: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, dict[str, Any]]:
@@ -406,9 +406,8 @@ class Fleet:
 
     def close(self) -> None:
         """Let go of every host."""
-        for (
-            member
-        ) in self._members.values():  # all at once: hosts that hang at the connection are not waited for in turn
+        # All at once: hosts that hang at the connection are not waited for in turn.
+        for member in self._members.values():
             if hasattr(member, "leave"):
                 member.leave()
         for member in self._members.values():

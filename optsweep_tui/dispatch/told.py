@@ -103,6 +103,12 @@ def _number(value: Any) -> Any:
     return value if _is(value, float) else None
 
 
+def removed(said: Mapping[str, Any]) -> tuple[int, int]:
+    """(count, bytes) of what a host says that it has removed; 0 where it does not say it."""
+    count, size = (said[name] if _is(said.get(name), int) else 0 for name in ("count", "bytes"))
+    return max(0, count), max(0, size)
+
+
 def claim(said: Any) -> dict[str, Any]:
     """Who claimed an attempt; empty where it is not said in full."""
     if not isinstance(said, Mapping) or not _is(said.get("pid"), int):

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from optsweep_tui import rundir
-from tests.e2e import remote, smalldisk, workbench
+from tests import smalldisk
+from tests.e2e import remote, workbench
 from tests.e2e.campaign import Campaign
-from tests.e2e.smalldisk import SmallDisk
 from tests.e2e.workbench import again_and_again
 from tests.slurm_node import SlurmNode
+from tests.smalldisk import SmallDisk
 from tests.sshd import Box, lab
 
 FAULTS = int(os.environ.get("OPTSWEEP_EVERYWHERE_FAULTS", "9"))
@@ -107,7 +108,7 @@ def test_a_sweep_over_two_ssh_hosts_and_slurm_killed_and_resumed_ends_with_one_r
 ) -> None:
     started = time.monotonic()
     with (
-        smalldisk.mounted(tmp_path / "b" / "home", 96) as disk,
+        smalldisk.mounted(tmp_path / "b" / "home", "96m") as disk,
         lab(tmp_path, "a", "b") as made,
         SlurmNode(cpus=2, kill_wait=4, max_array=101) as node,
     ):

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from optsweep_tui import rundir
-from tests.e2e import remote, smalldisk, workbench
+from tests import smalldisk
+from tests.e2e import remote, workbench
 from tests.e2e.workbench import optsweep
 from tests.sshd import Lab, lab
 
@@ -362,7 +363,7 @@ def test_a_cancel_while_the_host_is_away_says_so_and_reaches_it_later(made: Lab,
 
 def test_a_full_disk_on_a_host_loses_nothing(made: Lab, tmp_path: Path) -> None:
     small = tmp_path / "small"
-    with smalldisk.mounted(small, 40) as disk:
+    with smalldisk.mounted(small, "40m") as disk:
         if disk is None:
             pytest.skip("a tmpfs cannot be mounted here")
         workspace = made.workspace("full", "a", settings="checkpoint_seconds = 0.2\n", root=str(small / "root"))

@@ -19,6 +19,7 @@ from optsweep_tui import rundir
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.store import archive, queries
 from optsweep_tui.store.ingest import archive_finished, ingest, rebuild
+from tests import smalldisk
 from tests.store.run_folders import append, attempt_folder, contents, finish, lines, make_spec, plant, points, sql_rows
 
 KILLS = int(os.environ.get("OPTSWEEP_STORE_KILLS", "10"))
@@ -169,16 +170,9 @@ def test_a_rebuild_that_is_killed_leaves_the_old_store(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A filesystem of 8 MB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small filesystem")
-    where = tmp_path / "disk"
-    where.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(where)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("this machine does not let root mount a filesystem")
-    yield where
-    subprocess.run(["umount", str(where)], check=True)
+    """A file system of 8 MiB."""
+    with smalldisk.required(tmp_path / "disk", "8m") as disk:
+        yield disk
 
 
 @pytest.mark.slow

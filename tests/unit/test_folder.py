@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from optsweep_engines import folder
+from tests import smalldisk
 
 CLAIM_AND_WAIT = """
 import sys, time
@@ -104,16 +105,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.json"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 def test_record_and_exit_are_written_on_a_full_disk(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
-    try:
+    with smalldisk.required(tmp_path / "disk", "256k") as disk:
         folder.reserve(disk)
         with pytest.raises(OSError, match="No space"):
             (disk / "filler").write_bytes(b"x" * 2**20)
@@ -122,8 +115,6 @@ def test_record_and_exit_are_written_on_a_full_disk(tmp_path: Path) -> None:
                 folder.write_json(disk / "another.json", {"big": "y" * 20000})
             folder.write_reserved(disk / name, {"status": "failed", "error": "disk full"})
             assert folder.read_json(disk / name) == {"status": "failed", "error": "disk full"}
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_run_ids_are_32_lower_case_hex_digits_and_nothing_else() -> None:

@@ -172,3 +172,11 @@ def test_a_look_of_a_host_is_shown_as_it_is_and_nonsense_in_it_is_left_out(tmp_p
     shown = told.look({"slots": slots, "devices": {}, "load": "high", "queued": None})
     assert shown["slots"] == [{"number": 0, "pid": None, "run_id": "[2Jx", "lease_age_seconds": None}]
     assert (shown["devices"], shown["load"], shown["queued"], shown["drained"]) == ([], None, 0, False)
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"count": "many", "bytes": None}, {"count": -3, "bytes": True}, {"count": [], "bytes": 1e400}]
+)
+def test_a_host_that_does_not_say_what_it_removed_has_removed_nothing(said: dict[str, object]) -> None:
+    assert told.removed(said) == (0, 0)
+    assert told.removed({"count": 2, "bytes": 10}) == (2, 10)

@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 
 class SmallDisk:
     """A mounted folder that can be filled to the last block, and freed again."""
@@ -29,10 +31,10 @@ class SmallDisk:
 
 
 @contextlib.contextmanager
-def mounted(folder: Path, megabytes: int) -> Iterator[SmallDisk | None]:
-    """Mount one over an empty folder; None where that is not allowed."""
+def mounted(folder: Path, size: str) -> Iterator[SmallDisk | None]:
+    """Mount one of a size ("8m", "256k") over an empty folder; None where that is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "none", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "none", str(folder)]
     try:
         allowed = subprocess.run(command, capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
@@ -42,3 +44,12 @@ def mounted(folder: Path, megabytes: int) -> Iterator[SmallDisk | None]:
     finally:
         if allowed:
             subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+@contextlib.contextmanager
+def required(folder: Path, size: str) -> Iterator[Path]:
+    """The same for a test that is nothing without one: it is skipped where none can be mounted."""
+    with mounted(folder, size) as disk:
+        if disk is None:
+            pytest.skip("a tmpfs cannot be mounted here")
+        yield folder
