@@ -1,7 +1,7 @@
 """hosts.toml: the machines that runs may go to, read and checked once, edited without losing the user's comments.
 
 [hosts.box]
-backend = "ssh"            # or "slurm"
+backend = "ssh"            # or "slurm", "skypilot"
 ssh = "box"                # any name of the user's ssh config; slurm without it: this machine is the login node
 """
 
@@ -22,10 +22,11 @@ from typing import Any
 from optsweep_engines import folder
 from optsweep_engines.engine import engine_names
 from optsweep_tui import rundir
+from optsweep_tui.dispatch import sky_options
 from optsweep_tui.errors import OptsweepError, UnknownName
 from optsweep_tui.settings import Workspace
 
-BACKENDS = ("ssh", "slurm")
+BACKENDS = ("ssh", "slurm", "skypilot")
 DEVICES = ("auto", "cpu", "cuda", "tpu")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 TARGET = re.compile(r"(ssh://)?[A-Za-z0-9_\[][A-Za-z0-9_.@:%\[\]+-]{0,254}")
@@ -64,7 +65,7 @@ class HostEntry:
 
     name: str
     backend: str
-    """"ssh" or "slurm"."""
+    """"ssh", "slurm" or "skypilot"."""
     ssh: str | None = None
     """Target of ssh; None (slurm only): the commands are run on this machine."""
     python: str = "python3"
@@ -89,6 +90,7 @@ class HostEntry:
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
     by_partition: Mapping[str, SlurmOptions] = field(default_factory=dict)
     """[hosts.NAME.partition.P]: what differs for one partition."""
+    sky: sky_options.SkyOptions = field(default_factory=sky_options.SkyOptions)
 
     def options(self, partition: str | None) -> SlurmOptions:
         """The options of one partition: its own, else the host's."""
@@ -154,9 +156,24 @@ _SLURM: Mapping[str, re.Pattern[str] | type] = {
     "account": _WORD, "qos": _WORD, "constraint": _WORD, "time": _TIME, "gres": _WORD, "cpus": int, "mem": _MEMORY,
     "requeue": bool, "max_submitted": int,
 }  # fmt: skip
+_NOT_MANAGED = (
+    "ssh", "slots", "gpus_per_run", "root", "partitions", "partition", "workers", "coordinator", "mesh",
+)  # fmt: skip
 COMMAND_LINE = "the command line"
 """Where an entry comes from that nobody has written into a file: it has no lines."""
-_KEYS = ("backend", *_TEXTS, "slots", "gpus_per_run", "engine", "device", "drained", "partitions", "partition", *_SLURM)
+_KEYS = (
+    "backend",
+    *_TEXTS,
+    "slots",
+    "gpus_per_run",
+    "engine",
+    "device",
+    "drained",
+    "partitions",
+    "partition",
+    *_SLURM,
+    *sky_options.ONLY_HERE,
+)
 
 
 def _entry(name: str, table: Any, text: str, where: str) -> HostEntry:
@@ -175,7 +192,7 @@ def _entry(name: str, table: Any, text: str, where: str) -> HostEntry:
             raise UnknownName("key", key, _KEYS, where=f"{place(key)}: hosts.{name}")
     backend = table.get("backend", "ssh")
     if backend not in BACKENDS:
-        raise wrong("backend", f"= {backend!r} is not known", 'write backend = "ssh" or "slurm"')
+        raise wrong("backend", f"= {backend!r} is not known", 'write backend = "ssh", "slurm" or "skypilot"')
     values: dict[str, Any] = {"name": name, "backend": backend}
     for key, pattern in _TEXTS.items():
         if key in table:
@@ -193,6 +210,11 @@ def _entry(name: str, table: Any, text: str, where: str) -> HostEntry:
     if not isinstance(table.get("drained", False), bool):
         raise wrong("drained", f"= {table['drained']!r} is neither true nor false", "write drained = true")
     values["drained"] = table.get("drained", False)
+    if backend == "skypilot":
+        return _managed(values, table, wrong)
+    misplaced = next((key for key in table if key in sky_options.ONLY_HERE), None)
+    if misplaced:
+        raise wrong(misplaced, "is for skypilot hosts", 'delete it, or write backend = "skypilot"')
     if backend != "slurm":
         misplaced = next((key for key in table if key in _SLURM or key in ("partitions", "partition")), None)
         if misplaced:
@@ -215,6 +237,14 @@ def _entry(name: str, table: Any, text: str, where: str) -> HostEntry:
             raise wrong("partition", f".{partition} is not in its partitions", f'write partitions = ["{partition}"]')
     values["by_partition"] = {partition: _slurm(own, wrong) for partition, own in by_partition.items()}
     return HostEntry(**values)
+
+
+def _managed(values: dict[str, Any], table: Mapping[str, Any], wrong: Any) -> HostEntry:
+    """A skypilot host: every run is a managed job on a machine of its own."""
+    for key in table:
+        if key in _NOT_MANAGED or (key in _SLURM and key not in sky_options.PATTERNS):
+            raise wrong(key, "means nothing for skypilot hosts", "delete that line")
+    return HostEntry(**values, sky=sky_options.read(table, wrong))
 
 
 def _slurm(table: Mapping[str, Any], wrong: Any) -> SlurmOptions:
@@ -389,10 +419,12 @@ def _table(entry: HostEntry) -> str:
     lines = [f"[hosts.{head}]", f'backend = "{entry.backend}"']
     for item in dataclasses.fields(HostEntry):
         value = getattr(entry, item.name)
-        if item.name in ("name", "backend", "slurm", "by_partition") or value == getattr(usual, item.name):
+        if item.name in ("name", "backend", "slurm", "by_partition", "sky") or value == getattr(usual, item.name):
             continue
         lines.append(f"{item.name} = {_toml(value)}")
     lines += [f"{key} = {_toml(value)}" for key, value in dataclasses.asdict(entry.slurm).items() if value is not None]
+    managed = {key: value for key, value in dataclasses.asdict(entry.sky).items() if value not in (None, "")}
+    lines += [f"{key} = {_toml(value)}" for key, value in managed.items()]
     for partition, own in entry.by_partition.items():
         lines += ["", f"[hosts.{head}.partition.{partition}]"]
         lines += [f"{key} = {_toml(value)}" for key, value in dataclasses.asdict(own).items() if value is not None]
