@@ -14,15 +14,17 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines import attempts, datafiles, envfile, folder, frames, kept, sources, survey, workers
+from optsweep_engines import attempts, datafiles, envfile, folder, frames, kept, sources, survey, team, workers
 
 Header = dict[str, Any]
 Answer = tuple[Header, bytes]
@@ -36,6 +38,8 @@ LIBRARIES = ("numpy", "torch", "jax", "jaxlib", "optax", "safetensors", "array-a
 LARGEST_BATCH = 20_000
 FENCE_SECONDS = 20.0
 """For fencing in one message: an answer is waited for 45 s."""
+REACH_SECONDS = 10.0
+"""For one machine to reach another."""
 SMALL_BYTES = 4 << 20
 """Largest record, exit or spec file."""
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}(/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,200}){0,4}")
@@ -85,14 +89,16 @@ class Helper:
         per_run = max(1, int(header.get("gpus_per_run", 1)))
         usual = max(1, len(gpus) // per_run) if device == "cuda" else 1 if device == "tpu" else cores
         slots = min(int(header.get("slots") or usual), 1024)
+        together = bool(header.get("together"))
         self._bench = workers.Bench(
             queue=self.queue,
             runs=self.runs,
             slots=slots,
             gpus=gpus if device == "cuda" else (),
             gpus_per_run=per_run,
-            pinned=device == "cpu",
+            pinned=device == "cpu" and not together,
             environment=envfile.read(str(header["env_file"])) if header.get("env_file") else {},
+            team=self.root / team.FILE if together else None,
         )
         return {
             "host_id": self._host_id(),
@@ -118,6 +124,36 @@ class Helper:
             with contextlib.suppress(FileExistsError):
                 folder.write_new(path, os.urandom(8).hex().encode())
         return path.read_text().strip()
+
+    def do_team(self, header: Header, _body: bytes) -> Answer:
+        """With which machines this one trains each run; the first of them makes the secret that all are given."""
+        path = self.root / team.FILE
+        before: Any = None
+        with contextlib.suppress(ValueError):
+            before = folder.read_json(path)
+        kept_secret = before.get("secret") if isinstance(before, dict) else None
+        secret = str(header.get("secret") or kept_secret or os.urandom(32).hex())
+        data = {name: header[name] for name in ("process", "workers", "address", "ports")} | {"secret": secret}
+        team.made(data)
+        if data != before:
+            folder.write_json(path, data)
+        return {"secret": secret}, b""
+
+    def do_reach(self, header: Header, _body: bytes) -> Answer:
+        """Whether the first machine's address works: it listens there for a moment, or this one says a word to it."""
+        where = socket.getaddrinfo(str(header["address"]), int(header["port"]), type=socket.SOCK_STREAM)[0]
+        with contextlib.closing(socket.socket(where[0], where[1])) as made:
+            made.settimeout(REACH_SECONDS)
+            made.connect(where[4])
+            made.sendall(str(header["word"])[:64].encode())
+            return {"heard": made.recv(64).decode(errors="replace")}, b""
+
+    def do_listen(self, header: Header, _body: bytes) -> Answer:
+        """Listen for so many words of `do_reach` and answer each, in the background; the port."""
+        ours = team.read(self.root / team.FILE)
+        made = team.listening(ours)
+        threading.Thread(target=_echo, args=(made, min(int(header["words"]), 1024)), daemon=True).start()
+        return {"port": made.getsockname()[1]}, b""
 
     def do_look(self, _header: Header, _body: bytes) -> Answer:
         """The host as the Hosts screen shows it."""
@@ -416,6 +452,17 @@ class Helper:
         if self._bench is None:
             raise Refused("no hello came first")
         return self._bench
+
+
+def _echo(listening: socket.socket, words: int) -> None:
+    """Send back what comes, `words` times or until nobody comes any more."""
+    listening.settimeout(3 * REACH_SECONDS)
+    with contextlib.closing(listening), contextlib.suppress(OSError):
+        for _ in range(words):
+            connection, _ = listening.accept()
+            with contextlib.closing(connection), contextlib.suppress(OSError):
+                connection.settimeout(REACH_SECONDS)
+                connection.sendall(connection.recv(64))
 
 
 def _version(name: str) -> str | None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,42 @@ def listed(where: Path) -> list[tuple[int, Path, str]]:
             if match:
                 found.append((int(match.group(1)), path, match.group(2)))
     return sorted(found, reverse=True)
+
+
+def is_state_name(name: str) -> bool:
+    """Whether a file is called as a state is."""
+    return _NAME.fullmatch(name) is not None
+
+
+def name_has(path: Path, sha256: str) -> bool:
+    """Whether the name of a state tells of this content."""
+    match = _NAME.fullmatch(path.name)
+    return match is not None and match.group(2) == sha256[:16]
+
+
+def valid_states(
+    run_folder: Path, unmet: Iterable[int] = (), refused: Callable[[Path], None] = lambda _: None
+) -> Iterator[tuple[int, Path, str]]:
+    """(step, file, digest) of what a run can go on from, newest first: checkpoints of all attempts and states kept.
+
+    Args:
+        unmet: steps whose state is asked for and not kept: those after the first of them are of no use.
+        refused: is told of files whose content has another checksum than their name says.
+    """
+    places = [attempt_folder / folder.CHECKPOINTS for _, attempt_folder in folder.attempts(run_folder)]
+    found = [entry for place in (*places, run_folder / folder.KEPT) for entry in listed(place)]
+    first = min(unmet, default=None)
+    for step, path, digest in sorted(found, key=lambda entry: entry[0], reverse=True):
+        if first is not None and step >= first:
+            continue
+        try:
+            valid = sha256_of(path)[:16] == digest
+        except OSError:
+            valid = False
+        if valid:
+            yield step, path, digest
+        else:
+            refused(path)
 
 
 def steps(run_folder: Path) -> list[int]:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines import folder, kept, sources, spare
+from optsweep_engines import folder, kept, sources, spare, team
 from optsweep_engines.engine import Preempted, Superseded, load_engine
 from optsweep_engines.spec import RunRecord, RunSpec
 
@@ -168,20 +168,12 @@ class AttemptLog:
 
         While a state is asked for that is not kept yet, those after it are of no use.
         """
-        places = [attempt_folder / folder.CHECKPOINTS for _, attempt_folder in folder.attempts(self.run_folder)]
-        found = [entry for place in (*places, self.run_folder / folder.KEPT) for entry in kept.listed(place)]
-        if self.keeps:
-            first = min(self.keeps)
-            found = [entry for entry in found if entry[0] < first]
-        for step, path, digest in sorted(found, key=lambda entry: entry[0], reverse=True):
-            try:
-                valid = kept.sha256_of(path)[:16] == digest
-            except OSError:
-                valid = False
-            if valid:
-                yield step, path
-            else:
-                self.event("checkpoint_refused", file=path.name, reason="checksum differs")
+
+        def refused(path: Path) -> None:
+            self.event("checkpoint_refused", file=path.name, reason="checksum differs")
+
+        for step, path, _ in kept.valid_states(self.run_folder, self.keeps, refused):
+            yield step, path
 
 
 def _write_line(handle: int, row: dict[str, Any]) -> None:
@@ -216,6 +208,22 @@ def train_attempt(attempt_folder: Path, shared: Callable[[AttemptLog], Any] = la
             traceback.print_exc()  # into log.txt, which a full disk refuses
         record = _failed(attempt_folder, log, error)
     return _written(attempt_folder, log, record)
+
+
+def _with_others(log: AttemptLog) -> Any:
+    """The log of an attempt that several machines train; the log itself where this one trains alone.
+
+    Raises:
+        ValueError: the engine cannot.
+    """
+    place = team.place()
+    if place is None:
+        return log
+    name = _spec_of(log.attempt_folder).engine
+    together = getattr(load_engine(name), "together", None)
+    if together is None:
+        raise ValueError(f"engine {name} trains on one machine: send its runs to a host without workers")
+    return together(log, place)
 
 
 def train_pack(attempt_folders: list[Path]) -> list[int]:
@@ -340,7 +348,7 @@ def serve(channel: socket.socket) -> None:
         attempt_folders = [Path(line) for line in data.decode().split("\n")]
         _redirect(attempt_folders[0])
         if len(attempt_folders) == 1:
-            statuses = [train_attempt(attempt_folders[0])]
+            statuses = [train_attempt(attempt_folders[0], _with_others)]
         else:
             statuses = train_pack(attempt_folders)
         _flush()

@@ -99,6 +99,20 @@ class Shim:
         if self._engine is not None:
             self._engine.close()
 
+    def close_engine(self) -> None:
+        """End the warm engine, if there is one: the next attempt gets another."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def _stop_now(self) -> bool:
+        """Whether the engine is to stop because this worker is."""
+        return self._stopping
+
+    def _cut_short(self) -> dict[str, Any] | None:
+        """The ending of an attempt that something beside its engine ends; looked at while it trains."""
+        return None
+
     def attempt(self, attempt_folder: Path) -> bool:
         """Run one attempt to its end, with its pack where it has one; False when it was not ours to run."""
         locks = self._claimed(attempt_folder)
@@ -110,9 +124,7 @@ class Shim:
                 folder.reserve(path)
             endings = self._train(locks)
         except OSError as error:
-            if self._engine is not None:  # it may be training still: what is said to have ended must have ended
-                self._engine.close()
-                self._engine = None
+            self.close_engine()  # it may be training still: what is said to have ended must have ended
             ending: dict[str, Any] = {"returncode": None, "signal": None, "reason": "failed", "error": f"shim: {error}"}
             endings = [dict(ending) for _ in locks]
         for (path, lock), body in zip(locks.items(), endings, strict=True):
@@ -163,7 +175,12 @@ class Shim:
                     self._renew(path, engine.process.pid)
                 lease_due = now + LEASE_SECONDS
             # One member of a pack is cancelled by its marker, which the engine looks for; a signal would stop them all.
-            if asked_at is None and (self._stopping or all(cancel.exists() for cancel in cancels)):
+            ending = self._cut_short()
+            if ending is not None:
+                engine.signal(signal.SIGKILL)
+                self.close_engine()
+                return [dict(ending) for _ in paths]
+            if asked_at is None and (self._stop_now() or all(cancel.exists() for cancel in cancels)):
                 engine.signal(signal.SIGTERM)
                 asked_at = now
             elif asked_at is not None and now - asked_at > GRACE_SECONDS:

@@ -33,6 +33,8 @@ class Bench:
     """Without GPUs: pin each slot to a core."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Beside what this process has: PYTHONPATH of the staged engine, the user's env file."""
+    team: Path | None = None
+    """team.json where this machine trains each run together with others."""
 
 
 def entries(queue: Path) -> Iterator[tuple[str, str, str]]:
@@ -94,8 +96,10 @@ def slot_free(queue: Path, slot: int) -> bool:
 
 def start_worker(bench: Bench, slot: int) -> subprocess.Popen[bytes]:
     """Start the shim of one slot; it outlives this process and whatever connection this process hangs on."""
-    command = [sys.executable, "-m", "optsweep_engines.shim", "--queue", str(bench.queue)]
+    module = "optsweep_engines.shim" if bench.team is None else "optsweep_engines.shim_team"
+    command = [sys.executable, "-m", module, "--queue", str(bench.queue)]
     command += ["--runs", str(bench.runs), "--slot", str(slot), *_device(bench, slot)]
+    command += ["--team", str(bench.team)] if bench.team is not None else []
     log = os.open(bench.queue / f"slot-{slot}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         return subprocess.Popen(

@@ -21,6 +21,8 @@ from typing import Any
 
 from optsweep_engines import folder
 from optsweep_engines.engine import engine_names
+from optsweep_engines.mesh import parsed
+from optsweep_engines.team import PORTS
 from optsweep_tui import rundir
 from optsweep_tui.dispatch import sky_options
 from optsweep_tui.errors import OptsweepError, UnknownName
@@ -33,6 +35,8 @@ TARGET = re.compile(r"(ssh://)?[A-Za-z0-9_\[][A-Za-z0-9_.@:%\[\]+-]{0,254}")
 """What may follow `ssh --`: a name of the ssh config, HOST, USER@HOST or ssh://USER@HOST:PORT."""
 PATH = re.compile(r"(~/)?[A-Za-z0-9_./+-]{1,512}")
 """Paths and program names on a host: a remote shell sees the one of Python, so nothing that a shell reads is in them."""
+COORDINATOR = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9_.-]{0,253})(:([0-9]{1,5})-([0-9]{1,5}))?")
+"""ADDRESS or ADDRESS:FIRST-LAST."""
 _WORD = re.compile(r"[A-Za-z0-9_.,:=&|*+@/-]{1,200}")
 _TIME = re.compile(r"[0-9]{1,7}(-[0-9]{1,2})?(:[0-9]{1,2}){0,2}")
 _MEMORY = re.compile(r"[0-9]{1,9}[KMGT]?")
@@ -81,6 +85,12 @@ class HostEntry:
     device: str = "auto"
     root: str = "~/.optsweep"
     """Folder on the host for engine, data and runs; hosts that share a home need one each."""
+    workers: tuple[str, ...] = ()
+    """Targets of ssh of the further machines that train each run together with the first (docs/hosts.md)."""
+    coordinator: str | None = None
+    """Of the first machine, as the others reach it: "10.0.0.1" or "10.0.0.1:29400-29409"; None: its name for ssh."""
+    mesh: str | None = None
+    """How a run is spread over devices there, "data=4,fsdp=2"; None: as optsweep.toml says."""
     drained: bool = False
     """Finishes what it runs, gets nothing new."""
     env_file: str | None = None
@@ -151,6 +161,7 @@ _TEXTS: Mapping[str, re.Pattern[str]] = {
     "root": PATH,
     "env_file": PATH,
     "accelerator": _WORD,
+    "coordinator": COORDINATOR,
 }
 _SLURM: Mapping[str, re.Pattern[str] | type] = {
     "account": _WORD, "qos": _WORD, "constraint": _WORD, "time": _TIME, "gres": _WORD, "cpus": int, "mem": _MEMORY,
@@ -162,18 +173,10 @@ _NOT_MANAGED = (
 COMMAND_LINE = "the command line"
 """Where an entry comes from that nobody has written into a file: it has no lines."""
 _KEYS = (
-    "backend",
-    *_TEXTS,
-    "slots",
-    "gpus_per_run",
-    "engine",
-    "device",
-    "drained",
-    "partitions",
-    "partition",
-    *_SLURM,
-    *sky_options.ONLY_HERE,
-)
+    "backend", *_TEXTS, "workers", "mesh", "slots", "gpus_per_run", "engine", "device", "drained", "partitions", "partition",
+    *_SLURM, *sky_options.ONLY_HERE,
+)  # fmt: skip
+_TOGETHER = ("workers", "coordinator", "mesh")
 
 
 def _entry(name: str, table: Any, text: str, where: str) -> HostEntry:
@@ -219,7 +222,10 @@ def _entry(name: str, table: Any, text: str, where: str) -> HostEntry:
         misplaced = next((key for key in table if key in _SLURM or key in ("partitions", "partition")), None)
         if misplaced:
             raise wrong(misplaced, "is for slurm hosts", 'delete it, or write backend = "slurm"')
-        return HostEntry(**values)
+        return HostEntry(**{**values, **_together(table, wrong)})
+    misplaced = next((key for key in table if key in _TOGETHER), None)
+    if misplaced:
+        raise wrong(misplaced, "is for ssh hosts", "delete it")
     names = table.get("partitions", [])
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(item, str) and NAME.fullmatch(item) for item in names):
@@ -239,8 +245,35 @@ def _entry(name: str, table: Any, text: str, where: str) -> HostEntry:
     return HostEntry(**values)
 
 
+def _together(table: Mapping[str, Any], wrong: Any) -> dict[str, Any]:
+    """The machines that train each run together, and how."""
+    values: dict[str, Any] = {}
+    names = table.get("workers", [])
+    if not isinstance(names, list) or not all(isinstance(item, str) and TARGET.fullmatch(item) for item in names):
+        raise wrong("workers", f"= {names!r} is not a list of targets of ssh", 'write workers = ["me@tpu-w1"]')
+    if len({table.get("ssh"), *names}) <= len(names):
+        raise wrong(
+            "workers", "names a machine twice", "each trains once; ssh names the first of them, workers the others"
+        )
+    if names and table.get("slots", 1) != 1:
+        raise wrong("slots", f"= {table['slots']!r}: machines that train together have one", "delete it")
+    if "coordinator" in table:
+        if not names:
+            raise wrong("coordinator", "is for hosts with workers", "delete it, or name the workers")
+        first, last = COORDINATOR.fullmatch(table["coordinator"]).group(3, 4)  # type: ignore[union-attr]
+        if first and not (0 < int(first) < int(last) < 65536 and int(last) - int(first) < 256):
+            raise wrong("coordinator", "names no two to 256 ports", f'write "ADDRESS:{PORTS[0]}-{PORTS[1]}"')
+    if "mesh" in table:
+        try:
+            parsed(table["mesh"] if isinstance(table["mesh"], str) else "")
+        except ValueError as error:
+            raise wrong("mesh", f"= {table['mesh']!r}: {error}", 'write mesh = "data=8"') from None
+        values["mesh"] = table["mesh"]
+    return values | ({"workers": tuple(names), "slots": 1} if names else {})
+
+
 def _managed(values: dict[str, Any], table: Mapping[str, Any], wrong: Any) -> HostEntry:
-    """A skypilot host: every run is a managed job on a machine of its own."""
+    """A skypilot host: every run is a managed job on machines of its own."""
     for key in table:
         if key in _NOT_MANAGED or (key in _SLURM and key not in sky_options.PATTERNS):
             raise wrong(key, "means nothing for skypilot hosts", "delete that line")
@@ -272,6 +305,7 @@ def _matching(value: Any, pattern: Any, wrong: Any) -> str:
 def _allowed(pattern: re.Pattern[str]) -> str:
     marks = {
         TARGET: "_ . @ : % [ ] + -",
+        COORDINATOR: ". - and two ports behind it, ADDRESS:FIRST-LAST,",
         PATH: "_ . / + - and ~/ in front",
         _TIME: ": -",
         _MEMORY: "K M G T at the end",
@@ -421,6 +455,8 @@ def _table(entry: HostEntry) -> str:
         value = getattr(entry, item.name)
         if item.name in ("name", "backend", "slurm", "by_partition", "sky") or value == getattr(usual, item.name):
             continue
+        if item.name == "slots" and entry.workers:
+            continue  # always one
         lines.append(f"{item.name} = {_toml(value)}")
     lines += [f"{key} = {_toml(value)}" for key, value in dataclasses.asdict(entry.slurm).items() if value is not None]
     managed = {key: value for key, value in dataclasses.asdict(entry.sky).items() if value not in (None, "")}

@@ -7,6 +7,7 @@ from typing import Any
 
 from optsweep_engines.engine import RunLog
 from optsweep_engines.spec import RunRecord, RunSpec
+from optsweep_engines.team import Place
 
 
 class JaxEngine:
@@ -24,6 +25,16 @@ class JaxEngine:
         from optsweep_engines.jax_engine.train import train  # noqa: PLC0415 (JAX takes a second to import)
 
         return train(spec, log)
+
+    def together(self, log: RunLog, place: Place) -> RunLog:
+        """Join the other machines of a run: the log of this process among theirs.
+
+        Raises:
+            RuntimeError: they do not come, or are of another attempt.
+        """
+        from optsweep_engines.jax_engine.worker import together  # noqa: PLC0415
+
+        return together(log, place)
 
     def train_pack(self, specs: Sequence[RunSpec], logs: Sequence[RunLog]) -> list[RunRecord | None]:
         """Train runs of one shape in one program, as far as they go together; None for one that was preempted.

@@ -22,13 +22,43 @@ from optsweep_engines.engine import Preempted, RunLog
 from optsweep_engines.jax_engine.train import train
 from optsweep_engines.shared_log import SharedLog
 from optsweep_engines.spec import RunSpec
+from optsweep_engines.team import Place, require_same
+
+JOIN_SECONDS = 120
+"""For all processes to join, once every machine is known to be there."""
 
 
-def agreed(values: Sequence[int]) -> Sequence[int]:
-    """The numbers of process 0, in all processes."""
+def agreed(values: Sequence[int], leads: bool | None = None) -> Sequence[int]:
+    """The numbers of one process, in all processes.
+
+    Args:
+        leads: whether it is this one; None: it is the one that JAX counts as the first.
+    """
     from jax.experimental import multihost_utils  # noqa: PLC0415 (several processes only)
 
-    return [int(value) for value in np.asarray(multihost_utils.broadcast_one_to_all(np.array(values)))]
+    told = multihost_utils.broadcast_one_to_all(np.array(values), is_source=leads)
+    return [int(value) for value in np.asarray(told)]
+
+
+def together(log: RunLog, place: Place) -> SharedLog:
+    """Join the other machines of a run; the log of this process.
+
+    The first machine is that of hosts.toml, whichever process JAX counts as the first: on a TPU the slice decides that.
+
+    Raises:
+        RuntimeError: they do not come, or are of another attempt.
+    """
+    where = f"[{place.address}]" if ":" in place.address else place.address
+    jax.distributed.initialize(
+        f"{where}:{place.port}", place.processes, place.process, initialization_timeout=JOIN_SECONDS,
+        coordinator_bind_address=f"{where}:{place.port}" if place.leads else None,
+    )  # fmt: skip
+
+    def ours(values: Sequence[int]) -> Sequence[int]:
+        return agreed(values, place.leads)
+
+    require_same(place, list(ours(place.mark if place.leads else [0] * len(place.mark))))
+    return SharedLog(log, None, leads=place.leads, agreed=ours)
 
 
 def shared(log: run.AttemptLog, mesh: str | None) -> SharedLog:
