@@ -86,10 +86,10 @@ class Helper:
         device = str(header.get("device", "auto"))
         if device == "auto":
             device = "cuda" if gpus else "cpu"
-        per_run = max(1, int(header.get("gpus_per_run", 1)))
+        together = bool(header.get("together"))  # then all that the machine has is for one run
+        per_run = max(1, len(gpus) if together else int(header.get("gpus_per_run", 1)))
         usual = max(1, len(gpus) // per_run) if device == "cuda" else 1 if device == "tpu" else cores
         slots = min(int(header.get("slots") or usual), 1024)
-        together = bool(header.get("together"))
         self._bench = workers.Bench(
             queue=self.queue,
             runs=self.runs,

@@ -270,6 +270,7 @@ def _asked(entry: HostEntry) -> dict[str, Any]:
         "slots": entry.slots,
         "gpus_per_run": entry.gpus_per_run,
         "env_file": entry.env_file,
+        "together": bool(entry.workers),
     }
 
 

@@ -154,7 +154,8 @@ class Pump:
             self._greeted = hello
         attempts = self._open()
         fresh = [attempt for attempt in attempts if self._states[attempt] == "submitting"]
-        if fresh:
+        problem = self.site.problem()
+        if fresh and problem is None:
             self._submit(fresh)
         self._pass_cancels(attempts)
         known = [attempt for attempt in attempts if self._states.get(attempt) in ("queued", "running")]
@@ -164,7 +165,10 @@ class Pump:
             self.site.call("advance")
         self._look()
         self.site.mirror.keep()
-        self._say("connected", "")
+        if problem is None:
+            self._say("connected", "")
+        else:
+            self._say("unreachable" if isinstance(problem, Unreachable) else "refused", str(problem))
         return bool(attempts)
 
     def _greet(self, hello: Mapping[str, Any]) -> None:
@@ -209,6 +213,7 @@ class Pump:
             where = self.site.mirror.folder_of(attempt)
             if attempt not in self._states:
                 if (where / rundir.EXIT).exists() or not where.is_dir():
+                    self.site.over(attempt)
                     links.mark_closed(self._workspace, self.site.name, attempt)
                     continue
                 self._states[attempt] = str((rundir.remote(where) or {}).get("state", "submitting"))
@@ -303,6 +308,7 @@ class Pump:
         self._closed(attempt)
 
     def _closed(self, attempt: Attempt) -> None:
+        self.site.over(attempt)
         links.mark_closed(self._workspace, self.site.name, attempt)
         self._states.pop(attempt, None)
         self.changed.add(attempt[0])

@@ -13,7 +13,7 @@ from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.links import Link
 from optsweep_tui.dispatch.pump import Pump
 from optsweep_tui.dispatch.pumped import PumpedDispatcher
-from optsweep_tui.dispatch.sshsite import SshSite
+from optsweep_tui.dispatch.teamsite import site_of
 from optsweep_tui.rundir import RunState
 from optsweep_tui.settings import Workspace
 
@@ -26,7 +26,7 @@ class SshDispatcher(PumpedDispatcher):
 
     def __init__(self, workspace: Workspace, entry: HostEntry, partition: str | None = None) -> None:
         super().__init__(workspace, entry)
-        self.pump = Pump(workspace, SshSite(workspace, entry))
+        self.pump = Pump(workspace, site_of(workspace, entry))
 
     @property
     def host(self) -> Host:
@@ -57,7 +57,7 @@ class SshDispatcher(PumpedDispatcher):
     def intent(self, *, asked: bool, why: str) -> dict[str, Any]:
         """Body of the intent of an attempt that goes to this host."""
         hello = self.pump.site.hello
-        root, host = hello.get("root", self.entry.root), self.host
+        root, host, mesh = hello.get("root", self.entry.root), self.host, self.entry.mesh or self._workspace.mesh
         return {
             "host": host.name,
             "device": host.device,
@@ -67,7 +67,7 @@ class SshDispatcher(PumpedDispatcher):
             "asked": asked,
             "why": why,
             "submitted_at": time.time(),
-            **({"mesh": self._workspace.mesh} if self._workspace.mesh else {}),
+            **({"mesh": mesh} if mesh else {}),
         }
 
     def submit(self, run_ids: Iterable[str], *, asked: bool = False, packs: Sequence[Sequence[str]] = ()) -> list[str]:

@@ -95,6 +95,13 @@ class SshSite:
                 self._channel.close()
                 self._channel = None
 
+    def problem(self) -> OptsweepError | None:
+        """Why no run can begin now although the host answers; None for one machine."""
+        return None
+
+    def over(self, attempt: Attempt) -> None:
+        """An attempt has ended here."""
+
     # ------------------------------------------------------------ bringing
 
     def stage(self, datasets: Iterable[tuple[str, str]]) -> Staged:

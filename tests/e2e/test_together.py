@@ -1,225 +1,120 @@
-"""A sweep, the app in a real terminal, a collector, an SQL loop and an outside DuckDB reader, all at once."""
+"""One run over two machines behind ssh, two sshd with homes of their own: the losses of one process, and who dies when."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import re
-import subprocess
-import sys
-import threading
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
+import numpy as np
 import pytest
 
-from optsweep_tui.resources import shipped
+from optsweep_engines.certify import NoLog, Request
+from optsweep_engines.engine import load_engine
+from optsweep_engines.spec import RunSpec
+from optsweep_tui.certificates.parity import CONTROLS, LATER
 from tests.e2e import workbench
 from tests.e2e.workbench import optsweep
+from tests.sshd import Lab, lab
 
-OUTSIDE_READER = """
-import sys, time, duckdb
-count = 0
-limit = time.monotonic() + float(sys.argv[2])
-while time.monotonic() < limit:
-    try:
-        with duckdb.connect(sys.argv[1], read_only=True) as store:
-            store.execute("select count(*) from v_metric").fetchone()
-        count += 1
-    except duckdb.IOException:
-        pass  # a writer holds it for a moment: an outsider's own business
-    time.sleep(0.1)
-print(count)
-"""
+pytestmark = [pytest.mark.slow, pytest.mark.system("sshd")]
+
+RUN = ["run", "-m", "bench-micro", "--set", "batch_size=8", "--set", "seq_len=32", "--set", "validation_tokens=2048"]
 
 
-SECONDS = float(os.environ.get("OPTSWEEP_TOGETHER_SECONDS", "8"))
-"""How long everybody works at once: minutes in `make faults`."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with lab(tmp_path_factory.mktemp("lab"), "first", "second") as made:
+        yield made
 
 
-def screen(session: str) -> str:
-    return subprocess.run(
-        ["tmux", "capture-pane", "-p", "-t", session], capture_output=True, text=True, check=True
-    ).stdout
+def free_ports(count: int = 6) -> str:
+    """A range of ports that nobody listens on."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            first: int = probe.getsockname()[1]
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            continue
+        return f"{first}-{first + count - 1}"
 
 
-SIZES = ((80, 24), (120, 40))
+def place(made: Lab, name: str, *lines: str, settings: str = "", patience: float = 60.0) -> Path:
+    """A workspace whose one host is both boxes together."""
+    where = made.folder / name
+    where.mkdir()
+    (where / "optsweep.toml").write_text(f"slots = 1\npoll_seconds = 0.1\n{settings}")
+    secrets = where / "engine.env"
+    secrets.write_text(f"OPTSWEEP_MEETING_SECONDS={patience}\nOMP_NUM_THREADS=1\n")
+    secrets.chmod(0o600)
+    entry = [
+        "[hosts.pod]", 'ssh = "first"', 'workers = ["second"]', f'python = "{made.python}"', 'device = "cpu"',
+        f'coordinator = "127.0.0.1:{free_ports()}"', f'env_file = "{secrets}"', *lines,
+    ]  # fmt: skip
+    (where / "hosts.toml").write_text("\n".join(entry) + "\n")
+    return where
 
 
-@pytest.mark.slow
-@pytest.mark.system("tmux")
-def test_nobody_sees_an_error_while_a_sweep_runs(tmp_path: Path) -> None:
-    """Two apps of different sizes, an outside reader and a collector beside one sweep."""
-    workspace = tmp_path / "work"
-    grid = str(workbench.grid_file(tmp_path, "0.04, 0.05, 0.06"))
-    controller = workbench.start("run", "--grid", grid, workspace=workspace)
-    reader: subprocess.Popen[str] | None = None
-    try:
-        limit = time.monotonic() + 120
-        while not list(workspace.glob("runs/*/a1/metrics.jsonl")):
-            assert time.monotonic() < limit and controller.poll() is None
-            time.sleep(0.1)
-        optsweep("collect", workspace=workspace)
-        with terminal(workspace, *SIZES[0]) as small, terminal(workspace, *SIZES[1]) as large:
-            reader = subprocess.Popen(
-                [sys.executable, "-c", OUTSIDE_READER, str(workspace / "results.duckdb"), "8"],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            points: list[int] = []
-            shown: dict[str, list[str]] = {small: [], large: []}
-            for key in ("1", "2", "3", "5", "1", "2", "3"):
-                for session in shown:
-                    send(session, key)
-                optsweep("collect", "--json", workspace=workspace)
-                answer = optsweep("sql", "select count(*) as n from v_metric", "--json", workspace=workspace)
-                points.append(json.loads(answer.stdout)[0]["n"])
-                for session, texts in shown.items():
-                    texts.append(screen(session))
-            assert points == sorted(points) and points[-1] > points[0], "the store grows while the sweep runs"
-            for (session, texts), (columns, _) in zip(shown.items(), SIZES, strict=True):
-                for text in texts:
-                    assert "Traceback" not in text and "optsweep" in text.splitlines()[0]
-                    assert all(len(line) <= columns for line in text.splitlines())
-                assert any("bench-micro" in text for text in texts), session
-            assert controller.wait(timeout=300) == 0
-            out, _ = reader.communicate(timeout=60)
-            assert int(out) > 0
-            for session in shown:
-                ends_when_asked(session)
-    finally:
-        if reader is not None:
-            reader.kill()
-        workbench.stop_everything(workspace)
+def specs(workspace: Path) -> list[RunSpec]:
+    return [RunSpec.from_dict(json.loads(path.read_text())) for path in sorted(workspace.glob("runs/*/spec.json"))]
 
 
-def send(session: str, key: str) -> None:
-    subprocess.run(["tmux", "send-keys", "-t", session, key], check=True)
-
-
-def ends_when_asked(session: str) -> None:
-    """It has seen every run end, and `q` closes it."""
-    send(session, "1")
-    limit = time.monotonic() + 60
-    while "12 done" not in screen(session):
-        assert time.monotonic() < limit, screen(session)
-        time.sleep(0.2)
-    send(session, "q")
-    while subprocess.run(["tmux", "has-session", "-t", session], capture_output=True, check=False).returncode == 0:
-        assert time.monotonic() < limit, screen(session)
-        time.sleep(0.2)
-
-
-def documented_reader() -> Callable[..., Any]:
-    """The function that schema/README.md gives to people who read the store from Python."""
-    text = (shipped("schema") / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(code, names)
-    found: Callable[..., Any] = names["ask"]
+def losses_of(run_folder: Path) -> dict[int, float]:
+    """step -> training loss; the later attempt of a step counts."""
+    found: dict[int, float] = {}
+    for path in sorted(run_folder.glob("a*/metrics.jsonl")):
+        found |= {row["step"]: row["train_loss"] for row in map(json.loads, path.read_text().splitlines())}
     return found
 
 
-@contextlib.contextmanager
-def terminal(workspace: Path, columns: int = 120, rows: int = 40) -> Iterator[str]:
-    """The app in a terminal of its own; its session's name."""
-    session = f"optsweep-together-{time.monotonic_ns()}"
-    app = [sys.executable, "-m", "optsweep_tui", "tui", "--workspace", str(workspace)]
-    subprocess.run(["tmux", "new-session", "-d", "-s", session, "-x", str(columns), "-y", str(rows), *app], check=True)
-    try:
-        limit = time.monotonic() + 60
-        while "optsweep" not in (screen(session).splitlines() or [""])[0]:
-            assert time.monotonic() < limit, screen(session)
-            time.sleep(0.1)
-        yield session
-    finally:
-        subprocess.run(["tmux", "kill-session", "-t", session], capture_output=True, check=False)
+def alone(workspace: Path, spec: RunSpec, *, ulps: int = 0) -> list[float]:
+    """Losses of the same steps in this process, from parameters moved by so many units in the last place."""
+    request: dict[str, Any] = {"engine": spec.engine, "spec": {}, "data_root": str(workspace / "data"), "device": "cpu"}
+    trainer = load_engine(spec.engine).trainer(spec, NoLog(Request(**request, steps=0, answer="")))
+    for _ in range(ulps):
+        held = {name: value for name, value in trainer.arrays().items() if name.startswith("param/")}
+        trainer.set_arrays({name: np.nextafter(value, np.float32(np.inf)) for name, value in held.items()})
+    return [float(trainer.step(step)[0]) for step in range(spec.steps)]
 
 
-class Turns:
-    """Loops in threads that count their turns and the longest of them, until time is over; errors are kept."""
-
-    def __init__(self, seconds: float) -> None:
-        self.end = time.monotonic() + seconds
-        self.counts: dict[str, int] = {}
-        self.longest: dict[str, float] = {}
-        self.errors: list[str] = []
-        self._threads: list[threading.Thread] = []
-
-    def start(self, name: str, turn: Callable[[], object], pause: float) -> None:
-        self.counts[name], self.longest[name] = 0, 0.0
-
-        def loop() -> None:
-            while time.monotonic() < self.end and not self.errors:
-                began = time.monotonic()
-                try:
-                    turn()
-                except (AssertionError, duckdb.Error, subprocess.SubprocessError) as error:
-                    self.errors.append(f"{name}: {error}")
-                self.longest[name] = max(self.longest[name], time.monotonic() - began)
-                self.counts[name] += 1
-                time.sleep(pause)
-
-        self._threads.append(threading.Thread(target=loop))
-        self._threads[-1].start()
-
-    def wait(self) -> None:
-        for thread in self._threads:
-            thread.join()
+def wait_for(what: Any, seconds: float = 120.0) -> Any:
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not come to pass")
 
 
-@pytest.mark.slow
-@pytest.mark.system("tmux")
-def test_collector_app_sql_and_a_python_reader_work_side_by_side_during_a_sweep(tmp_path: Path) -> None:
-    workspace = tmp_path / "work"
-    grid = str(workbench.grid_file(tmp_path, "0.04, 0.06", seeds=12 + int(SECONDS)))
-    ask = documented_reader()
-    controller = workbench.start("run", "--grid", grid, workspace=workspace)
-    try:
-        limit = time.monotonic() + 120
-        while not list(workspace.glob("runs/*/a1/metrics.jsonl")):
-            assert time.monotonic() < limit and controller.poll() is None
-            time.sleep(0.1)
-        optsweep("collect", workspace=workspace)
-        store = str(workspace / "results.duckdb")
-        points: list[int] = []
+def require_nobody_left(made: Lab) -> None:
+    """No process of ours is left on either machine."""
+    for module in ("optsweep_engines.shim", "optsweep_engines.run", "torch_engine.worker"):
+        wait_for(lambda: not [pid for box in made.boxes.values() for pid in box.processes(module)], 30)  # noqa: B023
 
-        def look() -> None:
-            (counted,) = ask(
-                "SELECT count(*) AS n, count(DISTINCT (run_id, key, step)) AS d FROM v_metric", store
-            ).itertuples()
-            assert counted.n == counted.d, "a step twice"
-            points.append(counted.n)
 
-        def press() -> None:
-            for key in "123512":
-                send(session, key)
-                time.sleep(0.3)
-                shown = screen(session)
-                assert "Traceback" not in shown and "optsweep" in shown.splitlines()[0], shown
-
-        def quiet(*arguments: str) -> None:
-            done = optsweep(*arguments, workspace=workspace)
-            assert "error" not in done.stderr, done.stderr
-
-        with terminal(workspace) as session:
-            turns = Turns(SECONDS)
-            turns.start("collect", lambda: quiet("collect", "--json"), 0.5)
-            turns.start("sql", lambda: quiet("sql", "select count(*) from v_metric", "--json"), 0.2)
-            turns.start("python", look, 0.05)
-            turns.start("app", press, 0.1)
-            turns.wait()
-            look()  # what the last collect brought
-            said = [f"{name} {count}x, longest {turns.longest[name]:.1f} s" for name, count in turns.counts.items()]
-            print(f"{SECONDS:g} s:", "; ".join(said))
-            assert turns.errors == []
-            assert min(turns.counts.values()) >= 1
-            assert points == sorted(points) and points[-1] > points[0], "the store grew and never shrank"
-            assert controller.poll() is None or controller.returncode == 0
-    finally:
-        controller.kill()
-        workbench.stop_everything(workspace)
+def test_two_machines_give_the_losses_of_one_process(made: Lab) -> None:
+    workspace = place(made, "two")
+    optsweep(*RUN, "-o", "adamw", "-c", "0.006", "--engine", "jax", "--host", "pod", workspace=workspace)
+    [spec] = specs(workspace)
+    found = losses_of(workspace / "runs" / spec.run_id)
+    assert list(found) == list(range(1, spec.steps + 1)) and spec.steps == 49
+    one, control = alone(workspace, spec), alone(workspace, spec, ulps=1)
+    drift = np.maximum.accumulate(np.abs(np.subtract(one, control)))
+    difference = np.abs(np.subtract(one, list(found.values())))
+    assert (difference <= np.maximum(LATER, CONTROLS * drift)).all(), difference.max()
+    [record] = workbench.records(workspace).values()
+    assert record["status"] == "done" and record["device"].startswith("2 x cpu")
+    for box in made.boxes.values():  # each with a claim, a lease and an end of its own
+        own = box.runs / spec.run_id / "a1"
+        assert json.loads((own / "exit.json").read_text())["reason"] == "finished"
+        assert (own / "claim").exists() and (own / "lease").exists()
+        assert json.loads((own / "record.json").read_text())["parameters_sha256"] == record["parameters_sha256"]
+    require_nobody_left(made)
