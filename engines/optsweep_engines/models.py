@@ -217,25 +217,26 @@ def attention_scale(shape: ModelShape) -> float:
 
 
 def initial_parameters(shape: ModelShape, seed: int) -> dict[str, npt.NDArray[np.float32]]:
-    """Initial values by name: normal with the declared standard deviation, ones for norms, zeros where it is 0.
+    """Initial values by name, see `initial_parameter`."""
+    return {item.name: initial_parameter(shape, seed, item) for item in parameter_table(shape)}
+
+
+def initial_parameter(shape: ModelShape, seed: int, parameter: Parameter) -> npt.NDArray[np.float32]:
+    """Initial values of one bank: normal with the declared standard deviation, ones for norms, zeros where it is 0.
 
     Each tensor has a Philox stream of its own, keyed by seed and name, so the values do not depend on the order or
     the presence of other tensors, nor on the engine.
     """
-    values: dict[str, npt.NDArray[np.float32]] = {}
-    for parameter in parameter_table(shape):
-        if not parameter.init_std:
-            fill = np.ones if parameter.init_std is None else np.zeros
-            values[parameter.name] = fill(parameter.shape, dtype=np.float32)
-            continue
-        digest = hashlib.sha256(f"optsweep init {seed} {parameter.name}".encode()).digest()
-        stream = np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype="<u8")))
-        value = stream.standard_normal(parameter.shape, dtype=np.float32)
-        value *= np.float32(parameter.init_std)
-        if parameter.init_by_layer:
-            value *= (np.arange(1, shape.layers + 1, dtype=np.float32) ** -0.5)[:, None, None]
-        values[parameter.name] = value
-    return values
+    if not parameter.init_std:
+        fill = np.ones if parameter.init_std is None else np.zeros
+        return fill(parameter.shape, dtype=np.float32)
+    digest = hashlib.sha256(f"optsweep init {seed} {parameter.name}".encode()).digest()
+    stream = np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], dtype="<u8")))
+    value = stream.standard_normal(parameter.shape, dtype=np.float32)
+    value *= np.float32(parameter.init_std)
+    if parameter.init_by_layer:
+        value *= (np.arange(1, shape.layers + 1, dtype=np.float32) ** -0.5)[:, None, None]
+    return value
 
 
 def training_bytes(shape: ModelShape, batch_size: int, seq_len: int, dtype: str, state_floats: float) -> int:
@@ -276,6 +277,7 @@ __all__ = [
     "Role",
     "attention_scale",
     "check",
+    "initial_parameter",
     "initial_parameters",
     "logit_multiplier",
     "model",

@@ -7,9 +7,10 @@ Format: 8 bytes little-endian length, that much JSON (name -> dtype, shape, data
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,45 @@ class SafetensorError(Exception):
 
 def write(arrays: Mapping[str, tuple[str, Array]], path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
     """Write arrays with their dtype names in the file."""
+    write_each(
+        {name: (kind, value.shape) for name, (kind, value) in arrays.items()},
+        lambda name: arrays[name][1],
+        path,
+        metadata,
+    )
+
+
+def ordered(kinds: Mapping[str, tuple[str, tuple[int, ...]]]) -> list[str]:
+    """Names as they follow in a file: the widest first, as the library does, so that every array is aligned."""
+    return sorted(kinds, key=lambda name: (-np.dtype(DTYPES[kinds[name][0]]).itemsize, name))
+
+
+def write_each(
+    kinds: Mapping[str, tuple[str, tuple[int, ...]]],
+    array: Callable[[str], Array],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write arrays one at a time.
+
+    Args:
+        kinds: name -> dtype in the file, shape.
+        array: makes one; asked in the order of `ordered`.
+    """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     start = 0
-    # The widest first, as the library does: every array is aligned.
-    order = sorted(arrays, key=lambda name: (-arrays[name][1].dtype.itemsize, name))
+    order = ordered(kinds)
     for name in order:
-        kind, value = arrays[name]
-        end = start + value.nbytes
-        header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": [start, end]}
+        kind, shape = kinds[name]
+        end = start + math.prod(shape) * np.dtype(DTYPES[kind]).itemsize
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
         start = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
-            file.write(np.ascontiguousarray(arrays[name][1]).tobytes())
+            file.write(np.ascontiguousarray(array(name)).data)
 
 
 def save_numpy(tensors: Mapping[str, Array], path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -60,17 +85,23 @@ def save_numpy(tensors: Mapping[str, Array], path: Path, metadata: Mapping[str, 
 
 def save_torch(tensors: Mapping[str, Any], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """`safetensors.torch.save_file`."""
+    write({name: (kind_of(value.dtype), plain(value)) for name, value in tensors.items()}, path, metadata or {})
+
+
+def kind_of(dtype: Any) -> str:
+    """The name in a file of one of torch's types."""
+    import torch  # noqa: PLC0415
+
+    return "BF16" if dtype == torch.bfloat16 else _NAMES[torch.empty(0, dtype=dtype).numpy().dtype.newbyteorder("<")]
+
+
+def plain(tensor: Any) -> Array:
+    """One of torch's tensors as an array of the same bits."""
     import torch  # noqa: PLC0415 (only an engine that has it comes here)
 
-    found = {}
-    for name, value in tensors.items():
-        plain = value.detach().cpu().contiguous()
-        if plain.dtype == torch.bfloat16:
-            found[name] = ("BF16", plain.view(torch.int16).numpy().view("<u2"))
-        else:
-            array = plain.numpy()
-            found[name] = (_NAMES[array.dtype.newbyteorder("<")], array)
-    write(found, path, metadata or {})
+    own = tensor.detach().cpu().contiguous()
+    found: Array = own.view(torch.int16).numpy().view("<u2") if own.dtype == torch.bfloat16 else own.numpy()
+    return found
 
 
 class safe_open:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,23 @@ def initial(spec: RunSpec, runs_root: Path) -> Mapping[str, Any] | None:
     """
     if spec.start is None or spec.start.mode != WEIGHTS:
         return None
+    return dict(one_by_one(spec, runs_root))
+
+
+def one_by_one(spec: RunSpec, runs_root: Path) -> Iterator[tuple[str, Any]]:
+    """The same of a run that begins with weights, one array at a time.
+
+    Raises:
+        ValueError: as `initial`.
+    """
     found = start_of(spec, runs_root)
     with safe_open(found.path, framework="np") as file:
         names = set(file.keys())
-        values = {}
         for item in parameter_table(spec.shape):
             name = EVALUATED + item.name if EVALUATED + item.name in names else PARAMETER + item.name
             if name not in names:
                 raise ValueError(f"{found.path} holds no {item.name}: it is of another model")
-            values[item.name] = file.get_tensor(name)
-            if tuple(values[item.name].shape) != tuple(item.shape):
-                raise ValueError(
-                    f"{found.path}: {item.name} is {values[item.name].shape}, this model's is {item.shape}"
-                )
-    return values
+            value = file.get_tensor(name)
+            if tuple(value.shape) != tuple(item.shape):
+                raise ValueError(f"{found.path}: {item.name} is {value.shape}, this model's is {item.shape}")
+            yield item.name, value

@@ -14,7 +14,7 @@ from tests.numerics.toy import spec
 @pytest.mark.parametrize(
     ("mesh", "gpus", "accumulation", "count"),
     [(None, 0, 1, 1), (None, 1, 1, 1), (None, 4, 1, 4), (None, 3, 1, 2), (None, 4, 4, 2), ("data=2", 0, 1, 2),
-     ("data=2", 4, 1, 2), ("data=1,fsdp=1", 0, 1, 1)],
+     ("data=2", 4, 1, 2), ("data=1,fsdp=1", 0, 1, 1), ("fsdp=4", 0, 1, 4), ("data=2,fsdp=2", 4, 1, 4)],
 )  # fmt: skip
 def test_a_run_takes_as_many_as_divide_its_micro_batch(
     mesh: str | None, gpus: int, accumulation: int, count: int, dataset: PreparedDataset
@@ -24,9 +24,9 @@ def test_a_run_takes_as_many_as_divide_its_micro_batch(
 
 @pytest.mark.parametrize(
     ("mesh", "gpus", "words"),
-    [("data=3", 0, "does not divide the batch: 3 devices, 8 sequences"), ("data=2,fsdp=2", 0, "one axis"),
+    [("data=3", 0, "does not divide the batch: 3 devices, 8 sequences"), ("data=4,fsdp=4", 0, "16 devices, 8 sequences"),
      ("data=two", 0, "is not one of data=N"), ("data=0", 0, "is not one of"), ("data=2,data=4", 0, "given twice"),
-     ("data=4", 2, "there are 2 GPUs")],
+     ("data=4", 2, "there are 2 GPUs"), ("data=2,fsdp=2", 2, "takes 4 devices, there are 2 GPUs")],
 )  # fmt: skip
 def test_a_mesh_that_does_not_fit_is_refused(mesh: str, gpus: int, words: str, dataset: PreparedDataset) -> None:
     with pytest.raises(ValueError, match=words):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,15 @@ def _content(
             whole = whole.clone()
         storages.add(whole.untyped_storage().data_ptr())
         tensors[name] = whole
-    metadata = {
+    metadata = described(log, run_id, step, progress)
+    if isinstance(optimizer, ClassOptimizer):
+        metadata["optimizer"] = json.dumps(optimizer.notes())
+    return tensors, metadata
+
+
+def described(log: RunLog, run_id: str, step: int, progress: Mapping[str, Any]) -> dict[str, str]:
+    """What a file says of itself."""
+    return {
         "format": FORMAT,
         "engine": ENGINE,
         "run_id": run_id,
@@ -87,9 +95,20 @@ def _content(
         "step": str(step),
         "progress": json.dumps(dict(progress)),
     }
-    if isinstance(optimizer, ClassOptimizer):
-        metadata["optimizer"] = json.dumps(optimizer.notes())
-    return tensors, metadata
+
+
+def require(metadata: Mapping[str, str], run_id: str, step: int) -> None:
+    """Refuse the file of something else.
+
+    Raises:
+        ValueError: with what it is of.
+    """
+    expected = {"format": FORMAT, "run_id": run_id, "step": str(step)}
+    found = {key: metadata.get(key) for key in expected}
+    if metadata.get("engine", ENGINE) != ENGINE:
+        raise ValueError(foreign(metadata["engine"], ENGINE))
+    if found != expected:
+        raise ValueError(f"holds {found}, expected {expected}")
 
 
 def restore(
@@ -99,9 +118,14 @@ def restore(
 
     A file that cannot be read or belongs to another run is passed over, with an event.
     """
+    return newest(log, lambda path, step: load(path, run_id, step, params, optimizer))
+
+
+def newest(log: RunLog, take: Callable[[Path, int], dict[str, Any]]) -> tuple[int, dict[str, Any]] | None:
+    """What the newest checkpoint that can be taken up holds, as `restore`."""
     for step, path in log.checkpoints():
         try:
-            progress = load(path, run_id, step, params, optimizer)
+            progress = take(path, step)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             log.event("checkpoint_rejected", file=path.name, error=str(error))
             continue
@@ -122,12 +146,7 @@ def load(
     targets = named(params, None if own else optimizer)
     with safe_open(path, framework="pt", device="cpu") as file:
         metadata = file.metadata() or {}
-        expected = {"format": FORMAT, "run_id": run_id, "step": str(step)}
-        found = {key: metadata.get(key) for key in expected}
-        if metadata.get("engine", ENGINE) != ENGINE:
-            raise ValueError(foreign(metadata["engine"], ENGINE))
-        if found != expected:
-            raise ValueError(f"holds {found}, expected {expected}")
+        require(metadata, run_id, step)
         held = {name for name in file.keys() if not name.startswith(EVALUATED)}  # noqa: SIM118 (no mapping)
         state = {name for name in held if own and name.startswith(STATE)}
         if held - state != set(targets):

@@ -23,14 +23,28 @@ class Observer:
     """The statistics of one run."""
 
     def __init__(
-        self, spec: RunSpec, params: Mapping[str, Tensor], dtype: torch.dtype, asked: Wanted, tell: Callable[..., None]
+        self,
+        spec: RunSpec,
+        params: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        asked: Wanted,
+        tell: Callable[..., None],
+        *,
+        decoder: Decoder | None = None,
+        whole: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda parts: parts,
     ) -> None:
+        """
+        Args:
+            decoder: one that is not compiled; None: makes its own.
+            whole: parameters or gradients by bank, from what this process holds of them.
+        """
         self.asked = asked
+        self.whole = whole
         self.own = Own(asked.own, tell)
         self.table = parameter_table(spec.shape)
         self.params = params
         # A decoder of its own: the written-out one of the CPU tells nothing of its attention.
-        self.decoder = Decoder(spec.shape, spec.seq_len, params, dtype)
+        self.decoder = decoder or Decoder(spec.shape, spec.seq_len, params, dtype)
         self.kept: dict[str, Tensor] = {}
         self.grads: dict[str, Tensor] = {}
         self.attention: dict[str, Tensor] = {}
@@ -53,9 +67,10 @@ class Observer:
     def after(self) -> dict[str, float]:
         """The numbers, once the step is done; waits for the device."""
         updates = {name: self.params[name].detach() - value for name, value in self.kept.items()}
-        found = statistics(xp, self.table, self.kept, self.grads, updates, layers=self.asked.layers) | self.attention
+        looked_at = [self.whole(values) for values in (self.kept, self.grads, updates)]
+        found = statistics(xp, self.table, *looked_at, layers=self.asked.layers) | self.attention
         numbers = dict(zip(found, torch.stack([value.double() for value in found.values()]).tolist(), strict=True))
-        own = self.own.of(xp, self.table, self.kept, self.grads, updates)
+        own = self.own.of(xp, self.table, *looked_at)
         self.kept, self.grads = {}, {}
         return numbers | own
 

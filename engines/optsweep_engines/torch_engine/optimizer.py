@@ -14,7 +14,7 @@ from array_api_compat import torch as xp
 from torch import Tensor
 
 from optsweep_engines.models import Parameter
-from optsweep_engines.optimizers.base import OptimizerEntry, Rule, Service, advance, at_step, hyper
+from optsweep_engines.optimizers.base import Hyper, OptimizerEntry, Rule, Service, advance, at_step, hyper
 from optsweep_engines.spec import Scalar
 from optsweep_engines.torch_engine.fused import FUSED, Slot, iterated
 from optsweep_engines.torch_engine.pieces import Group, cuttable, key
@@ -39,6 +39,7 @@ class Optimizer:
         dtype: torch.dtype = torch.float32,
         fused: bool = True,
         ranks: Ranks | None = None,
+        made: Sequence[tuple[Rule, Hyper]] | None = None,
     ) -> None:
         """Give every bank its rule and an empty state.
 
@@ -47,6 +48,7 @@ class Optimizer:
             dtype: of matrix products inside the fused paths.
             fused: False runs the rules themselves, bank by bank.
             ranks: the processes that matrix rules are shared out to; None: those that this process has joined.
+            made: the rule of each tensor of the table, where it does not follow from the entry.
         """
         self.dtype = dtype
         self.slots: dict[str, Slot] = {}
@@ -55,7 +57,7 @@ class Optimizer:
         self.plain: dict[Rule, list[str]] = defaultdict(list)
         """Rule without one -> names of its banks."""
         iterate = functools.partial(iterated, dtype=dtype) if fused else None
-        made = [
+        made = made or [
             hyper(entry, item, knobs, lr=1.0, total_steps=total_steps, tokens_per_step=tokens_per_step)
             for item in table
         ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from optsweep_engines.mesh import require_divides
+from optsweep_engines.mesh import parsed, require_divides
 from optsweep_engines.spec import RunSpec
 
 BUCKET_NUMBERS = 1 << 23
@@ -70,6 +70,27 @@ def joined() -> Ranks:
     return Ranks(index=dist.get_rank(), count=dist.get_world_size())
 
 
+def to_first(own: Tensor, sizes: Sequence[int], group: dist.ProcessGroup | None = None) -> list[Tensor] | None:
+    """The vectors of all processes in the first of them, one after the other; None elsewhere. All of them call it.
+
+    Args:
+        sizes: numbers by process.
+        group: of the processes; None: all.
+    """
+    group = dist.group.WORLD if group is None else group
+    assert group is not None
+    index = dist.get_rank(group)
+    if index:
+        if len(own):
+            dist.send(own.contiguous(), dist.get_global_rank(group, 0), group=group)
+        return None
+    found = [own, *(own.new_empty(size) for size in sizes[1:])]
+    for process, part in enumerate(found[1:], start=1):
+        if len(part):
+            dist.recv(part, dist.get_global_rank(group, process), group=group)
+    return found
+
+
 def agreed(values: Sequence[int]) -> Sequence[int]:
     """The numbers of the first process, in all of them."""
     held = torch.tensor(list(values), dtype=torch.int64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
@@ -81,18 +102,34 @@ def wanted(spec: RunSpec, mesh: str | None, gpus: int) -> int:
     """How many processes a run takes: what its mesh says, else one per GPU that it was given, as far as they divide its batch.
 
     Args:
-        mesh: "data=N"; None: none was named.
+        mesh: "data=N,fsdp=M"; None: none was named.
         gpus: that this process may use; 0 on a CPU.
 
     Raises:
-        ValueError: a mesh that this engine does not have, that does not divide the batch, or of more GPUs than are here.
+        ValueError: a mesh that is written otherwise, that does not divide the batch, or of more GPUs than are here.
     """
     rows = spec.batch_size // spec.accumulation
     if mesh is None:
         return next(count for count in range(max(1, gpus), 0, -1) if rows % count == 0)
     sizes = require_divides(mesh, rows)
-    if sizes["fsdp"] > 1:
-        raise ValueError(f'mesh "{mesh}": the torch engine has one axis, data=N')
-    if gpus and sizes["data"] > gpus:
-        raise ValueError(f'mesh "{mesh}" takes {sizes["data"]} devices, there are {gpus} GPUs')
-    return sizes["data"]
+    count = sizes["data"] * sizes["fsdp"]
+    if gpus and count > gpus:
+        raise ValueError(f'mesh "{mesh}" takes {count} devices, there are {gpus} GPUs')
+    return count
+
+
+def spread_over(mesh: str | None, count: int) -> dict[str, int] | None:
+    """The sizes of a mesh that spreads parameters; None where every process keeps all of them.
+
+    Args:
+        count: processes that have joined; one alone has nothing to spread over.
+
+    Raises:
+        ValueError: the mesh is of another number of processes.
+    """
+    sizes = parsed(mesh) if mesh else {"fsdp": 1}
+    if sizes["fsdp"] == 1 or count == 1:
+        return None
+    if sizes["data"] * sizes["fsdp"] != count:
+        raise ValueError(f'mesh "{mesh}" takes {sizes["data"] * sizes["fsdp"]} processes, {count} have joined')
+    return sizes

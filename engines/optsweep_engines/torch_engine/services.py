@@ -79,16 +79,7 @@ class Services:
     @torch.no_grad()
     def labels(self, x_BT: Tensor, uniform_BT: Tensor) -> Tensor:
         """Tokens drawn from the model's own distribution: where the cumulative probability passes the uniform number."""
-        hidden_NW = self.decoder.hidden(x_BT).flatten(0, 1)
-        head_VW = self.decoder.head()
-        rows = max(1, LARGEST_LOGITS // len(head_VW))
-        drawn = []
-        for hidden_nW, uniform_n in zip(
-            torch.split(hidden_NW, rows), torch.split(uniform_BT.flatten(), rows), strict=True
-        ):
-            cumulative_nV = (hidden_nW @ head_VW.T).double().softmax(-1).cumsum(-1)
-            drawn.append(torch.searchsorted(cumulative_nV, uniform_n[:, None]).squeeze(1))
-        return torch.cat(drawn).clamp(max=len(head_VW) - 1).view(x_BT.shape)
+        return drawn(self.decoder.hidden(x_BT).flatten(0, 1), self.decoder.head(), uniform_BT)
 
     @torch.enable_grad()
     def sampled_gradients(self, x_BT: Tensor, uniform_BT: Tensor, step: int) -> dict[str, Tensor]:
@@ -114,3 +105,13 @@ class Services:
             for name, value in of(x_bT, y_bT).items():
                 total[name] = total[name] + value / count if name in total else value / count
         return total
+
+
+def drawn(hidden_NW: Tensor, head_VW: Tensor, uniform_BT: Tensor) -> Tensor:
+    """Tokens [B, T] where the cumulative probability passes the uniform number."""
+    rows = max(1, LARGEST_LOGITS // len(head_VW))
+    found = []
+    for hidden_nW, uniform_n in zip(torch.split(hidden_NW, rows), torch.split(uniform_BT.flatten(), rows), strict=True):
+        cumulative_nV = (hidden_nW @ head_VW.T).double().softmax(-1).cumsum(-1)
+        found.append(torch.searchsorted(cumulative_nV, uniform_n[:, None]).squeeze(1))
+    return torch.cat(found).clamp(max=len(head_VW) - 1).view(uniform_BT.shape)

@@ -18,14 +18,14 @@ from optsweep_engines.heldout import HeldOut
 from optsweep_engines.loop import Loop, number, require_trainable, runs_root, z_loss
 from optsweep_engines.models import initial_parameters, parameter_table
 from optsweep_engines.schedules import lr_factor
-from optsweep_engines.spec import RunRecord, RunSpec
+from optsweep_engines.spec import WEIGHTS, RunRecord, RunSpec
 from optsweep_engines.torch_engine import checkpoint
 from optsweep_engines.torch_engine.cpu_model import CpuDecoder
 from optsweep_engines.torch_engine.device import description, opened, peak_bytes, versions
 from optsweep_engines.torch_engine.graphed import Graphed
 from optsweep_engines.torch_engine.model import Decoder, decoder
 from optsweep_engines.torch_engine.observe import Observer
-from optsweep_engines.torch_engine.ranks import joined
+from optsweep_engines.torch_engine.ranks import joined, spread_over
 from optsweep_engines.torch_engine.services import Services
 from optsweep_engines.torch_engine.user import optimizer_of
 
@@ -59,27 +59,32 @@ class Trainer:
         self.ranks = joined()
         self.dataset = data.dataset_of(spec, data_root)
         self.held_out = HeldOut(spec, data_root, self.dataset)
-        self.params: dict[str, Tensor] = {
-            name: torch.from_numpy(np.array(value)).to(device).requires_grad_()
-            for name, value in (initial or initial_parameters(spec.shape, spec.seed)).items()
-        }
-        self.names = list(self.params)
-        dtype = torch.bfloat16 if spec.dtype == "bf16" else torch.float32
-        self.decoder: Decoder | CpuDecoder | Graphed = decoder(
-            spec.shape, spec.seq_len, self.params, dtype, spec.flops, z_loss(spec)
-        )
-        part_flops = spec.flops / spec.steps / spec.accumulation
-        if device.type == "cuda" and isinstance(self.decoder, Decoder) and part_flops <= GRAPH_FLOPS:
-            self.decoder = Graphed(self.decoder)
-        self.services = Services(spec, self.params, dtype)
-        self.optimizer, self.versions = optimizer_of(
-            spec, parameter_table(spec.shape), self.params, dtype, optimizer_file
-        )
+        self.dtype = torch.bfloat16 if spec.dtype == "bf16" else torch.float32
         self.observer: Observer | None = None
         self.observing = False
         self.observed: dict[str, float] = {}
         self.peak_lr = number(spec, "lr")
         self.max_grad_norm = number(spec, "max_grad_norm")
+        self.build(optimizer_file, initial)
+
+    def build(self, optimizer_file: Path | None, initial: Mapping[str, Any] | None) -> None:
+        """Parameters, model and optimizer."""
+        spec, dtype = self.spec, self.dtype
+        self.params: dict[str, Tensor] = {
+            name: torch.from_numpy(np.array(value)).to(self.device).requires_grad_()
+            for name, value in (initial or initial_parameters(spec.shape, spec.seed)).items()
+        }
+        self.names = list(self.params)
+        self.decoder: Decoder | CpuDecoder | Graphed = decoder(
+            spec.shape, spec.seq_len, self.params, dtype, spec.flops, z_loss(spec)
+        )
+        part_flops = spec.flops / spec.steps / spec.accumulation
+        if self.device.type == "cuda" and isinstance(self.decoder, Decoder) and part_flops <= GRAPH_FLOPS:
+            self.decoder = Graphed(self.decoder)
+        self.services = Services(spec, self.params, dtype)
+        self.optimizer, self.versions = optimizer_of(
+            spec, parameter_table(spec.shape), self.params, dtype, optimizer_file
+        )
 
     def lr(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -121,9 +126,14 @@ class Trainer:
         torch._foreach_div_(sums, float(count))
         return total, sums
 
+    def norm(self, grads: list[Tensor]) -> Tensor:
+        """Global norm of the gradients."""
+        found: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        return found
+
     def clip(self, grads: list[Tensor]) -> Tensor:
         """Scale the gradients down to the global norm allowed, in place; returns the norm before."""
-        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        norm = self.norm(grads)
         if self.max_grad_norm > 0:
             factor = (self.max_grad_norm / (norm + CLIP_EPSILON)).clamp(max=1.0)
             if self.device.type != "cpu" or float(factor) < 1.0:
@@ -150,8 +160,7 @@ class Trainer:
             tell: writes an event.
         """
         if asked is not None:
-            dtype = torch.bfloat16 if self.spec.dtype == "bf16" else torch.float32
-            self.observer = Observer(self.spec, self.params, dtype, asked, tell)
+            self.observer = Observer(self.spec, self.params, self.dtype, asked, tell)
 
     @torch.no_grad()
     def validation_loss(self, name: str | None = None) -> float:
@@ -221,9 +230,7 @@ def train(spec: RunSpec, log: RunLog) -> RunRecord:
     run = Loop(spec, log)
     trainer: Trainer | None = None
     try:
-        own = next(log.checkpoints(), None)  # with a state of its own a run needs that of no other
-        initial = weights.initial(spec, runs_root(spec, log)) if own is None else None
-        trainer = Trainer(spec, log.data_root, device, log.optimizer_file, initial)
+        trainer = made(spec, log, device)
         trainer.observe(wanted(log), log.event)
         return run.run(trainer)
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -232,6 +239,24 @@ def train(spec: RunSpec, log: RunLog) -> RunRecord:
         if "can't allocate memory" in str(error):  # torch's CPU allocator has no exception of its own
             return run.record("oom", error, facts(device, trainer))
         raise
+
+
+def made(spec: RunSpec, log: RunLog, device: torch.device) -> Trainer:
+    """The trainer that the mesh asks for, at the run's first step.
+
+    Raises:
+        ValueError: the spec cannot be trained here.
+    """
+    own = next(log.checkpoints(), None)  # with a state of its own a run needs that of no other
+    sizes = spread_over(log.mesh, joined().count)
+    if sizes is None:
+        initial = weights.initial(spec, runs_root(spec, log)) if own is None else None
+        return Trainer(spec, log.data_root, device, log.optimizer_file, initial)
+    from optsweep_engines.torch_engine.spread_train import SpreadTrainer  # noqa: PLC0415 (it builds on this module)
+
+    begins = spec.start is not None and spec.start.mode == WEIGHTS and own is None
+    values = weights.one_by_one(spec, runs_root(spec, log)) if begins else None
+    return SpreadTrainer(spec, log.data_root, device, sizes, log.optimizer_file, values)
 
 
 def facts(device: torch.device, trainer: Trainer | None) -> dict[str, Any]:
