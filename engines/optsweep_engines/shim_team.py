@@ -62,6 +62,8 @@ class LeadShim(Shim):
             endings = super()._train(locks)
             return [self._judged(path, endings[0], meeting)]
         finally:
+            if meeting.trouble is not None and self._engine is not None:
+                self._engine.signal(signal.SIGKILL)  # it would wait for the others
             meeting.end()
             self._meeting = None
             self.close_engine()

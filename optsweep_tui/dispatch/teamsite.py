@@ -113,7 +113,8 @@ class TeamSite(SshSite):
     def _end_what_is_over(self, other: WorkerSite, host_id: str) -> None:
         stale = links.given_up(self._workspace, host_id)
         if stale:
-            answer, _ = other.call("fence", {"attempts": [list(attempt) for attempt in stale]})
+            why = "its attempt is over on the first machine"
+            answer, _ = other.call("fence", {"attempts": [list(attempt) for attempt in stale], "why": why})
             links.fenced(self._workspace, host_id, [a for a in stale if f"{a[0]}.a{a[1]}" in answer["ended"]])
 
     def over(self, attempt: Attempt) -> None:

@@ -100,9 +100,10 @@ def require_nobody_left(made: Lab) -> None:
         wait_for(lambda: not [pid for box in made.boxes.values() for pid in box.processes(module)], 30)  # noqa: B023
 
 
-def test_two_machines_give_the_losses_of_one_process(made: Lab) -> None:
-    workspace = place(made, "two")
-    optsweep(*RUN, "-o", "adamw", "-c", "0.006", "--engine", "jax", "--host", "pod", workspace=workspace)
+@pytest.mark.parametrize("engine", ["jax", "torch"])
+def test_two_machines_give_the_losses_of_one_process(made: Lab, engine: str) -> None:
+    workspace = place(made, f"two-{engine}")
+    optsweep(*RUN, "-o", "adamw", "-c", "0.006", "--engine", engine, "--host", "pod", workspace=workspace)
     [spec] = specs(workspace)
     found = losses_of(workspace / "runs" / spec.run_id)
     assert list(found) == list(range(1, spec.steps + 1)) and spec.steps == 49
@@ -111,10 +112,40 @@ def test_two_machines_give_the_losses_of_one_process(made: Lab) -> None:
     difference = np.abs(np.subtract(one, list(found.values())))
     assert (difference <= np.maximum(LATER, CONTROLS * drift)).all(), difference.max()
     [record] = workbench.records(workspace).values()
-    assert record["status"] == "done" and record["device"].startswith("2 x cpu")
+    assert record["status"] == "done" and ("2 x cpu" in record["device"]) == (engine == "jax")
     for box in made.boxes.values():  # each with a claim, a lease and an end of its own
         own = box.runs / spec.run_id / "a1"
         assert json.loads((own / "exit.json").read_text())["reason"] == "finished"
         assert (own / "claim").exists() and (own / "lease").exists()
         assert json.loads((own / "record.json").read_text())["parameters_sha256"] == record["parameters_sha256"]
+    require_nobody_left(made)
+
+
+def test_either_machine_may_lose_its_engine_or_its_worker_and_the_run_goes_on_from_its_checkpoint(made: Lab) -> None:
+    """Four deaths in one run: the engine and the worker, of the second machine and of the first."""
+    workspace = place(made, "deaths", settings="checkpoint_seconds = 0.2\n")
+    arguments = [*RUN, "-o", "adamw", "-c", "0.03", "--engine", "jax", "--host", "pod"]
+    controller = workbench.start(*arguments, workspace=workspace)
+    try:
+        victims = [
+            (box, module)
+            for box in ("second", "first")
+            for module in ("optsweep_engines.run", "optsweep_engines.shim_team")
+        ]
+        for number, (box, module) in enumerate(victims, start=1):
+            wait_for(lambda: list(made.boxes["first"].runs.glob(f"*/a{number}/ckpt/step-*")))  # noqa: B023
+            assert controller.poll() is None
+            [run_folder] = [path.parents[1] for path in workspace.glob("runs/*/a1/intent.json")]
+            for pid in made.boxes[box].processes(module):
+                workbench.kill(pid)
+            wait_for(lambda: (run_folder / f"a{number}" / "exit.json").exists())  # noqa: B023
+        assert controller.wait(timeout=240) == 0
+    finally:
+        controller.kill()
+        controller.wait()
+    [record] = workbench.records(workspace).values()
+    assert record["status"] == "done" and record["attempt"] == 5 and record["resumed_from_step"] > 0
+    errors = [json.loads((run_folder / f"a{number}" / "exit.json").read_text()).get("error") for number in (1, 2)]
+    assert "worker second: its engine was killed by signal 9" in errors[0]
+    assert "worker second was cut off" in errors[1]
     require_nobody_left(made)

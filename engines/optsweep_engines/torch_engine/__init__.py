@@ -6,6 +6,7 @@ from typing import Any
 
 from optsweep_engines.engine import RunLog
 from optsweep_engines.spec import RunRecord, RunSpec
+from optsweep_engines.team import Place
 
 
 class TorchEngine:
@@ -21,7 +22,7 @@ class TorchEngine:
             ValueError: the spec cannot be trained here (dataset, device, shape).
         """
         from optsweep_engines.torch_engine.device import gpus_for  # noqa: PLC0415 (torch takes a second to import)
-        from optsweep_engines.torch_engine.ranks import joined, wanted  # noqa: PLC0415
+        from optsweep_engines.torch_engine.ranks import joined, spread_over, wanted  # noqa: PLC0415
         from optsweep_engines.torch_engine.train import train  # noqa: PLC0415
 
         count = 1 if joined().count > 1 else wanted(spec, log.mesh, gpus_for(log.device))
@@ -30,8 +31,23 @@ class TorchEngine:
             return train(spec, log)
         from optsweep_engines.torch_engine.worker import leading  # noqa: PLC0415
 
+        if spread_over(log.mesh, count) is not None:
+            from optsweep_engines.torch_engine.spread_train import require_spreadable  # noqa: PLC0415
+
+            require_spreadable(spec, log.optimizer_file)  # before there are processes to tell
         with leading(log, attempt, count) as shared:
             return train(spec, shared)
+
+    def together(self, log: RunLog, place: Place) -> RunLog:
+        """Join the other machines of a run: the log of this process among theirs.
+
+        Raises:
+            ValueError: the run does not divide among the machines.
+            RuntimeError: the others do not come, or are of another attempt.
+        """
+        from optsweep_engines.torch_engine.machines import together  # noqa: PLC0415
+
+        return together(log, place)
 
     def matmul_flops(self, device: str, dtype: str = "fp32") -> float:
         """FLOP/s of a plain matrix product in a compute type on a device."""
