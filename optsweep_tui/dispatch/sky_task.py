@@ -1,0 +1,98 @@
+"""The task of a managed job as SkyPilot's YAML: one constant command, everything else as data in it. Pure.
+
+`optsweep run --dry-run --host NAME` prints it. Format: SkyPilot 0.14, docs.skypilot.co/en/latest/reference/yaml-spec.html.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from optsweep_engines.cloud_start import STORAGE
+from optsweep_tui.dispatch.hostsfile import HostEntry
+from optsweep_tui.dispatch.mirror import Attempt
+
+MOUNT = STORAGE
+"""Where the storage is mounted on a node."""
+RUN = """\
+exec "${OPTSWEEP_PYTHON/#\\~\\//$HOME/}" "$HOME/optsweep-storage/engine/$OPTSWEEP_ENGINE/start.py"
+"""
+"""The command, the same for all: what differs reaches it in quoted variables, so no shell ever reads it as code."""
+SETUP = """\
+bash "$HOME/optsweep-storage/setup/$OPTSWEEP_SETUP.sh"
+"""
+ANY_RUN = "0" * 32
+
+
+def name_of(attempt: Attempt) -> str:
+    """Name of the managed job of an attempt: unique, and what is asked for before anything is submitted again."""
+    return f"os-{attempt[0]}-a{attempt[1]}"
+
+
+def task(entry: HostEntry, attempt: Attempt, engine: str, setup: str | None) -> dict[str, Any]:
+    """The task of one attempt.
+
+    Args:
+        entry: a skypilot host.
+        attempt: run id and number.
+        engine: sha256 of the engine's archive.
+        setup: sha256 of the host's setup script; None without one.
+    """
+    environment = {
+        "OPTSWEEP_RUN": attempt[0],
+        "OPTSWEEP_ATTEMPT": str(attempt[1]),
+        "OPTSWEEP_ENGINE": engine,
+        "OPTSWEEP_PYTHON": entry.python,
+        "OPTSWEEP_THREADS": str(entry.sky.cpus or 1),
+    }
+    body: dict[str, Any] = {
+        "name": name_of(attempt),
+        "resources": resources(entry),
+        "file_mounts": {MOUNT: {"source": entry.sky.storage, "mode": "MOUNT"}},
+        "envs": environment | ({"OPTSWEEP_SETUP": setup} if setup else {}),
+        "num_nodes": 1,
+    }
+    if setup:
+        body["setup"] = SETUP
+    return body | {"run": RUN}
+
+
+def resources(entry: HostEntry) -> dict[str, Any]:
+    """What a machine must have."""
+    asked = entry.sky
+    found: dict[str, Any] = {
+        "accelerators": asked.accelerators,
+        "infra": asked.infra,
+        "use_spot": asked.use_spot,
+        "image_id": asked.image,
+        "cpus": f"{asked.cpus}+" if asked.cpus else None,
+        "memory": f"{asked.memory}+" if asked.memory else None,
+        "disk_size": asked.disk_size,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def trial(entry: HostEntry) -> str:
+    """A task that asks for the same machine and does nothing, for `sky launch --dryrun`."""
+    return _text({"name": "os-trial", "resources": resources(entry), "run": "true"})
+
+
+def text(entry: HostEntry, attempt: Attempt, engine: str, setup: str | None) -> str:
+    """The task as YAML."""
+    return _text(task(entry, attempt, engine, setup))
+
+
+def _text(body: dict[str, Any]) -> str:
+    return str(yaml.dump(body, Dumper=_Plain, sort_keys=False, allow_unicode=False, width=120))
+
+
+class _Plain(yaml.SafeDumper):
+    """Scripts as blocks, so that a person can read them."""
+
+
+def _script(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if value.endswith("\n") else None)
+
+
+_Plain.add_representer(str, _script)

@@ -1,0 +1,196 @@
+"""Managed jobs with the cloud faked: `sky` is a program that really starts tasks here, the bucket a folder; every run trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optsweep_tui import flow, rundir, settings
+from optsweep_tui.dispatch import fleet, sky_handover, sky_host, sky_pump
+from tests import fake_sky, walker
+from tests.e2e import workbench
+
+pytestmark = pytest.mark.slow
+STEPS = 83
+RATIO = 0.005
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with walker.installed(tmp_path_factory.mktemp("engine")):
+        yield
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, engine: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_sky.Cloud]:
+    """A cloud that is asked often."""
+    monkeypatch.setattr(sky_host, "ASK_SECONDS", 0.4)
+    monkeypatch.setattr(sky_host, "SOON_SECONDS", 0.4)
+    monkeypatch.setattr(sky_host, "REFUSED_SECONDS", 1.0)
+    monkeypatch.setattr(sky_pump, "NEAR_SECONDS", 0.1)
+    monkeypatch.setattr(sky_pump, "STILL_SECONDS", 3.0)
+    with fake_sky.installed(tmp_path / "cloud") as made:
+        yield made
+
+
+@pytest.fixture
+def place(tmp_path: Path, cloud: fake_sky.Cloud) -> Iterator[Path]:
+    """A workspace with the cloud in its hosts.toml."""
+    workspace = tmp_path / "work"
+    workspace.mkdir()
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+    python = os.path.abspath(sys.executable)
+    (workspace / "hosts.toml").write_text(
+        f'[hosts.cloud]\nbackend = "skypilot"\nstorage = "file://{bucket}"\naccelerators = "H100:1"\n'
+        f'use_spot = true\npython = "{python}"\ndevice = "cpu"\n'
+    )
+    (workspace / "optsweep.toml").write_text("checkpoint_seconds = 0.2\npoll_seconds = 0.1\n")
+    try:
+        yield workspace
+    finally:
+        fleet.of(settings.workspace(workspace)).close()
+
+
+def launched(workspace: Path, folder: Path, seeds: int) -> list[str]:
+    place = settings.workspace(workspace)
+    grid = str(workbench.grid_file(folder, str(RATIO), seeds, name="walks", engine="walker", optimizers=["adamw"]))
+    return flow.launch(place, flow.plan(place, flow.Request(grid=grid), prepare=True), hosts=("cloud",))
+
+
+def driven(workspace: Path, run_ids: list[str], seconds: float = 60.0) -> None:
+    """Look on until all are over."""
+    limit = time.monotonic() + seconds
+    for look in flow.drive(settings.workspace(workspace), run_ids):
+        assert time.monotonic() < limit, [(line.run_id[:8], line.state, line.attempt) for line in look.lines]
+
+
+def wait_for(what: Callable[[], Any], why: str, seconds: float = 30.0) -> Any:
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        answer = what()
+        if answer:
+            return answer
+        time.sleep(0.05)
+    raise AssertionError(f"{why}: not within {seconds:g} s")
+
+
+def assert_done(workspace: Path, run_ids: list[str]) -> None:
+    """Every run ended as it would have undisturbed, and the store holds each step once."""
+    for run_id in run_ids:
+        state = rundir.state_of(workspace / "runs" / run_id)
+        assert state.state == "done" and state.record is not None, (run_id, state)
+        seed = int(json.loads((workspace / "runs" / run_id / "spec.json").read_text())["seed"])
+        assert state.record.parameters_sha256 == walker.final_hash(seed, STEPS)
+    place = settings.workspace(workspace)
+    flow.collect(place)
+    rows = flow.sql(place, "select run_id, step, count(*) as n from v_metric where key = 'train_loss' group by all")
+    assert set(rows["n"]) == {1} and len(rows) == STEPS * len(run_ids)
+
+
+def test_runs_train_as_managed_jobs_and_come_back_whole(place: Path, cloud: fake_sky.Cloud, tmp_path: Path) -> None:
+    run_ids = launched(place, tmp_path, 3)
+    driven(place, run_ids)
+    assert_done(place, run_ids)
+    names = [job["name"] for job in cloud.jobs().values()]
+    assert sorted(names) == sorted(f"os-{run_id}-a1" for run_id in run_ids), "a job per run, each once"
+
+
+def test_a_machine_that_is_taken_away_is_followed_by_another_that_goes_on(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path
+) -> None:
+    os.environ[walker.PACE] = "0.05"
+    (run_id,) = launched(place, tmp_path, 1)
+    bucket = tmp_path / "bucket" / "runs" / run_id
+    wait_for(
+        lambda: list(bucket.glob("a1/ckpt/step*")) or list(bucket.glob("a1/ckpt/[!.]*")), "a checkpoint is carried"
+    )
+    (job,) = cloud.jobs()
+    cloud.preempt(job)
+    assert not list((cloud.root / "nodes").glob(f"{job}.0")), "nothing of the first machine is left"
+    driven(place, [run_id])
+    assert_done(place, [run_id])
+    record = rundir.state_of(place / "runs" / run_id).record
+    assert record is not None and record.attempt == 2 and record.resumed_from_step > 0
+    assert len(cloud.jobs()) == 1, "the job was recovered, not submitted again"
+    first = json.loads((place / "runs" / run_id / "a1" / "exit.json").read_text())
+    assert first["reason"] == "lost" and "gone without a word" in first["error"]
+
+
+def test_an_answer_that_is_lost_is_asked_for_by_name(place: Path, cloud: fake_sky.Cloud, tmp_path: Path) -> None:
+    cloud.answer("launch", "lost", "requests.exceptions.ConnectionError: connection aborted")
+    run_ids = launched(place, tmp_path, 2)
+    driven(place, run_ids)
+    assert_done(place, run_ids)
+    assert len(cloud.jobs()) == 2 and cloud.calls("launch") == 2, "each was submitted once"
+
+
+def test_a_submission_that_was_not_taken_stays_submitting_and_is_made_again_when_that_is_sure(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud.answer("launch", "away", "requests.exceptions.ConnectionError: connection refused")
+    (run_id,) = launched(place, tmp_path, 1)
+    wait_for(lambda: cloud.calls("launch") == 1 and cloud.calls("queue") >= 3, "it is asked for")
+    assert rundir.state_of(place / "runs" / run_id).state == "submitting"
+    assert cloud.calls("launch") == 1
+    cloud.answer("launch", "")
+    monkeypatch.setattr(sky_handover, "SURE_SECONDS", 0.5)
+    driven(place, [run_id])
+    assert_done(place, [run_id])
+    assert len(cloud.jobs()) == 1
+
+
+def test_two_jobs_of_one_attempt_train_it_once(place: Path, cloud: fake_sky.Cloud, tmp_path: Path) -> None:
+    os.environ[walker.PACE] = "0.01"
+    (run_id,) = launched(place, tmp_path, 1)
+    wait_for(cloud.jobs, "the first is submitted")
+    task = tmp_path / "again.yaml"
+    import yaml
+
+    task.write_text(yaml.safe_dump(cloud.jobs()[1]["task"]))
+    again = ["sky", "jobs", "launch", "--yes", "--detach-run", "--name", cloud.jobs()[1]["name"], str(task)]
+    subprocess.run(again, check=True, capture_output=True)
+    driven(place, [run_id])
+    assert_done(place, [run_id])
+    assert len(cloud.jobs()) == 2
+    wait_for(lambda: {job["status"] for job in cloud.jobs().values()} == {"SUCCEEDED"}, "both have left")
+    assert rundir.state_of(place / "runs" / run_id).attempt == 1
+
+
+def test_cancel_ends_what_trains_and_what_waits(place: Path, cloud: fake_sky.Cloud, tmp_path: Path) -> None:
+    os.environ[walker.PACE] = "0.2"
+    hosts = place / "hosts.toml"
+    hosts.write_text(hosts.read_text() + "max_submitted = 1\n")
+    run_ids = launched(place, tmp_path, 2)
+    wait_for(lambda: list((tmp_path / "bucket" / "runs").glob("*/a1/metrics*")), "one trains")
+    flow.cancel(settings.workspace(place), run_ids)
+    driven(place, run_ids)
+    assert [rundir.state_of(place / "runs" / run_id).state for run_id in run_ids] == ["cancelled", "cancelled"]
+    assert len(cloud.jobs()) == 1, "what waited was never submitted"
+    wait_for(
+        lambda: {job["status"] for job in cloud.jobs().values()} <= {"SUCCEEDED", "CANCELLED"}, "no machine is left"
+    )
+
+
+def test_a_job_that_is_given_up_is_followed_by_another_when_its_lease_has_stood_still(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path
+) -> None:
+    os.environ[walker.PACE] = "0.05"
+    (run_id,) = launched(place, tmp_path, 1)
+    wait_for(lambda: list((tmp_path / "bucket" / "runs").glob("*/a1/ckpt/[!.]*")), "a checkpoint is carried")
+    cloud.destroy(1)
+    driven(place, [run_id])
+    assert_done(place, [run_id])
+    record = rundir.state_of(place / "runs" / run_id).record
+    assert record is not None and record.attempt == 2 and record.resumed_from_step > 0
+    assert [job["name"] for job in cloud.jobs().values()] == [f"os-{run_id}-a1", f"os-{run_id}-a2"]
+    first = json.loads((place / "runs" / run_id / "a1" / "exit.json").read_text())
+    assert "managed job 1 was failed (the machine is gone)" in first["error"]
