@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch import distributed as dist
 
-from optsweep_engines.models import Parameter, initial_parameters, model, parameter_table
+from optsweep_engines.models import HIDDEN_ROLES, Parameter, initial_parameters, model, parameter_table
 from optsweep_engines.optimizers.catalogue import optimizer, resolve_knobs
 from optsweep_engines.torch_engine.optimizer import Optimizer
 from optsweep_engines.torch_engine.ranks import Ranks
@@ -48,7 +48,7 @@ def made(name: str, ranks: Ranks) -> tuple[dict[str, Tensor], Optimizer]:
     )
 
 
-def stepped(name: str, ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, Tensor], int, int]:
+def stepped(name: str, ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, Tensor | None], int, int]:
     """Parameters and whole states after STEPS steps of the same gradients; bytes of state in all, and here."""
     params, own = made(name, ranks)
     for step in range(1, STEPS + 1):
@@ -56,7 +56,12 @@ def stepped(name: str, ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, Tenso
         grads = {key: torch.randn(value.shape, generator=chance) * 0.01 for key, value in params.items()}
         own.step(grads, step, 0.01, {"noise": drawn})
     here = sum(value.numel() * value.element_size() for value in own.tensors().values())
-    return params, own.gathered(), own.state_bytes(), here
+    return (
+        params,
+        {name: own.whole_in_first(name, held) for name, held in own.tensors().items()},
+        own.state_bytes(),
+        here,
+    )
 
 
 def drawn(tensor: Parameter, step: int) -> Tensor:
@@ -89,13 +94,19 @@ def test_three_processes_together_hold_the_state_of_one_and_give_its_parameters(
     for name in RULES:
         params, states, everything, _ = stepped(name, Ranks())
         for answer in answers:
-            found, gathered, whole, _ = answer[name]
-            assert whole == everything and gathered.keys() == states.keys()
+            found, _, whole, _ = answer[name]
+            assert whole == everything
             for key, value in params.items():
                 assert torch.equal(found[key], answers[0][name][0][key]), "the processes differ"
                 assert torch.allclose(found[key], value, rtol=0, atol=2e-6), (name, key)
-            for key, value in states.items():
-                limit = 2e-5 * float(value.abs().max()) if value.is_floating_point() else 0
-                assert float((gathered[key] - value).abs().max()) <= limit, (name, key)
+        gathered = answers[0][name][1]
+        assert gathered.keys() == states.keys()
+        for key, value in states.items():
+            limit = 2e-5 * float(value.abs().max()) if value.is_floating_point() else 0
+            assert float((gathered[key] - value).abs().max()) <= limit, (name, key)
+        shared = [key for key in states if key.partition("/")[0] in HIDDEN_ROLES]
+        assert shared and all(answer[name][1][key] is None for answer in answers[1:] for key in shared), (
+            "one has it whole"
+        )
         held = [answer[name][3] for answer in answers]
         assert max(held) < everything <= sum(held), "each keeps a part"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from optsweep_engines.engine import RunLog
 from optsweep_engines.kept import EVALUATED
 from optsweep_engines.loop import foreign
 from optsweep_engines.torch_engine.optimizer import Optimizer
+from optsweep_engines.torch_engine.ranks import joined
+from optsweep_engines.torch_engine.streamed import Entry, Save, publish
 from optsweep_engines.torch_engine.user import ClassOptimizer
 
 FORMAT = "1"
@@ -33,13 +36,12 @@ def keep(
     parameters_sha256: str,
 ) -> None:
     """Publish the state for other runs: a checkpoint, and the parameters to evaluate where they are others."""
-    tensors, metadata = _content(log, run_id, step, params, optimizer, progress)
     with optimizer.evaluated():
         evaluated = {name: value.detach().clone() for name, value in params.items()}
-    if any(not torch.equal(value, params[name]) for name, value in evaluated.items()):
-        tensors |= {EVALUATED + name: value for name, value in evaluated.items()}
-    metadata["parameters_sha256"] = parameters_sha256
-    log.save_kept(step, lambda path: save_file(tensors, path, metadata))
+    if all(torch.equal(value, params[name]) for name, value in evaluated.items()):
+        evaluated = {}
+    metadata = described(log, run_id, step, progress, optimizer) | {"parameters_sha256": parameters_sha256}
+    _publish(log.save_kept, step, params, optimizer, metadata, {EVALUATED + name: v for name, v in evaluated.items()})
 
 
 def save(
@@ -58,36 +60,45 @@ def save(
     Raises:
         Superseded: a newer attempt exists.
     """
-    tensors, metadata = _content(log, run_id, step, params, optimizer, progress)
-    log.save_checkpoint(step, lambda path: save_file(tensors, path, metadata))
+    metadata = described(log, run_id, step, progress, optimizer)
+    _publish(log.save_checkpoint, step, params, optimizer, metadata, {})
 
 
-def _content(
-    log: RunLog,
-    run_id: str,
+def _publish(
+    save: Save,
     step: int,
     params: Mapping[str, Tensor],
     optimizer: Optimizer | ClassOptimizer,
-    progress: Mapping[str, Any],
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file."""
-    tensors: dict[str, Tensor] = {}
-    storages: set[int] = set()
-    for name, value in named(params, optimizer, gathered=True).items():
-        whole = value.detach().contiguous()
-        if whole.untyped_storage().data_ptr() in storages:  # one number that several banks share; files hold copies
-            whole = whole.clone()
-        storages.add(whole.untyped_storage().data_ptr())
-        tensors[name] = whole
-    metadata = described(log, run_id, step, progress)
-    if isinstance(optimizer, ClassOptimizer):
-        metadata["optimizer"] = json.dumps(optimizer.notes())
-    return tensors, metadata
+    metadata: Mapping[str, str],
+    further: Mapping[str, Tensor],
+) -> None:
+    """Write a file, of several processes the first; the others send it what is theirs alone, one tensor at a time."""
+    held = {name: value.detach().contiguous() for name, value in {**named(params, optimizer), **further}.items()}
+    ranks = joined()
+    if ranks.count == 1:
+        storages: set[int] = set()
+        for name, value in held.items():
+            if value.untyped_storage().data_ptr() in storages:  # one number that several banks share; files hold copies
+                held[name] = value.clone()
+            storages.add(held[name].untyped_storage().data_ptr())
+        save(step, lambda path: save_file(held, path, dict(metadata)))
+        return
+    publish(save, step, [_entry(optimizer, name, own) for name, own in held.items()], metadata, leads=not ranks.index)
 
 
-def described(log: RunLog, run_id: str, step: int, progress: Mapping[str, Any]) -> dict[str, str]:
+def _entry(optimizer: Optimizer | ClassOptimizer, name: str, own: Tensor) -> Entry:
+    if isinstance(optimizer, Optimizer) and name.startswith(STATE):
+        state = name.removeprefix(STATE)
+        whole = functools.partial(optimizer.whole_in_first, state, own)
+        return Entry(name=name, shape=optimizer.kind(state, own), dtype=own.dtype, whole=whole)
+    return Entry(name=name, shape=tuple(own.shape), dtype=own.dtype, whole=lambda: own)
+
+
+def described(
+    log: RunLog, run_id: str, step: int, progress: Mapping[str, Any], optimizer: object = None
+) -> dict[str, str]:
     """What a file says of itself."""
-    return {
+    found = {
         "format": FORMAT,
         "engine": ENGINE,
         "run_id": run_id,
@@ -95,6 +106,9 @@ def described(log: RunLog, run_id: str, step: int, progress: Mapping[str, Any]) 
         "step": str(step),
         "progress": json.dumps(dict(progress)),
     }
+    if isinstance(optimizer, ClassOptimizer):
+        found["optimizer"] = json.dumps(optimizer.notes())
+    return found
 
 
 def require(metadata: Mapping[str, str], run_id: str, step: int) -> None:
@@ -168,18 +182,9 @@ def load(
     return progress
 
 
-def named(
-    params: Mapping[str, Tensor], optimizer: Optimizer | ClassOptimizer | None, *, gathered: bool = False
-) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint by its name in the file.
-
-    Args:
-        gathered: states whole, from all processes that train the run; all of them call it.
-    """
-    if gathered and isinstance(optimizer, Optimizer):
-        held = optimizer.gathered()
-    else:
-        held = optimizer.tensors() if optimizer is not None else {}
+def named(params: Mapping[str, Tensor], optimizer: Optimizer | ClassOptimizer | None) -> dict[str, Tensor]:
+    """Every tensor that this process has for a checkpoint, by its name in the file."""
+    held = optimizer.tensors() if optimizer is not None else {}
     return {
         **{f"param/{name}": value for name, value in params.items()},
         **{STATE + name: value for name, value in held.items()},

@@ -153,13 +153,15 @@ class Optimizer:
         cut = self.shares.cut(name.rpartition("/")[0])
         return whole if cut is None else whole[cut]
 
-    def gathered(self) -> dict[str, Tensor]:
-        """State tensors of all processes by "bank/entry"; all of them call it."""
-        found = self.tensors()
-        for bank in self.params:  # in one order in all processes
-            for entry in self.shares.rows[bank]:
-                found[f"{bank}/{entry}"] = self.shares.whole(bank, entry, found[f"{bank}/{entry}"])
-        return found
+    def kind(self, name: str, own: Tensor) -> tuple[int, ...]:
+        """Shape of the state "bank/entry" over all processes, of which this one holds `own`."""
+        bank = name.rpartition("/")[0]
+        return (self.shares.count(bank), *own.shape[1:]) if bank in self.params else tuple(own.shape)
+
+    def whole_in_first(self, name: str, own: Tensor) -> Tensor | None:
+        """The state "bank/entry" in the first process, of which this one holds `own`; all of them call it."""
+        bank = name.rpartition("/")[0]
+        return self.shares.whole_in_first(bank, own) if bank in self.params else own
 
     def state_bytes(self) -> int:
         """Bytes held between steps, by all processes that share the work together."""

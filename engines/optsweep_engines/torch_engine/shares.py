@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+import torch
 from array_api_compat import torch as xp
 from torch import Tensor
 from torch import distributed as dist
@@ -13,7 +14,7 @@ from torch import distributed as dist
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers.base import Hyper, Rule, Service
 from optsweep_engines.torch_engine.fused import Slot
-from optsweep_engines.torch_engine.ranks import Ranks
+from optsweep_engines.torch_engine.ranks import Ranks, to_first
 
 
 def shareable(rule: Rule, item: Parameter) -> bool:
@@ -76,30 +77,28 @@ class Shares:
 
     def spread_(self, params: Mapping[str, Tensor]) -> None:
         """Send this process' matrices to the others and take theirs, in place."""
-        self._broadcast(list(self.bounds), params)
-
-    def whole(self, name: str, key: str, own: Tensor) -> Tensor:
-        """A state over all matrices of a bank, from the parts that the processes hold; all of them call it."""
-        row = self.rows[name][key]
-        found = row.new_empty((self.bounds[name][-1][1], *row.shape))
-        found[self.cut(name)] = own
-        self._broadcast([name], {name: found})
-        return found
-
-    def _broadcast(self, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
         works = [
-            dist.broadcast(tensors[name][start:stop], owner, async_op=True)
-            for name in names
-            for owner, (start, stop) in enumerate(self.bounds[name])
+            dist.broadcast(params[name][start:stop], owner, async_op=True)
+            for name, bounds in self.bounds.items()
+            for owner, (start, stop) in enumerate(bounds)
             if stop > start
         ]
         for work in works:
             work.wait()
 
+    def count(self, name: str) -> int:
+        """Matrices of a shared bank, of all processes."""
+        return self.bounds[name][-1][1]
+
+    def whole_in_first(self, name: str, own: Tensor) -> Tensor | None:
+        """A state over all matrices of a bank in the first process, None in the others; all of them call it."""
+        each = math.prod(own.shape[1:])
+        found = to_first(own.reshape(-1), [(stop - start) * each for start, stop in self.bounds[name]])
+        return None if found is None else torch.cat(found).view(self.count(name), *own.shape[1:])
+
     def state_bytes(self, name: str) -> int:
         """Of a whole bank, over all processes."""
-        count = self.bounds[name][-1][1]
-        return count * sum(value.numel() * value.element_size() for value in self.rows[name].values())
+        return self.count(name) * sum(value.numel() * value.element_size() for value in self.rows[name].values())
 
 
 def cost(shape: Sequence[int]) -> float:

@@ -30,25 +30,33 @@ Bound = Callable[[Sequence[Parameter], Mapping[str, Tensor], Sequence[tuple[Rule
 """(table, parameters, rules) -> the optimizer of these alone, in this process."""
 
 
-def require_spreadable(entry: OptimizerEntry, pairs: Sequence[tuple[Rule, Hyper]]) -> None:
-    """Refuse what cannot be spread.
+def rules_of(
+    entry: OptimizerEntry, knobs: Mapping[str, Scalar], table: Sequence[Parameter], **asked: int
+) -> list[tuple[Rule, Hyper]]:
+    """The rule of each tensor at peak learning rate 1.
+
+    Args:
+        asked: as of `hyper`.
 
     Raises:
-        ValueError: with the reason.
+        ValueError: one of them cannot be spread, with the reason; or as `hyper`.
     """
+    pairs = [hyper(entry, item, knobs, lr=1.0, **asked) for item in table]
     for rule, hp in pairs:
-        where = f"{entry.name}: its rule for {hp.tensor.name}"
+        where = f"the rule of {entry.name} for {hp.tensor.name}"
+        apart = rule.scope == "number"
         if rule.prepare is not None:
             reason = f"{where} sums over all tensors before each update"
         elif "hessian_diagonal" in entry.needs:
             reason = f"{entry.name} differentiates twice"
-        elif rule.scope != "number" and (rule.eval_params is not None or "sampled_gradient" in entry.needs):
-            reason = f"{where} needs whole tensors in more than its update"
-        elif rule.scope == "number" and "noise" in rule.events(1, hp.knobs):
+        elif not apart and (rule.eval_params is not None or "sampled_gradient" in entry.needs):
+            reason = f"{where} takes whole tensors in more than its update"
+        elif apart and "noise" in rule.events(1, hp.knobs):
             reason = f"{where} takes noise"
         else:
             continue
-        raise ValueError(f"{reason}, which parameters spread over processes do not allow: take fsdp=1")
+        raise ValueError(f"{reason}: it cannot be spread over processes, take fsdp=1")
+    return pairs
 
 
 class Owned:
@@ -145,8 +153,7 @@ class SpreadOptimizer:
         """
         self.spread = spread
         asked: dict[str, Any] = {"total_steps": total_steps, "tokens_per_step": tokens_per_step}
-        pairs = [hyper(entry, item, knobs, lr=1.0, **asked) for item in spread.items.values()]
-        require_spreadable(entry, pairs)
+        pairs = rules_of(entry, knobs, list(spread.items.values()), **asked)
 
         def bound(
             table: Sequence[Parameter], params: Mapping[str, Tensor], made: Sequence[tuple[Rule, Hyper]]

@@ -19,6 +19,7 @@ from optsweep_engines.engine import RunLog
 from optsweep_engines.loop import z_loss
 from optsweep_engines.models import initial_parameter, parameter_table
 from optsweep_engines.optimizers import user
+from optsweep_engines.optimizers.base import OptimizerEntry
 from optsweep_engines.optimizers.catalogue import optimizer as optimizer_entry
 from optsweep_engines.optimizers.user import OwnOptimizerError
 from optsweep_engines.optimizers.user_rules import entry_of
@@ -27,7 +28,7 @@ from optsweep_engines.torch_engine import spread_checkpoint
 from optsweep_engines.torch_engine.observe import Observer
 from optsweep_engines.torch_engine.spread import Axes, Banks, Spread
 from optsweep_engines.torch_engine.spread_model import SpreadDecoder
-from optsweep_engines.torch_engine.spread_optimizer import SpreadOptimizer
+from optsweep_engines.torch_engine.spread_optimizer import SpreadOptimizer, rules_of
 from optsweep_engines.torch_engine.spread_services import SpreadServices
 from optsweep_engines.torch_engine.train import Trainer
 from optsweep_engines.torch_engine.user import loaded
@@ -71,8 +72,17 @@ class SpreadTrainer(Trainer):
         shape = (spec.shape, spec.seq_len, self.dtype, self.device)
         self.decoder = SpreadDecoder(self.spread, *shape, spec.flops, z_loss(spec))
         self.services = SpreadServices(spec, SpreadDecoder(self.spread, *shape, 0.0), self.ranks, self.names)
-        self.optimizer, self.versions = optimizer_of(spec, self.spread, self.dtype, optimizer_file)  # type: ignore[assignment]
-        self.held: SpreadOptimizer = self.optimizer  # type: ignore[assignment]
+        entry, self.versions = entry_for(spec, optimizer_file)
+        self.held = SpreadOptimizer(
+            entry,
+            spec.hyperparameters,
+            self.spread,
+            total_steps=spec.steps,
+            tokens_per_step=spec.tokens_per_step,
+            dtype=self.dtype,
+            fused=not user.is_own(spec.optimizer),
+        )
+        self.optimizer = self.held  # type: ignore[assignment]
 
     def gradients(self, x_BT: Tensor, y_BT: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Mean loss over all processes and this one's parts of the gradients, which come averaged."""
@@ -145,23 +155,28 @@ class SpreadTrainer(Trainer):
         return digest.hexdigest()
 
 
-def optimizer_of(
-    spec: RunSpec, spread: Spread, dtype: torch.dtype, file: Path | None
-) -> tuple[SpreadOptimizer, dict[str, str]]:
+def entry_for(spec: RunSpec, file: Path | None) -> tuple[OptimizerEntry, dict[str, str]]:
     """The optimizer of a run, from the catalogue or the user's own, and the versions of what it came from.
 
     Raises:
-        ValueError: it cannot be spread.
+        OwnOptimizerError: a class, which cannot be spread; as `loaded`.
     """
-    asked: dict[str, Any] = {"total_steps": spec.steps, "tokens_per_step": spec.tokens_per_step, "dtype": dtype}
     if not user.is_own(spec.optimizer):
-        return SpreadOptimizer(optimizer_entry(spec.optimizer), spec.hyperparameters, spread, **asked), {}
+        return optimizer_entry(spec.optimizer), {}
     found, label, versions = loaded(spec.optimizer, file, spec.optimizer_file_hash)
     if found.kind == "class":
         raise OwnOptimizerError(
             f"{label}: {found.name} is a torch.optim class, which takes its parameters whole: they cannot be spread "
-            "over processes",
-            "take fsdp=1",
+            "over processes, take fsdp=1",
         )
-    entry = entry_of(found, spec.optimizer, label)
-    return SpreadOptimizer(entry, spec.hyperparameters, spread, fused=False, **asked), versions
+    return entry_of(found, spec.optimizer, label), versions
+
+
+def require_spreadable(spec: RunSpec, file: Path | None) -> None:
+    """Refuse a run whose optimizer cannot work on parameters that are spread.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    entry, _ = entry_for(spec, file)
+    rules_of(entry, spec.hyperparameters, parameter_table(spec.shape))
