@@ -97,6 +97,14 @@ def check(workspace: Workspace, name: str | None) -> Iterator[Finding]:
         yield from checkup.examine(workspace, entry)
 
 
+def tasks(workspace: Workspace, hosts: Sequence[str], run_id: str) -> dict[str, str]:
+    """Host -> the task that a run would be submitted to it as, for hosts that take a file of their own format."""
+    from optsweep_tui.dispatch import sky_host
+
+    found = {name: sky_host.preview(workspace, name, (run_id, 1)) for name in hosts}
+    return {name: text for name, text in found.items() if text is not None}
+
+
 def remove(workspace: Workspace, name: str, *, lost: bool = False) -> list[tuple[str, int]]:
     """Take a host out of hosts.toml; returns the attempts (run id, number) that it gives back."""
     from optsweep_tui.dispatch import leaving

@@ -25,6 +25,14 @@ def command(
     partitions: Annotated[
         list[str] | None, typer.Option("--partition", help="add --slurm: may be used; repeat.")
     ] = None,
+    skypilot: Annotated[
+        bool, typer.Option("--skypilot", help="add: managed jobs of SkyPilot in a cloud (docs/cloud.md).")
+    ] = False,
+    storage: Annotated[
+        str, typer.Option("--storage", help="add --skypilot: bucket of this machine and the nodes: s3://B/optsweep.")
+    ] = "",
+    infra: Annotated[str | None, typer.Option("--infra", help="add --skypilot: CLOUD or CLOUD/REGION.")] = None,
+    spot: Annotated[bool, typer.Option("--spot", help="add --skypilot: machines that may be taken away.")] = False,
     python: Annotated[str, typer.Option("--python", help="add: interpreter there that has torch or jax.")] = "python3",
     slots: Annotated[int | None, typer.Option("--slots", help="add: runs at a time [default: GPUs, or cores].")] = None,
     device: Annotated[str, typer.Option("--device", help="add: auto, cpu, cuda or tpu.")] = "auto",
@@ -49,17 +57,24 @@ def command(
         raise OptsweepError(f"hosts {action} needs the name of a host", f"optsweep hosts {action} NAME")
     if action == "add":
         from optsweep_tui.dispatch import hostsfile
+        from optsweep_tui.dispatch.sky_options import SkyOptions
 
         entry = hostsfile.HostEntry(
             name=str(name),
-            backend="slurm" if slurm else "ssh",
+            backend="skypilot" if skypilot else "slurm" if slurm else "ssh",
             ssh=ssh,
             python=python,
             slots=slots,
             device=device,
-            accelerator=accelerator,
+            accelerator="" if skypilot else accelerator,
             root=root,
             partitions=tuple(partitions or ()),
+            sky=SkyOptions(
+                storage=storage,
+                accelerators=accelerator if accelerator and skypilot else None,
+                infra=infra,
+                use_spot=spot or None,
+            ),
         )
         _add(place, entry, yes, json_)
     elif action == "check":

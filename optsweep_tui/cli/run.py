@@ -134,7 +134,7 @@ def command(
     if pack is not None and pack > 1 and kept:
         raise OptsweepError("--keep and --pack do not go together", "leave one of them out")
     if dry_run:
-        _show_plan(place, chosen, json_, kept)
+        _show_plan(place, chosen, json_, kept, hosts)
         return
     if "local" in hosts:
         flow.require_engines(chosen.specs)
@@ -199,15 +199,22 @@ def _say_unkept(workspace: Workspace, chosen: Plan, queued: list[str]) -> None:
         output.say(line)
 
 
-def _show_plan(workspace: Workspace, chosen: Plan, json_: bool, kept: dict[str, list[int]] | None = None) -> None:
-    from optsweep_tui import flow, preview, starting
+def _show_plan(
+    workspace: Workspace,
+    chosen: Plan,
+    json_: bool,
+    kept: dict[str, list[int]] | None = None,
+    hosts: tuple[str, ...] = ("local",),
+) -> None:
+    from optsweep_tui import flow, machines, preview, starting
     from optsweep_tui.core import dataset_key
 
     data = preview.of(workspace, chosen)
     for run in data["runs"]:
         run["keep"] = (kept or {}).get(run["run_id"], [])
+    tasks = machines.tasks(workspace, hosts, chosen.run_ids[0]) if chosen.specs and hosts != ("local",) else {}
     if json_:
-        output.emit_json(data)
+        output.emit_json({**data, "tasks": tasks} if tasks else data)
         return
     begun = [starting.begun_with(spec) for spec in chosen.specs]
     knobs = _varying(data["runs"])
@@ -267,6 +274,8 @@ def _show_plan(workspace: Workspace, chosen: Plan, json_: bool, kept: dict[str, 
         print(f"note: {note}")
     if any(run["provisional"] for run in data["runs"]):
         print("run ids are provisional: the dataset is not prepared here, so its hash is not known")
+    for name, text in tasks.items():
+        print(f"\nhost {name}: each run is a managed job of its own; of run {chosen.run_ids[0][:8]}:\n{text}", end="")
 
 
 def _held_out(chosen: Plan) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optsweep_engines import sources
-from optsweep_tui.dispatch import fingerprint, slurm_check, told
+from optsweep_tui.dispatch import fingerprint, sky_check, slurm_check, told
 from optsweep_tui.dispatch.fleet import SKEW_SECONDS
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.site import Site
@@ -40,6 +40,9 @@ def examine(workspace: Workspace, entry: HostEntry) -> Iterator[Finding]:
     def finding(check: str, state: str, found: str, next_step: str = "") -> Finding:
         return Finding(host=entry.name, check=check, state=state, found=found, next_step=next_step)
 
+    if entry.backend == "skypilot":
+        yield from sky_check.examine(workspace, entry, finding)
+        return
     site: Site
     if entry.ssh is not None:
         try:

@@ -277,7 +277,9 @@ def _managed(values: dict[str, Any], table: Mapping[str, Any], wrong: Any) -> Ho
     for key in table:
         if key in _NOT_MANAGED or (key in _SLURM and key not in sky_options.PATTERNS):
             raise wrong(key, "means nothing for skypilot hosts", "delete that line")
-    return HostEntry(**values, sky=sky_options.read(table, wrong))
+    sky = sky_options.read(table, wrong)
+    values["accelerator"] = values.get("accelerator") or sky.accelerators or ""
+    return HostEntry(**values, sky=sky)
 
 
 def _slurm(table: Mapping[str, Any], wrong: Any) -> SlurmOptions:

@@ -30,7 +30,13 @@ def remove(workspace: Workspace, name: str, *, lost: bool) -> list[Attempt]:
     """
     entry = hostsfile.entry_of(workspace, name)
     back: list[Attempt] = []
-    if entry.backend == "ssh" and links.open_attempts(workspace, name):
+    if entry.backend == "skypilot" and (attempts := links.open_attempts(workspace, name)):
+        if not lost:
+            raise OptsweepError(
+                f"{len(attempts)} runs go on at host {name}", "wait for them, or optsweep cancel them, then take it out"
+            )
+        back = _given_up(workspace, entry)
+    elif entry.backend == "ssh" and links.open_attempts(workspace, name):
         site = SshSite(workspace, entry)
         try:
             site.connect()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from optsweep_engines import cloud_start, mounted
+from optsweep_engines import cloud_start, envfile, mounted
 from optsweep_tui.dispatch import hostsfile, links, sky_commands, sky_task, staging
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.mirror import Attempt
@@ -46,6 +46,19 @@ class SkyPlace:
 
     def hang_up(self) -> None:
         """No connection is open."""
+
+    def call(self, verb: str, header: dict[str, Any], body: bytes = b"", seconds: float = 0.0) -> Any:
+        """What a `Fleet` asks of any host: only the checkpoints of runs can be taken away.
+
+        Raises:
+            OptsweepError: the storage does not answer, or something else is asked.
+        """
+        if verb != "drop_checkpoints":
+            raise OptsweepError(
+                f"host {self.name}: its storage keeps no such thing", "optsweep show RUN tells where it is"
+            )
+        found = [self.storage.drop_checkpoints(run_id) for run_id in header["run_ids"]]
+        return {"count": sum(count for count, _ in found), "bytes": sum(size for _, size in found)}, b""
 
     def over(self, attempt: Attempt) -> None:
         """An attempt has ended here."""
@@ -112,6 +125,7 @@ class SkyHost(Pump):
             device=device_of(self.entry),
         )
         if not self._staged:
+            require_secrets(self.entry)
             for name, data in pieces(self.entry).items():
                 if self.storage.read(name, 64 << 20) != data:
                     self.storage.write(name, data)
@@ -231,6 +245,23 @@ def setup_of(entry: HostEntry) -> tuple[str, bytes] | None:
             f"hosts.{entry.name}.setup: {path} cannot be read: {error.strerror}", "name a shell script in hosts.toml"
         ) from None
     return hashlib.sha256(data).hexdigest(), data
+
+
+def require_secrets(entry: HostEntry) -> None:
+    """See that the env_file can be handed to SkyPilot: a file of this machine that nobody else may read.
+
+    Raises:
+        OptsweepError: it cannot.
+    """
+    if entry.env_file is None:
+        return
+    try:
+        envfile.read(entry.env_file)
+    except (OSError, ValueError) as error:
+        words = error.strerror if isinstance(error, OSError) else error
+        raise OptsweepError(
+            f"hosts.{entry.name}.env_file: {entry.env_file}: {words}", "write NAME=VALUE lines, chmod 600"
+        ) from None
 
 
 def pieces(entry: HostEntry) -> dict[str, bytes]:

@@ -135,6 +135,16 @@ class Storage:
         except Exception as error:
             raise self._meant(error) from None
 
+    def remove(self, name: str) -> None:
+        """Take a file away, if it is there."""
+        fs, root = self._fs()
+        try:
+            fs.rm_file(f"{root}/{name}")
+        except FileNotFoundError:
+            pass
+        except Exception as error:
+            raise self._meant(error) from None
+
     # ------------------------------------------------------------ runs
 
     def listing(self, run_id: str) -> Listing:
@@ -167,6 +177,24 @@ class Storage:
                 listing.setdefault(int(match.group(1)), {})[match.group(2)] = item
         return listing
 
+    def drop_checkpoints(self, run_id: str) -> tuple[int, int]:
+        """Remove the checkpoints of a run; (files, bytes)."""
+        assert folder.is_run_id(run_id)
+        fs, root = self._fs()
+        base = f"{root}/runs/{run_id}"
+        try:
+            fs.invalidate_cache()
+            found = {
+                path: info for path, info in fs.find(base, detail=True).items() if _checkpoint(path[len(base) + 1 :])
+            }
+            for path in found:
+                fs.rm_file(path)
+        except FileNotFoundError:
+            return 0, 0
+        except Exception as error:
+            raise self._meant(error) from None
+        return len(found), sum(int(info.get("size") or 0) for info in found.values())
+
     def part(self, run_id: str, number: int, name: str, size: int) -> bytes | None:
         """The bytes of a part of a stream; None where it is not whole."""
         data = self.read(attempt_file(run_id, number, name), mounted.PART_BYTES)
@@ -176,6 +204,10 @@ class Storage:
         """Leave the marker of runs."""
         for run_id in run_ids:
             self.write(f"runs/{run_id}/{folder.CANCEL}", b"\n")
+
+
+def _checkpoint(path: str) -> bool:
+    return re.fullmatch(r"a[1-9][0-9]{0,8}/ckpt/[A-Za-z0-9_.-]{1,200}", path) is not None
 
 
 def attempt_file(run_id: str, number: int, name: str) -> str:
