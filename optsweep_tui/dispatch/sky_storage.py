@@ -60,9 +60,10 @@ class Storage:
                 fsspec = import_module("fsspec")
                 options = {} if self.local else {"use_listings_cache": False}
                 made = fsspec.filesystem(protocol, skip_instance_cache=True, **options)
-            except ImportError as error:
+            except ImportError:
+                needs = {"s3": "s3fs", "gs": "gcsfs"}.get(protocol, "fsspec")
                 raise OptsweepError(
-                    f"host {self._host}: {protocol}:// cannot be read without {told.plain(error.name or error)}",
+                    f"host {self._host}: {protocol}:// cannot be read: {needs} is not installed",
                     "pip install 'optsweep[skypilot]'",
                 ) from None
             except Exception as error:

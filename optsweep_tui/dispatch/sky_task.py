@@ -45,12 +45,12 @@ def task(entry: HostEntry, attempt: Attempt, engine: str, setup: str | None) -> 
         "OPTSWEEP_ENGINE": engine,
         "OPTSWEEP_PYTHON": entry.python,
         "OPTSWEEP_THREADS": str(entry.sky.cpus or 1),
-    }
+    } | ({"OPTSWEEP_SETUP": setup} if setup else {})
     body: dict[str, Any] = {
         "name": name_of(attempt),
         "resources": resources(entry),
         "file_mounts": {MOUNT: {"source": entry.sky.storage, "mode": "MOUNT"}},
-        "envs": environment | ({"OPTSWEEP_SETUP": setup} if setup else {}),
+        "envs": {key: _Text(value) for key, value in environment.items()},
         "num_nodes": 1,
     }
     if setup:
@@ -87,12 +87,21 @@ def _text(body: dict[str, Any]) -> str:
     return str(yaml.dump(body, Dumper=_Plain, sort_keys=False, allow_unicode=False, width=120))
 
 
+class _Text(str):
+    """A value that is a text whatever it looks like: an id of digits, 1e10, yes."""
+
+
 class _Plain(yaml.SafeDumper):
-    """Scripts as blocks, so that a person can read them."""
+    """Scripts as blocks, so that a person can read them; values of variables in quotes."""
 
 
 def _script(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if value.endswith("\n") else None)
 
 
+def _quoted(dumper: yaml.SafeDumper, value: _Text) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", str(value), style='"')
+
+
 _Plain.add_representer(str, _script)
+_Plain.add_representer(_Text, _quoted)

@@ -13,7 +13,7 @@ from typing import Any
 from optsweep_engines.shim_batch import CONTINUED
 from optsweep_tui import rundir
 from optsweep_tui.core import Host
-from optsweep_tui.dispatch import opening, retry, sky_host
+from optsweep_tui.dispatch import opening, retry, sky_commands, sky_host
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.links import Link
 from optsweep_tui.dispatch.pumped import PumpedDispatcher
@@ -48,6 +48,9 @@ class SkyDispatcher(PumpedDispatcher):
 
     def connect(self, seconds: float = CONNECT_SECONDS) -> Link:
         """Wait for the first word of the storage, and have SkyPilot say whether it could find such a machine."""
+        if sky_commands.program() is None:
+            missing = sky_host.refusal(self.entry, sky_commands.call(()))
+            return dataclasses.replace(self.link, state="refused", error=str(missing))
         self.pump.start()
         self.pump.tried(max(seconds, CONNECT_SECONDS))
         if self.link.state == "refused" or not self.pump.holds:
