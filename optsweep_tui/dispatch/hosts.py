@@ -143,7 +143,13 @@ class Looker:
         link = links.read_link(self._workspace, entry.name)
         device = (link.device if link else "") or entry.device
         slots = entry.slots or (link.slots if link else 0)
-        host = Host(name=entry.name, backend=entry.backend, slots=slots, device=device, address=entry.ssh or entry.sky.storage or None)
+        host = Host(
+            name=entry.name,
+            backend=entry.backend,
+            slots=slots,
+            device=device,
+            address=entry.ssh or entry.sky.storage or None,
+        )
         if link is None:
             why = "" if entry.backend != "ssh" else f"never asked. optsweep hosts check {entry.name} asks it"
             return HostLook(host=host, drained=entry.drained, problem=why)
