@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,7 +22,6 @@ from optsweep_engines.optimizers.base import Hyper, OptimizerEntry, Rule, Servic
 from optsweep_engines.spec import Scalar
 from optsweep_engines.torch_engine.optimizer import Optimizer
 from optsweep_engines.torch_engine.ranks import Ranks, to_first
-from optsweep_engines.torch_engine.shares import shared_out
 from optsweep_engines.torch_engine.spread import Spread
 
 Kind = tuple[tuple[int, ...], torch.dtype]
@@ -173,9 +173,13 @@ class SpreadOptimizer:
         self.local = bound([hp.tensor for _, hp in here], params, here)
         """Of the numbers of this process that are updated apart."""
         owned = [(rule, hp) for rule, hp in pairs if rule.scope != "number"]
+        banks = [
+            (item.tensors, item.count // item.tensors, rule.scope == "tensor")
+            for rule, item in ((rule, hp.tensor) for rule, hp in owned)
+        ]
         self.owned = {
             hp.tensor.name: Owned(spread, rule, hp, bounds, bound)
-            for (rule, hp), bounds in zip(owned, owners(owned, spread.axes.count), strict=True)
+            for (rule, hp), bounds in zip(owned, owners(banks, spread.axes.count), strict=True)
         }
         """Banks whose rule needs whole tensors."""
         self.plain = {**self.local.plain, **{rule: [hp.tensor.name] for rule, hp in owned}}
@@ -261,17 +265,25 @@ class SpreadOptimizer:
         return sum(math.prod(shape) * dtype.itemsize for shape, dtype in kinds)
 
 
-def owners(pairs: Sequence[tuple[Rule, Hyper]], count: int) -> list[list[tuple[int, int]]]:
-    """Whose tensors of each bank are whose: even shares of the numbers, as far as whole tensors allow.
+def owners(banks: Sequence[tuple[int, int, bool]], count: int) -> list[list[tuple[int, int]]]:
+    """Whose tensors of each bank are whose.
+
+    Every process works on every bank, so that they work at the same time and each has its part of one bank in hand; what is
+    left over goes to those that have the fewest numbers so far.
+
+    Args:
+        banks: (tensors, numbers of one, whether tensors may go to different processes).
 
     Returns:
-        For each bank first and last + 1 of the tensors of each process; a bank that is not to be cut counts as one tensor.
+        For each bank first and last + 1 of the tensors of each process.
     """
-    many = [hp.tensor.tensors if rule.scope == "tensor" else 1 for rule, hp in pairs]
+    loads = [0] * count
     found = []
-    units = [(each, float(hp.tensor.count) / each) for each, (_, hp) in zip(many, pairs, strict=True)]
-    for owned, (rule, hp) in zip(shared_out(units, count), pairs, strict=True):
-        stops = [sum(owner <= index for owner in owned) for index in range(count)]
-        scale = 1 if rule.scope == "tensor" else hp.tensor.tensors  # all tensors of the bank
-        found.append([(start * scale, stop * scale) for start, stop in zip([0, *stops[:-1]], stops, strict=True)])
+    for tensors, numbers, apart in banks:
+        each, left = divmod(tensors, count) if apart else (0, 1)
+        further = sorted(range(count), key=lambda process: (loads[process], process))[:left]
+        many = [each + (process in further) if apart else tensors * (process in further) for process in range(count)]
+        loads = [load + own * numbers for load, own in zip(loads, many, strict=True)]
+        stops = list(itertools.accumulate(many))
+        found.append(list(zip([0, *stops[:-1]], stops, strict=True)))
     return found
