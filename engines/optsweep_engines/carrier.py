@@ -60,7 +60,11 @@ class Carried:
                     return None
                 if number != self._number and not self._ours():
                     return None  # a later job's
-                return self._brought(number) if self._claimed(newest) else None
+                if self._claimed(newest):
+                    return self._brought(number)
+                if not self._ours():
+                    return None
+                continue  # an earlier start of this very job was quicker
             if not self._ours():
                 return None  # another job's
             if self._stands_still(newest):
@@ -87,13 +91,17 @@ class Carried:
         return ending is not None and ending.get("reason") in CONTINUED and not (ended / folder.RECORD).exists()
 
     def _claimed(self, attempt: Path) -> bool:
-        """Bid for an attempt, wait until every bid is seen by all, and claim it where ours is the lowest."""
-        mounted.put_json(attempt / f"bid.{mounted.slug(self._job)}", {"token": self.token})
+        """Bid for an attempt, wait until every bid is seen by all, and claim it where ours is the lowest.
+
+        Two starts of one job have one bid: the last to write it goes on.
+        """
+        ours = attempt / f"bid.{mounted.slug(self._job)}"
+        mounted.put_json(ours, {"token": self.token})
         time.sleep(self._pace.settle)
         bids = sorted(name for name in os.listdir(attempt) if mounted.BID.fullmatch(name))
-        if (attempt / folder.CLAIM).exists() or (attempt / folder.EXIT).exists():
-            return self._ours()
-        if bids and bids[0] != f"bid.{mounted.slug(self._job)}":
+        if (attempt / folder.CLAIM).exists() or (attempt / folder.EXIT).exists() or bids[:1] != [ours.name]:
+            return False
+        if (mounted.read_table(ours) or {}).get("token") != self.token:
             return False
         self._claim(attempt)
         return True
@@ -182,7 +190,7 @@ def job_of(environment: Mapping[str, str]) -> str:
 
 
 def main() -> int:
-    """Read the environment, train until nothing is left."""
+    """Read the environment, train one attempt. What follows its end is the controller's affair, or that of a recovered job."""
     environment: dict[str, Any] = dict(os.environ)
     storage = Path(cloud_start.STORAGE).expanduser()
     node = Path(cloud_start.NODE).expanduser()
@@ -200,7 +208,8 @@ def main() -> int:
         signal.signal(ignored, signal.SIG_IGN)
     carried = Carried(storage, node, run_id, int(number), job, pace)
     try:
-        while (attempt := carried.next(shim)) is not None:
+        attempt = carried.next(shim)
+        if attempt is not None:
             with Courier(attempt, carried.there / attempt.name, carried.token, pace, shim) as courier:
                 shim.attempt(attempt)
             if not courier.delivered:

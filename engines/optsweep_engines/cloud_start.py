@@ -1,7 +1,8 @@
-"""First words on a cloud node: this file lies in the storage, checks the engine's archive by its hash, and starts the carrier.
+"""First words on a cloud node: part of the task itself, it checks the engine's archive by its hash and starts the carrier.
 
 It is read by whatever Python the node has, imports nothing of ours and takes no arguments: what it is to do is in the
-environment that the task was submitted with (OPTSWEEP_ENGINE: sha256 of the archive; the rest is the carrier's).
+environment that the task was submitted with (OPTSWEEP_ENGINE: sha256 of the archive; the rest is the carrier's). Nothing
+that lies in the storage is run before its hash was checked.
 """
 
 import hashlib

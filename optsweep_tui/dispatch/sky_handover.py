@@ -47,6 +47,12 @@ class Handover(SkyHost):
         super().__init__(*arguments)
         self._launching: dict[Attempt, concurrent.futures.Future[Said]] = {}
         self._tries: dict[Attempt, Try] = {}
+        self._cancelling: dict[str, float] = {}
+        """Run with a cancel marker -> monotonic seconds at which it was there."""
+        self._noted: set[Attempt] = set()
+        """Attempts whose note, if there was one, has been read."""
+        self._queued_at: dict[Attempt, float] = {}
+        """Monotonic seconds at which a job was acknowledged: what the queue said before says nothing of it."""
 
     def _hand_over(self, attempts: list[Attempt]) -> None:
         """Submit what waits, as many as may be; settle what is not known to have been taken."""
@@ -59,7 +65,7 @@ class Handover(SkyHost):
             if known is not None and known.tried_at:
                 self._find(attempt, known)
                 continue
-            if (self._run_folder(attempt) / rundir.CANCEL).exists():
+            if attempt[0] in self._cancelling:
                 self._end_here(attempt, "cancelled", "cancelled before it was submitted")
             elif room > 0 and not self.entry.drained and self._accepts():
                 room -= self._begin(attempt, known)
@@ -88,7 +94,7 @@ class Handover(SkyHost):
             self._end_here(attempt, "stale", "a newer attempt of this run is in the storage already")
             return 0
         if folder.EXIT in there or folder.CLAIM in there:
-            self._set(attempt, "queued", {})
+            self._acknowledge(attempt)
             return 0
         if folder.INTENT in there and known is None:  # another controller's: its job is asked for by name
             self._keep(attempt, Try(tried_at=time.time(), asked_after=time.monotonic()))
@@ -145,6 +151,8 @@ class Handover(SkyHost):
             self._keep(attempt, known)
 
     def _acknowledge(self, attempt: Attempt) -> None:
+        self._queued_at[attempt] = time.monotonic()
+        self._refusals = 0
         self._set(attempt, "queued", {})
         self._forget(attempt)
 
@@ -181,7 +189,8 @@ class Handover(SkyHost):
         return sky_host.folder_of(self._workspace, self.entry) / f"{sky_task.name_of(attempt)}.json"
 
     def _remembered(self, attempt: Attempt) -> Try | None:
-        data = links.read_plain(self._note(attempt))
+        data = None if attempt in self._noted else links.read_plain(self._note(attempt))
+        self._noted.add(attempt)
         if data is None:
             return None
         found = Try(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from optsweep_engines import cloud_start, envfile, mounted
+from optsweep_engines import envfile, mounted
 from optsweep_tui.dispatch import hostsfile, links, sky_commands, sky_task, staging
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.mirror import Attempt
@@ -29,6 +29,11 @@ SOON_SECONDS = 5.0
 """The same where something hangs on the answer."""
 REFUSED_SECONDS = 60.0
 """Between two tries of what was refused: somebody may have mended it."""
+LONGEST_REFUSED_SECONDS = 1800.0
+LOOK_SECONDS = 10.0
+"""Between two looks at a run in a bucket: each is a request that costs something."""
+NEAR_SECONDS = 0.5
+"""The same in a folder of this machine."""
 WORKERS = 4
 """Processes of `sky` at a time."""
 MOST_JOBS = 50
@@ -85,15 +90,25 @@ class SkyHost(Pump):
         self._ask_at = 0.0
         self._accepted: concurrent.futures.Future[Said] | None = None
         self._hold_until = 0.0
+        self._refusals = 0
         self._refused = ""
         """Why nothing is submitted until `_hold_until`."""
         self._trouble: tuple[str, str] | None = None
         self._staged = False
+        self._marked_at = -LOOK_SECONDS
+        self._away = ""
+        """Why the queue did not answer last time."""
+        self._asked_at = 0.0
 
     @property
     def most(self) -> int:
         """Jobs of ours that are not over at a time."""
         return self.entry.sky.max_submitted or MOST_JOBS
+
+    @property
+    def look_seconds(self) -> float:
+        """Between two looks at the same files."""
+        return NEAR_SECONDS if self.storage.local else LOOK_SECONDS
 
     def stop(self) -> None:
         """End the thread; what `sky` is doing it does to its end."""
@@ -108,8 +123,12 @@ class SkyHost(Pump):
         Raises:
             Unreachable: it does not answer, or has not its mark any more. OptsweepError: it keeps us out.
         """
+        if time.monotonic() - self._marked_at < self.look_seconds:
+            return
+        self._marked_at = time.monotonic()
         mark = self.storage.table(mounted.MARK)
         if mark is None:
+            self._marked_at = -LOOK_SECONDS
             if self._link.host_id and any(state != "submitting" for state in self._acknowledged()):
                 raise Unreachable(
                     f"host {self.entry.name}: storage {self.entry.sky.storage} has not the files that it had",
@@ -181,12 +200,17 @@ class SkyHost(Pump):
             self._refused = ""
             return True
         self._accepted = None
-        self._refuse(said)
+        if sky_commands.meaning(said) in ("refused", "missing"):
+            self._refuse(said)
+        else:
+            self._hold_until = time.monotonic() + REFUSED_SECONDS
+            self._away = f"host {self.entry.name}: sky says: {said.words}"
         return False
 
     def _refuse(self, said: Said) -> None:
-        """Submit nothing for a while."""
-        self._hold_until = time.monotonic() + REFUSED_SECONDS
+        """Submit nothing for a while, longer each time."""
+        wait = min(LONGEST_REFUSED_SECONDS, REFUSED_SECONDS * 2**self._refusals)
+        self._hold_until, self._refusals = time.monotonic() + wait, self._refusals + 1
         self._refused = str(refusal(self.entry, said))
 
 
@@ -267,10 +291,7 @@ def require_secrets(entry: HostEntry) -> None:
 def pieces(entry: HostEntry) -> dict[str, bytes]:
     """What every job finds in the storage: name -> content."""
     engine = staging.archive()
-    found = {
-        f"engine/{engine.sha256}/engine.zip": engine.data,
-        f"engine/{engine.sha256}/start.py": Path(cloud_start.__file__).read_bytes(),
-    }
+    found = {f"engine/{engine.sha256}/engine.zip": engine.data}
     setup = setup_of(entry)
     return found | ({f"setup/{setup[0]}.sh": setup[1]} if setup else {})
 

@@ -31,6 +31,8 @@ TORN_SECONDS = 60.0
 CANCEL_SECONDS = 90.0
 """A run that was told to stop saves nothing and ends by itself; after this its machine is taken away."""
 AGAIN_SECONDS = 30.0
+CANCELS_SECONDS = 1.0
+"""Between two looks for markers."""
 SCREEN_SECONDS = 2.0
 
 
@@ -46,10 +48,8 @@ class SkyPump(Handover):
         self._gone: dict[Attempt, tuple[float, int]] = {}
         """Unclaimed, and its job is over: (the answer that said so last, how many have)."""
         self._torn: dict[Attempt, float] = {}
-        self._cancelling: dict[str, float] = {}
-        """Run with a cancel marker -> monotonic seconds at which it was there."""
         self._cancels: list[concurrent.futures.Future[Said]] = []
-        self._cancel_again = 0.0
+        self._cancel_again = self._cancels_at = 0.0
         self._looked_screen = 0.0
 
     def tick(self) -> bool:
@@ -63,8 +63,8 @@ class SkyPump(Handover):
         soon = bool(self.held or self._gone or any(known.tried_at for known in self._tries.values()))
         if attempts or self.held:
             self._ask(soon)
-        self._hand_over(attempts)
         self._pass_cancels(attempts)
+        self._hand_over(attempts)
         self._look_at(attempts)
         self._settle_held()
         self._screen()
@@ -96,7 +96,7 @@ class SkyPump(Handover):
         for attempt in [*attempts, *self.held]:
             if attempt in self.held or self._states.get(attempt) in ("queued", "running"):
                 by_run.setdefault(attempt[0], []).append(attempt)
-        wait = NEAR_SECONDS if self.storage.local else LOOK_SECONDS
+        wait = self.look_seconds
         for run_id, known in by_run.items():
             if self._stop or time.monotonic() - self._seen_at.get(run_id, -wait) < wait:
                 continue
@@ -159,7 +159,7 @@ class SkyPump(Handover):
 
     def _unclaimed(self, attempt: Attempt) -> None:
         """Nobody has begun it. Where its job is over, twice, nobody will."""
-        snapshot = self.fresh(self.began)
+        snapshot = self.fresh(self._queued_at.get(attempt, self.began))
         name = self.job_of(attempt)
         if snapshot is None or snapshot.active(name):
             self._gone.pop(attempt, None)
@@ -182,14 +182,17 @@ class SkyPump(Handover):
         return f"managed job {row.job} was {row.status.lower()}" + (f" ({row.reason})" if row.reason else "")
 
     def _adopt(self, old: Attempt, new: Attempt) -> None:
-        """A job that was recovered has opened the next attempt itself."""
-        name = self.job_of(old)
+        """A job that was recovered has opened the next attempt itself; or another controller has."""
         self.held.pop(old, None)
         where = self.mirror.folder_of(new)
         if not where.is_dir():
-            where.mkdir(mode=0o700, exist_ok=True)
+            there = self.storage.table(attempt_file(*new, folder.INTENT)) or {}
             intent = links.read_plain(self.mirror.folder_of(old) / rundir.INTENT) or {"host": self.entry.name}
-            opening.intended(where, {**intent, "asked": False, "why": "its machine was taken away", "requeued": name})
+            intent |= {"asked": False, "why": "another controller's", "requeued": None}
+            if there.get("requeued"):
+                intent |= {"why": "its machine was taken away", "requeued": self.job_of(old)}
+            where.mkdir(mode=0o700, exist_ok=True)
+            opening.intended(where, intent)
         if not (where / rundir.EXIT).exists() and new not in self._states:
             links.mark_open(self._workspace, self.entry.name, new)
             self._set(new, "queued", {})
@@ -208,6 +211,9 @@ class SkyPump(Handover):
     def _pass_cancels(self, attempts: Sequence[Attempt]) -> None:
         """Markers into the storage at once; jobs that wait are cancelled, those that run after a while."""
         now = time.monotonic()
+        if now - self._cancels_at < CANCELS_SECONDS:
+            return
+        self._cancels_at = now
         wanted = [
             attempt for attempt in (*attempts, *self.held) if (self._run_folder(attempt) / rundir.CANCEL).exists()
         ]

@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from optsweep_engines import cloud_start
 from optsweep_engines.cloud_start import STORAGE
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.mirror import Attempt
@@ -16,12 +20,14 @@ from optsweep_tui.dispatch.mirror import Attempt
 MOUNT = STORAGE
 """Where the storage is mounted on a node."""
 RUN = """\
-exec "${OPTSWEEP_PYTHON/#\\~\\//$HOME/}" "$HOME/optsweep-storage/engine/$OPTSWEEP_ENGINE/start.py"
+exec "${OPTSWEEP_PYTHON/#\\~\\//$HOME/}" -c "$OPTSWEEP_START"
 """
 """The command, the same for all: what differs reaches it in quoted variables, so no shell ever reads it as code."""
 SETUP = """\
-bash "$HOME/optsweep-storage/setup/$OPTSWEEP_SETUP.sh"
+cp "$HOME/optsweep-storage/setup/$OPTSWEEP_SETUP.sh" ./optsweep-setup.sh
+echo "$OPTSWEEP_SETUP  ./optsweep-setup.sh" | sha256sum --check --status && bash ./optsweep-setup.sh
 """
+"""By reference: the user's own script is run only with the content that it was submitted with."""
 ANY_RUN = "0" * 32
 
 
@@ -45,6 +51,7 @@ def task(entry: HostEntry, attempt: Attempt, engine: str, setup: str | None) -> 
         "OPTSWEEP_ENGINE": engine,
         "OPTSWEEP_PYTHON": entry.python,
         "OPTSWEEP_THREADS": str(entry.sky.cpus or 1),
+        "OPTSWEEP_START": start(),
     } | ({"OPTSWEEP_SETUP": setup} if setup else {})
     body: dict[str, Any] = {
         "name": name_of(attempt),
@@ -56,6 +63,24 @@ def task(entry: HostEntry, attempt: Attempt, engine: str, setup: str | None) -> 
     if setup:
         body["setup"] = SETUP
     return body | {"run": RUN}
+
+
+@functools.cache
+def start() -> str:
+    """The program that a node runs first, without its comments."""
+    return ast.unparse(_bare(ast.parse(Path(cloud_start.__file__).read_text(encoding="utf-8")))) + "\n"
+
+
+def _bare(tree: ast.Module) -> ast.Module:
+    """Without docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef):
+            node.body = [item for item in node.body if not (isinstance(item, ast.Expr) and _is_text(item.value))]
+    return tree
+
+
+def _is_text(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def resources(entry: HostEntry) -> dict[str, Any]:
@@ -100,7 +125,7 @@ def _script(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 
 
 def _quoted(dumper: yaml.SafeDumper, value: _Text) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", str(value), style='"')
+    return dumper.represent_scalar("tag:yaml.org,2002:str", str(value), style="|" if value.endswith("\n") else '"')
 
 
 _Plain.add_representer(str, _script)

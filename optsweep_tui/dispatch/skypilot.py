@@ -112,7 +112,7 @@ class SkyDispatcher(PumpedDispatcher):
         changed, self.pump.changed = self.pump.changed, set()
         for run_id in run_ids:
             known = self._cached.get(run_id)
-            fixed = known is not None and self.pump.holds and known.state in ("submitting", "running")
+            fixed = known is not None and self.pump.holds and known.state in ("submitting", "queued", "running")
             if known is None or run_id in changed or not fixed:
                 known = rundir.state_of(self._workspace.runs / run_id)
                 if known.state == "lost" and self._goes_on(known):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ def cloud(tmp_path: Path, engine: None, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setattr(sky_host, "ASK_SECONDS", 0.4)
     monkeypatch.setattr(sky_host, "SOON_SECONDS", 0.4)
     monkeypatch.setattr(sky_host, "REFUSED_SECONDS", 1.0)
-    monkeypatch.setattr(sky_pump, "NEAR_SECONDS", 0.1)
+    monkeypatch.setattr(sky_host, "NEAR_SECONDS", 0.1)
     monkeypatch.setattr(sky_pump, "STILL_SECONDS", 3.0)
     with fake_sky.installed(tmp_path / "cloud") as made:
         yield made
@@ -114,6 +115,7 @@ def test_a_machine_that_is_taken_away_is_followed_by_another_that_goes_on(
         lambda: list(bucket.glob("a1/ckpt/step*")) or list(bucket.glob("a1/ckpt/[!.]*")), "a checkpoint is carried"
     )
     (job,) = cloud.jobs()
+    os.environ[walker.PACE] = "0"  # of the machine that follows
     cloud.preempt(job)
     assert not list((cloud.root / "nodes").glob(f"{job}.0")), "nothing of the first machine is left"
     driven(place, [run_id])
@@ -186,6 +188,7 @@ def test_a_job_that_is_given_up_is_followed_by_another_when_its_lease_has_stood_
     os.environ[walker.PACE] = "0.05"
     (run_id,) = launched(place, tmp_path, 1)
     wait_for(lambda: list((tmp_path / "bucket" / "runs").glob("*/a1/ckpt/[!.]*")), "a checkpoint is carried")
+    os.environ[walker.PACE] = "0"
     cloud.destroy(1)
     driven(place, [run_id])
     assert_done(place, [run_id])
@@ -194,3 +197,124 @@ def test_a_job_that_is_given_up_is_followed_by_another_when_its_lease_has_stood_
     assert [job["name"] for job in cloud.jobs().values()] == [f"os-{run_id}-a1", f"os-{run_id}-a2"]
     first = json.loads((place / "runs" / run_id / "a1" / "exit.json").read_text())
     assert "managed job 1 was failed (the machine is gone)" in first["error"]
+
+
+def test_a_controller_that_died_before_the_answer_asks_by_name_and_submits_nothing_twice(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path
+) -> None:
+    cloud.answer("launch", "lost", "interrupted")
+    cloud.answer("queue", "away", "requests.exceptions.ConnectionError: connection refused")
+    os.environ[walker.PACE] = "0.02"
+    (run_id,) = launched(place, tmp_path, 1)
+    wait_for(lambda: cloud.jobs(), "it is submitted")
+    fleet.of(settings.workspace(place)).close()
+    fleet._fleets.clear()  # as a new process begins
+    cloud.answer("queue", "")
+    driven(place, [run_id])
+    assert_done(place, [run_id])
+    assert len(cloud.jobs()) == 1 and cloud.calls("launch") == 1
+
+
+def test_storage_that_is_away_changes_no_state_and_what_was_written_meanwhile_comes(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path
+) -> None:
+    os.environ[walker.PACE] = "0.05"
+    (run_id,) = launched(place, tmp_path, 1)
+    run = place / "runs" / run_id
+    wait_for(lambda: (run / "a1" / "metrics.jsonl").exists(), "it trains")
+    bucket = tmp_path / "bucket"
+    bucket.rename(tmp_path / "elsewhere")
+    try:
+        member = fleet.of(settings.workspace(place))._member("cloud")
+        wait_for(lambda: member.link.state == "unreachable", "it is noticed")
+        assert "has not the files that it had" in member.link.error
+        time.sleep(1.0)
+        assert rundir.state_of(run).state == "running" and len(cloud.jobs()) == 1
+    finally:
+        shutil.copytree(tmp_path / "elsewhere", bucket, dirs_exist_ok=True)
+    driven(place, [run_id])
+    assert_done(place, [run_id])
+
+
+def test_a_node_is_prepared_by_the_setup_script_and_given_the_secrets_by_reference(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path
+) -> None:
+    setup, secrets = tmp_path / "setup.sh", tmp_path / "secrets"
+    setup.write_text(f'mkdir -p ~/venv\nln -s "{sys.executable}" ~/venv/py\ntest "$TOKEN" = "a b\'c"\n')
+    secrets.write_text("TOKEN=a b'c\n")
+    secrets.chmod(0o600)
+    hosts = place / "hosts.toml"
+    text = "".join(line for line in hosts.read_text().splitlines(keepends=True) if not line.startswith("python"))
+    hosts.write_text(f'{text}python = "~/venv/py"\nsetup = "{setup}"\nenv_file = "{secrets}"\n')
+    run_ids = launched(place, tmp_path, 1)
+    driven(place, run_ids)
+    assert_done(place, run_ids)
+    everything = [path for root in (place, tmp_path / "bucket") for path in root.rglob("*") if path.is_file()]
+    assert not [path for path in everything if b"a b'c" in path.read_bytes() and not path.name.endswith(".sh")]
+
+
+REFUSED = (
+    "sky.exceptions.ResourcesUnavailableError: \x1b[31mCatalog\x07 does not contain any instances of H1000:1.\x1b[0m"
+)
+
+
+def test_a_machine_that_no_cloud_has_is_refused_before_anything_is_planted(place: Path, cloud: fake_sky.Cloud) -> None:
+    cloud.answer("dryrun", "refused", REFUSED)
+    grid = str(workbench.grid_file(place, str(RATIO), 1, name="walks", engine="walker", optimizers=["adamw"]))
+    said = workbench.optsweep("run", "--grid", grid, "--host", "cloud", workspace=place, check=False)
+    assert said.returncode == 2 and said.stderr.count("\n") == 1 and "\x1b" not in said.stderr + said.stdout
+    assert "host cloud: sky says: Catalog does not contain any instances of H1000:1." in said.stderr
+    assert "sky show-gpus -a lists" in said.stderr
+    assert rundir.run_ids(place / "runs") == [] and cloud.calls("launch") == 0
+
+
+def test_wrong_credentials_at_the_submission_are_passed_on_and_nothing_is_lost(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path
+) -> None:
+    cloud.answer("launch", "refused", "sky.exceptions.NoCloudAccessError: credentials of AWS\x1b[5m have expired")
+    (run_id,) = launched(place, tmp_path, 1)
+    member = fleet.of(settings.workspace(place))._member("cloud")
+    wait_for(lambda: "credentials of AWS have expired" in member.link.error, "the words of sky are passed on")
+    assert member.link.state == "refused" and "sky check" in member.link.error
+    cloud.answer("launch", "")
+    driven(place, [run_id])
+    assert_done(place, [run_id])
+    assert len(cloud.jobs()) == 1
+
+
+def test_without_sky_run_ends_with_2_and_hosts_check_says_what_to_do(
+    place: Path, cloud: fake_sky.Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = str(workbench.grid_file(place, str(RATIO), 1, name="walks", engine="walker", optimizers=["adamw"]))
+    found = json.loads(workbench.optsweep("hosts", "check", "cloud", "--json", workspace=place, check=False).stdout)
+    assert [row["state"] for row in found if row["check"] in ("sky", "storage", "machine")] == ["note", "ok", "ok"]
+    (cloud.root / "bin" / "sky").unlink()
+    said = workbench.optsweep("run", "--grid", grid, "--host", "cloud", workspace=place, check=False)
+    assert said.returncode == 2 and said.stderr.count("\n") == 1 and "host cloud: sky is not installed." in said.stderr
+    assert "pip install 'optsweep[skypilot]'" in said.stderr and rundir.run_ids(place / "runs") == []
+    check = workbench.optsweep("hosts", "check", "cloud", workspace=place, check=False)
+    assert check.returncode == 1 and "sky is not installed" in check.stdout and "pip install" in check.stdout
+
+
+def test_a_dry_run_shows_the_task_and_writes_nothing(place: Path, cloud: fake_sky.Cloud) -> None:
+    grid = str(workbench.grid_file(place, str(RATIO), 2, name="walks", engine="walker", optimizers=["adamw"]))
+    said = workbench.optsweep("run", "--grid", grid, "--host", "cloud", "--dry-run", workspace=place)
+    data = json.loads(
+        workbench.optsweep("run", "--grid", grid, "--host", "cloud", "--dry-run", "--json", workspace=place).stdout
+    )
+    first = data["runs"][0]["run_id"]
+    assert data["tasks"]["cloud"] in said.stdout and f"name: os-{first}-a1\n" in data["tasks"]["cloud"]
+    assert "accelerators: H100:1" in said.stdout and "mode: MOUNT" in said.stdout
+    assert not (place / "runs").exists() and not list((place.parent / "bucket").iterdir())
+
+
+def test_what_a_bucket_keeps_of_done_runs_is_cleared_away_on_demand(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path
+) -> None:
+    os.environ[walker.PACE] = "0.03"
+    run_ids = launched(place, tmp_path, 1)
+    driven(place, run_ids)
+    checkpoints = list((tmp_path / "bucket" / "runs").glob("*/a1/ckpt/*"))
+    assert checkpoints, "one was carried while it trained"
+    removed = fleet.of(settings.workspace(place)).drop_checkpoints()
+    assert removed["cloud"][0] == len(checkpoints) and not list((tmp_path / "bucket").rglob("ckpt/*"))
