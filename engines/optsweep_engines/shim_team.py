@@ -29,7 +29,7 @@ from optsweep_engines.team import Gone, Place, Team, Wire
 
 MEETING_SECONDS = 120.0
 """How long the first machine waits for the others; OPTSWEEP_MEETING_SECONDS says otherwise."""
-COMING_SECONDS = 1.0
+COMING_SECONDS = 0.5
 """Between two looks of a worker for the first machine."""
 WORD_SECONDS = 5.0
 """From the failure of one engine until the others are ended: they may have to say why, too."""

@@ -8,12 +8,14 @@ proved by the secret, for each attempt anew.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import hmac
 import json
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Mapping
@@ -34,6 +36,7 @@ SILENT_SECONDS = 40.0
 HELLO_SECONDS = 5.0
 LARGEST_LINE = 1 << 20
 PIECE = 1 << 20
+SIOCGIFADDR = 0x8915  # linux/sockios.h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +207,18 @@ def reached(team: Team, seconds: float = 2.0) -> list[socket.socket]:
         if made not in found:
             made.close()
     return [made for made in trying if made in found]
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface that has an IPv4 address; None where none is found."""
+    with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        wanted = socket.inet_aton(address)
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # it has none
+                found = fcntl.ioctl(asking.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                if found[20:24] == wanted:
+                    return name
+    return None
 
 
 # ---------------------------------------------------------------- what is said

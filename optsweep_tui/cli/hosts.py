@@ -21,6 +21,15 @@ def command(
     action: Annotated[str, typer.Argument(help="add, check, ls, drain or rm.")],
     name: Annotated[str | None, typer.Argument(help="Name of the host here.")] = None,
     ssh: Annotated[str | None, typer.Option("--ssh", help="add: any name of your ssh config, or USER@HOST.")] = None,
+    workers: Annotated[
+        list[str] | None,
+        typer.Option("--worker", help="add: a further machine that trains each run with the first; repeat."),
+    ] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option("--coordinator", help="add --worker: ADDRESS[:FIRST-LAST] of the first for the others."),
+    ] = None,
+    mesh: Annotated[str | None, typer.Option("--mesh", help="add: data=N,fsdp=N over the devices for a run.")] = None,
     slurm: Annotated[bool, typer.Option("--slurm", help="add: a Slurm cluster; --ssh names its login node.")] = False,
     partitions: Annotated[
         list[str] | None, typer.Option("--partition", help="add --slurm: may be used; repeat.")
@@ -68,6 +77,9 @@ def command(
             device=device,
             accelerator="" if skypilot else accelerator,
             root=root,
+            workers=tuple(workers or ()),
+            coordinator=coordinator,
+            mesh=mesh,
             partitions=tuple(partitions or ()),
             sky=SkyOptions(
                 storage=storage,
@@ -93,22 +105,23 @@ def _add(place: Workspace, entry: HostEntry, yes: bool, json_: bool) -> None:
 
     machines.check_new(place, entry)
     keys: list[Any] = []
-    if entry.ssh is not None:
-        address, known, keys = machines.keys(entry.ssh)
-        for key in keys:
+    unknown = []
+    for target in (entry.ssh, *entry.workers) if entry.ssh is not None else ():
+        address, known, shown = machines.keys(str(target))
+        keys += shown
+        unknown += [] if known else [(address, shown)]
+        for key in shown:
             output.say(f"{address.lookup} {'is known as' if known else 'shows the key'} {key.fingerprint}")
-        if not known and not yes:
-            if not sys.stdin.isatty():
-                raise OptsweepError(
-                    f"the key of {address.lookup} is not known here", "compare the fingerprint, then give --yes"
-                )
-            output.say("Is that the fingerprint that its owner names? [y/N]")
-            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-                raise OptsweepError(
-                    f"host {entry.name} was not added", "ask its owner for ssh-keygen -lf on its host key"
-                )
-        if not known:
-            output.say(f"key taken into {machines.accept_keys(address, keys)}")
+        if known or yes or not sys.stdin.isatty():
+            continue
+        output.say("Is that the fingerprint that its owner names? [y/N]")
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise OptsweepError(f"host {entry.name} was not added", "ask its owner for ssh-keygen -lf on its host key")
+    if unknown and not yes and not sys.stdin.isatty():
+        names = ", ".join(address.lookup for address, _ in unknown)
+        raise OptsweepError(f"the key of {names} is not known here", "compare the fingerprint, then give --yes")
+    for address, shown in unknown:
+        output.say(f"key taken into {machines.accept_keys(address, shown)}")
     problem = machines.add(place, entry)
     row = {
         "name": entry.name, "backend": entry.backend, "ssh": entry.ssh,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optsweep_engines import sources
-from optsweep_tui.dispatch import fingerprint, sky_check, slurm_check, told
+from optsweep_tui.dispatch import fingerprint, sky_check, slurm_check, team_check, teamsite, told
 from optsweep_tui.dispatch.fleet import SKEW_SECONDS
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.site import Site
@@ -35,7 +35,23 @@ class Finding:
 
 
 def examine(workspace: Workspace, entry: HostEntry) -> Iterator[Finding]:
-    """Look at everything of a host in order, until something makes the rest pointless."""
+    """Look at everything of a host in order, until something makes the rest pointless; its further machines, too."""
+    bad = False
+    others = teamsite.others_of(entry)
+    for one in (entry, *others):
+        for found in _examined(workspace, one):
+            bad |= found.state == "bad"
+            yield found
+    if others and not bad:
+
+        def finding(check: str, state: str, found: str, next_step: str = "") -> Finding:
+            return Finding(host=entry.name, check=check, state=state, found=found, next_step=next_step)
+
+        yield from team_check.examine(workspace, entry, finding)
+
+
+def _examined(workspace: Workspace, entry: HostEntry) -> Iterator[Finding]:
+    """One machine, or one scheduler."""
 
     def finding(check: str, state: str, found: str, next_step: str = "") -> Finding:
         return Finding(host=entry.name, check=check, state=state, found=found, next_step=next_step)
@@ -53,6 +69,10 @@ def examine(workspace: Workspace, entry: HostEntry) -> Iterator[Finding]:
             return
         if not keys:
             step = f"optsweep hosts add {entry.name} --ssh {entry.ssh} shows it and asks"
+            if " " in entry.name:  # a further machine: its name is none that can be added
+                step = (
+                    f"ssh {entry.ssh} once by hand and accept it there, or add the host anew with --worker {entry.ssh}"
+                )
             yield finding("host key", "bad", f"the key of {place.lookup} is not known here", step)
             return
         yield finding("host key", "ok", f"{place.lookup} {keys[0].fingerprint}")
@@ -106,6 +126,10 @@ def _machine(site: SshSite, entry: HostEntry, finding: Any) -> Iterator[Finding]
     else:
         yield finding("devices", "ok", f"{devices}; {hello['slots']} slots on {hello['device']}")
     yield from _disk_and_clock(site, finding)
+    if entry.workers and hello["device"] == "tpu":
+        why = "not tried: the chips of a slice start on all of its machines at once"
+        yield finding("one step", "note", why, "optsweep run with a small grid tries them together")
+        return
     for engine in engines if entry.backend == "ssh" else []:  # a login node is not there to train on
         answer, _ = site.call("trial", {"engine": engine, "device": hello["device"]}, seconds=TRIAL_SECONDS)
         if answer.get("trained") and answer.get("status") == "done":

@@ -457,7 +457,7 @@ def _table(entry: HostEntry) -> str:
         value = getattr(entry, item.name)
         if item.name in ("name", "backend", "slurm", "by_partition", "sky") or value == getattr(usual, item.name):
             continue
-        if item.name == "slots" and entry.workers:
+        if item.name == "slots" and entry.workers and value == 1:
             continue  # always one
         lines.append(f"{item.name} = {_toml(value)}")
     lines += [f"{key} = {_toml(value)}" for key, value in dataclasses.asdict(entry.slurm).items() if value is not None]

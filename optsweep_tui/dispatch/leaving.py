@@ -6,7 +6,7 @@ import time
 
 from optsweep_engines import folder
 from optsweep_tui import rundir
-from optsweep_tui.dispatch import hostsfile, links
+from optsweep_tui.dispatch import hostsfile, links, teamsite
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.mirror import Attempt
 from optsweep_tui.dispatch.site import Unreachable
@@ -37,9 +37,10 @@ def remove(workspace: Workspace, name: str, *, lost: bool) -> list[Attempt]:
             )
         back = _given_up(workspace, entry)
     elif entry.backend == "ssh" and links.open_attempts(workspace, name):
-        site = SshSite(workspace, entry)
+        site = teamsite.site_of(workspace, entry)
         try:
             site.connect()
+            site.problem()  # further machines are told as far as they answer
             back = _given_back(workspace, site, lost)
         except Unreachable as error:
             if not lost:
@@ -48,6 +49,7 @@ def remove(workspace: Workspace, name: str, *, lost: bool) -> list[Attempt]:
                     f"wait for it; or optsweep hosts rm {name} --lost where it is gone for good ({error.message})",
                 ) from None
             back = _given_up(workspace, entry)
+            site.abandon(back)
         finally:
             site.close()
     hostsfile.remove(workspace, name)
@@ -61,6 +63,7 @@ def _given_back(workspace: Workspace, site: SshSite, lost: bool) -> list[Attempt
     site.call("withdraw", {"attempts": pairs, "reason": "withdrawn"})
     if lost:
         site.call("fence", {"attempts": pairs}, seconds=45.0 + 6.0 * len(pairs))
+        site.abandon(attempts)
     site.refresh(attempts)
     left = []
     for attempt in attempts:

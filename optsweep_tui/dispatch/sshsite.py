@@ -102,6 +102,9 @@ class SshSite:
     def over(self, attempt: Attempt) -> None:
         """An attempt has ended here."""
 
+    def abandon(self, attempts: Sequence[Attempt]) -> None:
+        """Attempts were given up with this host: what can still be ended of them is."""
+
     # ------------------------------------------------------------ bringing
 
     def stage(self, datasets: Iterable[tuple[str, str]]) -> Staged:

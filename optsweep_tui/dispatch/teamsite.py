@@ -6,6 +6,7 @@ attempt is the first one's alone; when it is over there, what the others may sti
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -121,6 +122,14 @@ class TeamSite(SshSite):
         """An attempt has ended on the first machine: the others are to hold nothing of it."""
         for host_id in self._ids().values():
             links.give_up(self._workspace, host_id, [attempt])
+
+    def abandon(self, attempts: Sequence[Attempt]) -> None:
+        """End attempts on the others now, and on those that do not answer when they come back."""
+        for attempt in attempts:
+            self.over(attempt)
+        for other in self.others:
+            with contextlib.suppress(OptsweepError):
+                self._end_what_is_over(other, str(other.connect()["host_id"]))
 
     def _ids(self) -> dict[str, str]:
         """Host id of every worker that was ever greeted, by its target."""

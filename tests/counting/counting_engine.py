@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from optsweep_engines import team
 from optsweep_engines.engine import Preempted
+from optsweep_engines.shared_log import SharedLog
 from optsweep_engines.spec import RunRecord, RunSpec
+from optsweep_engines.team import Place
 
 STEP_SECONDS = float(os.environ.get("COUNTING_STEP_SECONDS", "0.004"))
 
@@ -59,6 +63,46 @@ class CountingEngine:
             if stop == "cancelled":
                 return self._record(spec, log, "cancelled", state, done, began, started)
         return self._record(spec, log, "done", state, done, began, started)
+
+    def together(self, log: Any, place: Place) -> SharedLog:
+        """In step with the other machines: the first sends what it decides, each of the others says that it has it."""
+        wires: list[socket.socket] = []
+        if place.leads:
+            with team.bound(place.address, place.port) as door:
+                door.settimeout(30)
+                wires = [door.accept()[0] for _ in range(1, place.processes)]
+        limit = time.monotonic() + 30
+        while not wires:
+            try:
+                wires = [socket.create_connection((place.address, place.port), timeout=5)]
+            except OSError:
+                if time.monotonic() > limit:
+                    raise
+                time.sleep(0.02)
+        files = [wire.makefile("rwb") for wire in wires]
+        for wire in wires:
+            wire.settimeout(None)
+
+        def agreed(values: Sequence[int]) -> Sequence[int]:
+            found = list(values)
+            if place.leads:
+                for file in files:
+                    file.write(json.dumps(found).encode() + b"\n")
+                    file.flush()
+                for file in files:
+                    if not file.readline():
+                        raise RuntimeError("Connection closed by peer")
+            else:
+                line = files[0].readline()
+                if not line:
+                    raise RuntimeError("Connection closed by peer")
+                found = json.loads(line)
+                files[0].write(b"ok\n")
+                files[0].flush()
+            return found
+
+        team.require_same(place, list(agreed(place.mark)))
+        return SharedLog(log, None, leads=place.leads, agreed=agreed)
 
     @staticmethod
     def _save(log: Any, step: int, state: bytes) -> None:

@@ -1,8 +1,14 @@
-"""One run over two machines behind ssh, two sshd with homes of their own: the losses of one process, and who dies when."""
+"""One run over two machines behind ssh, two sshd with homes of their own: the losses of one process; deaths, order, ends.
+
+The counting engine stands for the others where only its processes matter: it goes in step over a connection of its own.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -15,10 +21,12 @@ import pytest
 from optsweep_engines.certify import NoLog, Request
 from optsweep_engines.engine import load_engine
 from optsweep_engines.spec import RunSpec
+from optsweep_tui import settings
 from optsweep_tui.certificates.parity import CONTROLS, LATER
-from tests.e2e import workbench
+from optsweep_tui.dispatch import hostsfile, team_check
+from tests.e2e import remote, workbench
 from tests.e2e.workbench import optsweep
-from tests.sshd import Lab, lab
+from tests.sshd import Box, Lab, lab
 
 pytestmark = [pytest.mark.slow, pytest.mark.system("sshd")]
 
@@ -46,17 +54,25 @@ def free_ports(count: int = 6) -> str:
         return f"{first}-{first + count - 1}"
 
 
-def place(made: Lab, name: str, *lines: str, settings: str = "", patience: float = 60.0) -> Path:
-    """A workspace whose one host is both boxes together."""
+PORTS = free_ports()
+
+
+def place(made: Lab, name: str, *lines: str, settings: str = "", patience: float = 60.0, step: float = 0.004) -> Path:
+    """A workspace whose one host is both boxes together.
+
+    Args:
+        patience: seconds for which the first machine waits for the second.
+        step: seconds of a step of the counting engine.
+    """
     where = made.folder / name
     where.mkdir()
     (where / "optsweep.toml").write_text(f"slots = 1\npoll_seconds = 0.1\n{settings}")
     secrets = where / "engine.env"
-    secrets.write_text(f"OPTSWEEP_MEETING_SECONDS={patience}\nOMP_NUM_THREADS=1\n")
+    secrets.write_text(f"OPTSWEEP_MEETING_SECONDS={patience}\nOMP_NUM_THREADS=1\nCOUNTING_STEP_SECONDS={step}\n")
     secrets.chmod(0o600)
     entry = [
         "[hosts.pod]", 'ssh = "first"', 'workers = ["second"]', f'python = "{made.python}"', 'device = "cpu"',
-        f'coordinator = "127.0.0.1:{free_ports()}"', f'env_file = "{secrets}"', *lines,
+        f'coordinator = "127.0.0.1:{PORTS}"', f'env_file = "{secrets}"', *lines,
     ]  # fmt: skip
     (where / "hosts.toml").write_text("\n".join(entry) + "\n")
     return where
@@ -84,6 +100,19 @@ def alone(workspace: Path, spec: RunSpec, *, ulps: int = 0) -> list[float]:
     return [float(trainer.step(step)[0]) for step in range(spec.steps)]
 
 
+def listening(box: Box) -> set[str]:
+    """Addresses, as the kernel writes them, that workers and engines of a machine listen on."""
+    own = set()
+    for module in ("optsweep_engines.shim_team", "optsweep_engines.run"):
+        for pid in box.processes(module):
+            with contextlib.suppress(OSError):
+                for handle in os.scandir(f"/proc/{pid}/fd"):
+                    with contextlib.suppress(OSError):
+                        own |= set(re.findall(r"socket:\[(\d+)\]", os.readlink(handle.path)))
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and row[9] in own}
+
+
 def wait_for(what: Any, seconds: float = 120.0) -> Any:
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
@@ -96,17 +125,25 @@ def wait_for(what: Any, seconds: float = 120.0) -> Any:
 
 def require_nobody_left(made: Lab) -> None:
     """No process of ours is left on either machine."""
-    for module in ("optsweep_engines.shim", "optsweep_engines.run", "torch_engine.worker"):
+    for module in ("optsweep_engines.shim", "optsweep_engines.run", "torch_engine.machines"):
         wait_for(lambda: not [pid for box in made.boxes.values() for pid in box.processes(module)], 30)  # noqa: B023
 
 
-@pytest.mark.parametrize("engine", ["jax", "torch"])
-def test_two_machines_give_the_losses_of_one_process(made: Lab, engine: str) -> None:
-    workspace = place(made, f"two-{engine}")
-    optsweep(*RUN, "-o", "adamw", "-c", "0.006", "--engine", engine, "--host", "pod", workspace=workspace)
+@pytest.mark.parametrize(("engine", "mesh"), [("jax", "data=2"), ("torch", "data=4")])
+def test_two_machines_give_the_losses_of_one_process(made: Lab, engine: str, mesh: str) -> None:
+    """torch with two processes on each."""
+    workspace = place(made, f"two-{engine}", f'mesh = "{mesh}"')
+    arguments = [*RUN, "-o", "adamw", "-c", "0.004", "--engine", engine, "--host", "pod"]
+    controller = workbench.start(*arguments, workspace=workspace)
+    heard: set[str] = set()
+    while controller.poll() is None:
+        heard |= {address for box in made.boxes.values() for address in listening(box)}
+        time.sleep(0.1)
+    assert controller.returncode == 0
+    assert heard and heard <= {"0100007F", "0000000000000000FFFF00000100007F"}, "on loopback alone"
     [spec] = specs(workspace)
     found = losses_of(workspace / "runs" / spec.run_id)
-    assert list(found) == list(range(1, spec.steps + 1)) and spec.steps == 49
+    assert list(found) == list(range(1, spec.steps + 1)) and spec.steps == 33
     one, control = alone(workspace, spec), alone(workspace, spec, ulps=1)
     drift = np.maximum.accumulate(np.abs(np.subtract(one, control)))
     difference = np.abs(np.subtract(one, list(found.values())))
@@ -121,31 +158,177 @@ def test_two_machines_give_the_losses_of_one_process(made: Lab, engine: str) -> 
     require_nobody_left(made)
 
 
-def test_either_machine_may_lose_its_engine_or_its_worker_and_the_run_goes_on_from_its_checkpoint(made: Lab) -> None:
-    """Four deaths in one run: the engine and the worker, of the second machine and of the first."""
-    workspace = place(made, "deaths", settings="checkpoint_seconds = 0.2\n")
-    arguments = [*RUN, "-o", "adamw", "-c", "0.03", "--engine", "jax", "--host", "pod"]
+def counted(made: Lab, name: str, runs: int, seed: int, ratio: str = "0.02") -> list[str]:
+    """Arguments of a sweep of the counting engine."""
+    return ["run", "--grid", str(remote.grid(made.folder / name, runs, ratio, first_seed=seed)), "--host", "pod"]
+
+
+def end_of(box: Box, run_id: str, attempt: int) -> dict[str, Any]:
+    """exit.json of an attempt on a machine; empty where it has none."""
+    path = box.runs / run_id / f"a{attempt}" / "exit.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def left_alone(made: Lab, workspace: Path, arguments: list[str], runs: int) -> list[str]:
+    """Give runs to the machines, wait until the first one trains, kill the controller; their ids, that one first."""
     controller = workbench.start(*arguments, workspace=workspace)
     try:
-        victims = [
-            (box, module)
-            for box in ("second", "first")
-            for module in ("optsweep_engines.run", "optsweep_engines.shim_team")
-        ]
-        for number, (box, module) in enumerate(victims, start=1):
-            wait_for(lambda: list(made.boxes["first"].runs.glob(f"*/a{number}/ckpt/step-*")))  # noqa: B023
-            assert controller.poll() is None
-            [run_folder] = [path.parents[1] for path in workspace.glob("runs/*/a1/intent.json")]
-            for pid in made.boxes[box].processes(module):
-                workbench.kill(pid)
-            wait_for(lambda: (run_folder / f"a{number}" / "exit.json").exists())  # noqa: B023
-        assert controller.wait(timeout=240) == 0
+        wait_for(lambda: len([path for path in workspace.glob("runs/*/a1/remote.json") if "submitting" not in
+                              path.read_text()]) == runs)  # fmt: skip
+        (first,) = wait_for(lambda: training(made.boxes["second"], remote.specs(workspace)))
     finally:
         controller.kill()
         controller.wait()
+    for box in made.boxes.values():
+        box.cut()
+    return [first, *sorted(set(remote.specs(workspace)) - {first})]
+
+
+def training(box: Box, runs: Any) -> list[str]:
+    """Those of some runs that a machine has begun and not ended."""
+    return [
+        run_id
+        for run_id in runs
+        for path in box.runs.glob(f"{run_id}/a*/events.jsonl")
+        if path.stat().st_size and not (path.parent / "exit.json").exists()
+    ]
+
+
+def test_engine_and_worker_of_either_machine_may_die_and_the_run_goes_on_from_its_checkpoint(made: Lab) -> None:
+    workspace = place(made, "deaths", settings="checkpoint_seconds = 0.1\n")
+    first, second = made.boxes["first"], made.boxes["second"]
+    controller = workbench.start(*counted(made, "deaths", 1, 100, "0.04"), workspace=workspace)
+    modules = ("optsweep_engines.run", "optsweep_engines.shim_team")
+    try:
+        for number, (box, module) in enumerate(((box, module) for box in (second, first) for module in modules), 1):
+            [run_id] = wait_for(lambda: {path.name for path in workspace.glob("runs/*")})
+            wait_for(lambda: list((first.runs / run_id).glob(f"a{number}/ckpt/step-*")))  # noqa: B023
+            for pid in box.processes(module):
+                workbench.kill(pid)
+            wait_for(lambda: end_of(first, run_id, number))  # noqa: B023
+        assert controller.wait(timeout=120) == 0
+    finally:
+        controller.kill()
+        controller.wait()
+    remote.require_whole(workspace, 1)
     [record] = workbench.records(workspace).values()
-    assert record["status"] == "done" and record["attempt"] == 5 and record["resumed_from_step"] > 0
-    errors = [json.loads((run_folder / f"a{number}" / "exit.json").read_text()).get("error") for number in (1, 2)]
-    assert "worker second: its engine was killed by signal 9" in errors[0]
-    assert "worker second was cut off" in errors[1]
+    assert record["attempt"] == 5 and record["resumed_from_step"] > 0
+    ends = [end_of(first, run_id, number) for number in range(1, 6)]
+    assert [end["reason"] for end in ends] == ["lost", "lost", "died", "lost", "finished"]
+    assert ends[0]["error"] == "worker second: its engine was killed by signal 9"
+    assert ends[1]["error"] == "worker second was cut off: it hung up"
+    assert all(end_of(second, run_id, number) for number in range(1, 6)), "each attempt has ended there, too"
     require_nobody_left(made)
+
+
+def test_without_a_controller_the_others_train_what_the_first_machine_trains_whatever_their_own_order(
+    made: Lab,
+) -> None:
+    workspace = place(made, "order", step=0.01)
+    first, second = made.boxes["first"], made.boxes["second"]
+    ids = left_alone(made, workspace, counted(made, "order", 3, 200, "0.012"), 3)
+    waiting = sorted(path for path in (second.root / "queue").glob("0*.*.a1") if ids[0] not in path.name)
+    assert len(waiting) == 2
+    orders, names = zip(*(path.name.split(".", 1) for path in waiting), strict=True)
+    for path, order, name in zip(waiting, reversed(orders), names, strict=True):
+        path.rename(path.with_name(f"{order}.{name}"))
+    wait_for(lambda: all(end_of(box, run_id, 1) for box in (first, second) for run_id in ids))
+    require_nobody_left(made)
+    begun = [
+        sorted(ids, key=lambda run_id: json.loads((box.runs / run_id / "a1" / "claim").read_text())["claimed_at"])
+        for box in (first, second)
+    ]
+    assert begun[0] == begun[1] and begun[0][0] == ids[0]
+    optsweep("resume", workspace=workspace)
+    remote.require_whole(workspace, 3)
+    assert {remote.starts([box])[run_id] for box in (first, second) for run_id in ids} == {1}
+
+
+def test_a_worker_that_does_not_come_is_named_and_what_is_queued_behind_is_left_for_a_controller(made: Lab) -> None:
+    workspace = place(made, "absent", patience=2.0, step=0.01)
+    first, second = made.boxes["first"], made.boxes["second"]
+    ids = left_alone(made, workspace, counted(made, "absent", 3, 300, "0.012"), 3)
+    for pid in second.processes("optsweep_engines.shim_team"):
+        workbench.kill(pid)
+    ended = wait_for(lambda: [run_id for run_id in ids[1:] if end_of(first, run_id, 1)])
+    require_nobody_left(made)
+    assert end_of(first, ids[0], 1)["error"] == "worker second was cut off: it hung up"
+    assert end_of(first, ended[0], 1)["error"] == "worker second did not come within 2 s" and len(ended) == 1
+    optsweep("resume", workspace=workspace)
+    remote.require_whole(workspace, 3)
+    require_nobody_left(made)
+
+
+def test_a_cancel_ends_the_run_on_all_machines(made: Lab) -> None:
+    workspace = place(made, "cancel", step=0.02)
+    ids = left_alone(made, workspace, counted(made, "cancel", 2, 400), 2)
+    optsweep("cancel", "--all", workspace=workspace)
+    optsweep("resume", workspace=workspace)
+    listed = json.loads(optsweep("ls", "--json", workspace=workspace).stdout)
+    assert {row["state"] for row in listed} == {"cancelled"} and len(listed) == 2
+    wait_for(lambda: all(end_of(box, ids[0], 1) for box in made.boxes.values()))
+    require_nobody_left(made)
+    assert list((made.boxes["second"].root / "queue").glob("0*.*.a1")) == []
+
+
+def test_machines_given_up_as_lost_are_ended_where_they_answer(made: Lab) -> None:
+    workspace = place(made, "lost", step=0.05)
+    first, second = made.boxes["first"], made.boxes["second"]
+    [run_id] = left_alone(made, workspace, counted(made, "lost", 1, 500), 1)
+    first.stop()
+    try:
+        link = workspace / "queue" / "pod" / "link.json"
+        link.write_text(json.dumps({**json.loads(link.read_text()), "heard_at": time.time() - 600}))
+        given = json.loads(optsweep("hosts", "rm", "pod", "--lost", "--json", workspace=workspace).stdout)
+        assert given[0]["given_back"] == [run_id]
+        assert end_of(second, run_id, 1)
+        wait_for(lambda: end_of(first, run_id, 1).get("reason") == "lost")
+        require_nobody_left(made)
+    finally:
+        first.start()
+
+
+def test_check_names_the_worker_at_fault_and_add_shows_the_key_of_each(made: Lab) -> None:
+    workspace = place(made, "check", 'engine = "torch"')
+
+    def checked() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(
+            optsweep("hosts", "check", "pod", "--json", workspace=workspace, check=False).stdout
+        )
+        return found
+
+    rows = checked()
+    assert {row["state"] for row in rows} <= {"ok", "note"}
+    assert {row["host"] for row in rows} == {"pod", "pod worker second"}
+    assert "worker second reaches 127.0.0.1" in rows[-1]["found"] and "same versions" in rows[-2]["found"]
+    toml = workspace / "hosts.toml"
+    whole = toml.read_text()
+    toml.write_text(whole.replace("127.0.0.1:", "192.0.2.1:"))  # TEST-NET-1, RFC 5737: nobody's
+
+    def wrong() -> str:
+        here = settings.workspace(workspace)
+        *_, last = team_check.examine(here, hostsfile.entry_of(here, "pod"), lambda *words: words)
+        assert last[1] == "bad"
+        return str(last[2])
+
+    assert "first cannot listen at 192.0.2.1" in wrong()
+    toml.write_text(whole.replace('workers = ["second"]', 'workers = ["nobody.invalid"]'))
+    assert "host pod worker nobody.invalid" in wrong()
+    toml.write_text(whole)
+    made.trust("first")
+    assert "the key of host pod worker second" in wrong()
+    made.known.write_text("")
+    try:
+        fresh = made.folder / "fresh"
+        fresh.mkdir()
+        add = ["hosts", "add", "pod", "--ssh", "first", "--worker", "second", "--python", str(made.python)]
+        add += ["--device", "cpu", "--coordinator", f"127.0.0.1:{PORTS}", "--mesh", "data=2"]
+        asked = optsweep(*add, workspace=fresh, check=False)
+        assert asked.returncode == 2 and made.known.read_text() == "" and not (fresh / "hosts.toml").exists()
+        assert asked.stderr.count("SHA256:") == 2
+        taken = json.loads(optsweep(*add, "--yes", "--json", workspace=fresh).stdout)
+        assert len(taken[0]["fingerprints"]) == 2 and taken[0]["problem"] is None
+        assert 'workers = ["second"]' in (fresh / "hosts.toml").read_text()
+    finally:
+        made.trust("first", "second")

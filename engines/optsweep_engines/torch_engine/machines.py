@@ -11,11 +11,8 @@ import argparse
 import atexit
 import contextlib
 import datetime
-import fcntl
 import os
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -35,7 +32,6 @@ from optsweep_engines.torch_engine.device import gpus_for
 
 JOIN = datetime.timedelta(minutes=2)
 """For all processes to join, once every machine is known to be there."""
-SIOCGIFADDR = 0x8915  # linux/sockios.h
 
 
 def per_machine(spec: RunSpec, mesh: str | None, gpus: int, machines: int) -> int:
@@ -104,7 +100,7 @@ def join(place: Place, device: str, local: int, count: int) -> None:
     """
     index, size = place.process * count + local, place.processes * count
     backend = "gloo" if device == "cpu" else "nccl"
-    interface = interface_of(place.own_address)
+    interface = team.interface_of(place.own_address)
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME" if backend == "gloo" else "NCCL_SOCKET_IFNAME", interface)
     held = team.bound(place.address, place.port) if index == 0 else None
@@ -117,18 +113,6 @@ def join(place: Place, device: str, local: int, count: int) -> None:
         torch.cuda.set_device(device)
     dist.init_process_group(backend, store=own, rank=index, world_size=size, timeout=worker.SILENCE)
     team.require_same(place, list(ranks.agreed(place.mark if index == 0 else [0] * len(place.mark))))
-
-
-def interface_of(address: str) -> str | None:
-    """The network interface that has an IPv4 address; None where none is found."""
-    with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        wanted = socket.inet_aton(address)
-        for _, name in socket.if_nameindex():
-            with contextlib.suppress(OSError):  # it has none
-                found = fcntl.ioctl(asking.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-                if found[20:24] == wanted:
-                    return name
-    return None
 
 
 def main(arguments: list[str] | None = None) -> int:
