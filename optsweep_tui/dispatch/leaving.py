@@ -11,6 +11,7 @@ from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.mirror import Attempt
 from optsweep_tui.dispatch.site import Unreachable
 from optsweep_tui.dispatch.sshsite import SshSite
+from optsweep_tui.dispatch.teamsite import TeamSite
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 
@@ -40,7 +41,8 @@ def remove(workspace: Workspace, name: str, *, lost: bool) -> list[Attempt]:
         site = teamsite.site_of(workspace, entry)
         try:
             site.connect()
-            site.problem()  # further machines are told as far as they answer
+            if isinstance(site, TeamSite):
+                site.problem()  # further machines are told as far as they answer
             back = _given_back(workspace, site, lost)
         except Unreachable as error:
             if not lost:
@@ -49,7 +51,8 @@ def remove(workspace: Workspace, name: str, *, lost: bool) -> list[Attempt]:
                     f"wait for it; or optsweep hosts rm {name} --lost where it is gone for good ({error.message})",
                 ) from None
             back = _given_up(workspace, entry)
-            site.abandon(back)
+            if isinstance(site, TeamSite):
+                site.abandon(back)
         finally:
             site.close()
     hostsfile.remove(workspace, name)
@@ -63,7 +66,8 @@ def _given_back(workspace: Workspace, site: SshSite, lost: bool) -> list[Attempt
     site.call("withdraw", {"attempts": pairs, "reason": "withdrawn"})
     if lost:
         site.call("fence", {"attempts": pairs}, seconds=45.0 + 6.0 * len(pairs))
-        site.abandon(attempts)
+        if isinstance(site, TeamSite):
+            site.abandon(attempts)
     site.refresh(attempts)
     left = []
     for attempt in attempts:

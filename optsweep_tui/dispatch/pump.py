@@ -21,6 +21,7 @@ from optsweep_tui.dispatch.links import Link
 from optsweep_tui.dispatch.mirror import Attempt
 from optsweep_tui.dispatch.site import Parcel, Unreachable
 from optsweep_tui.dispatch.sshsite import SshSite
+from optsweep_tui.dispatch.teamsite import TeamSite
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 
@@ -154,7 +155,7 @@ class Pump:
             self._greeted = hello
         attempts = self._open()
         fresh = [attempt for attempt in attempts if self._states[attempt] == "submitting"]
-        problem = self.site.problem()
+        problem = self.site.problem() if isinstance(self.site, TeamSite) else None
         if fresh and problem is None:
             self._submit(fresh)
         self._pass_cancels(attempts)
@@ -213,7 +214,7 @@ class Pump:
             where = self.site.mirror.folder_of(attempt)
             if attempt not in self._states:
                 if (where / rundir.EXIT).exists() or not where.is_dir():
-                    self.site.over(attempt)
+                    self._over(attempt)
                     links.mark_closed(self._workspace, self.site.name, attempt)
                     continue
                 self._states[attempt] = str((rundir.remote(where) or {}).get("state", "submitting"))
@@ -308,10 +309,15 @@ class Pump:
         self._closed(attempt)
 
     def _closed(self, attempt: Attempt) -> None:
-        self.site.over(attempt)
+        self._over(attempt)
         links.mark_closed(self._workspace, self.site.name, attempt)
         self._states.pop(attempt, None)
         self.changed.add(attempt[0])
+
+    def _over(self, attempt: Attempt) -> None:
+        """Further machines are to hold nothing of it, before it is forgotten here."""
+        if isinstance(self.site, TeamSite):
+            self.site.over(attempt)
 
     def _look(self) -> None:
         if time.monotonic() - self._looked > LOOK_SECONDS:

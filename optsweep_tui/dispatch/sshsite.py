@@ -95,16 +95,6 @@ class SshSite:
                 self._channel.close()
                 self._channel = None
 
-    def problem(self) -> OptsweepError | None:
-        """Why no run can begin now although the host answers; None for one machine."""
-        return None
-
-    def over(self, attempt: Attempt) -> None:
-        """An attempt has ended here."""
-
-    def abandon(self, attempts: Sequence[Attempt]) -> None:
-        """Attempts were given up with this host: what can still be ended of them is."""
-
     # ------------------------------------------------------------ bringing
 
     def stage(self, datasets: Iterable[tuple[str, str]]) -> Staged:
