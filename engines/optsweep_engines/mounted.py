@@ -21,7 +21,7 @@ from optsweep_engines import folder
 STREAMS = (folder.METRICS, folder.EVENTS, folder.LOG)
 PART_BYTES = 4 << 20
 """Largest part of a stream."""
-PART = re.compile(r"(metrics\.jsonl|events\.jsonl|log\.txt)\.([0-9]{13})\.([0-9]{1,7})")
+PART = re.compile(r"(metrics\.jsonl|events\.jsonl|log\.txt)\.([0-9]{13})\.([1-9][0-9]{0,6})")
 """STREAM.OFFSET.SIZE: offset of the part's first byte in the stream, and its length; a part that is shorter is not whole yet."""
 MARK = "optsweep.json"
 """In the storage's root, from the controller: what has it not is not our storage."""

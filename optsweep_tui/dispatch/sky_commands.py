@@ -48,7 +48,7 @@ class Said:
         lines = [line for line in map(told.plain, _plain(self.error or self.out).splitlines()) if line]
         named = [line for line in lines if re.match(r"(sky\.exceptions\.)?\w*(Error|Exception)\b|Error: ", line)]
         text = (named or lines or ["no reason given"])[-1]
-        return told.plain(re.sub(r"^sky\.exceptions\.\w+: ", "", text), 400)
+        return " ".join(re.sub(r"^sky\.exceptions\.\w+: ", "", text).split())[:400]
 
 
 def program() -> str | None:

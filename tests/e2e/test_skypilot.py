@@ -318,3 +318,20 @@ def test_what_a_bucket_keeps_of_done_runs_is_cleared_away_on_demand(
     assert checkpoints, "one was carried while it trained"
     removed = fleet.of(settings.workspace(place)).drop_checkpoints()
     assert removed["cloud"][0] == len(checkpoints) and not list((tmp_path / "bucket").rglob("ckpt/*"))
+
+
+def test_a_torch_run_whose_machine_is_taken_away_ends_with_the_parameters_of_an_undisturbed_one(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path
+) -> None:
+    grid = str(workbench.grid_file(tmp_path, "0.02", 1, name="real", engine="torch", optimizers=["adamw"]))
+    here = settings.workspace(place)
+    (run_id,) = flow.launch(here, flow.plan(here, flow.Request(grid=grid), prepare=True), hosts=("cloud",))
+    wait_for(lambda: list((tmp_path / "bucket" / "runs").glob("*/a1/ckpt/[!.]*")), "a checkpoint is carried", 60.0)
+    cloud.preempt(1)
+    driven(place, [run_id], 120.0)
+    record = rundir.state_of(place / "runs" / run_id).record
+    assert record is not None and record.status == "done" and record.attempt == 2 and record.resumed_from_step > 0
+    undisturbed = tmp_path / "undisturbed"
+    workbench.optsweep("run", "--grid", grid, workspace=undisturbed)
+    straight = rundir.state_of(undisturbed / "runs" / run_id).record
+    assert straight is not None and record.parameters_sha256 == straight.parameters_sha256
