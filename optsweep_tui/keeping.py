@@ -21,11 +21,12 @@ def require_places(workspace: Workspace, hosts: Iterable[str], specs: Iterable[R
         OptsweepError: a run would go to one.
     """
     chosen = list(hosts)
+    known = hostsfile.read(workspace) if any(name != states.LOCAL for name in chosen) else {}
     for spec in specs:
         if spec.start is None:
             continue
         places = states.places_of(workspace, spec) or {states.LOCAL}  # gone: its engine says so
-        wrong = [name for name in chosen if name.partition(":")[0] not in places]
+        wrong = [name for name in chosen if states.place_of(known, name) not in places]
         if wrong:
             where = "this machine" if wrong[0] == states.LOCAL else wrong[0]
             raise OptsweepError(
@@ -34,27 +35,27 @@ def require_places(workspace: Workspace, hosts: Iterable[str], specs: Iterable[R
                 "leave --host out" if states.LOCAL in places else f"add --host {min(places)}",
             )
     if keep:
-        known = hostsfile.read(workspace) if any(name != states.LOCAL for name in chosen) else {}
         for name in chosen:
             base = name.partition(":")[0]
-            if base != states.LOCAL and (base not in known or known[base].backend != "ssh"):
+            if base != states.LOCAL and (base not in known or known[base].backend not in states.KEEPING):
                 raise OptsweepError(
-                    f"--keep works on this machine and on hosts behind ssh, not on {name}", "leave --keep or --host out"
+                    f"--keep works on this machine, on hosts behind ssh and on Slurm, not on {name}",
+                    "leave --keep or --host out",
                 )
 
 
 def require_asked(workspace: Workspace, run_ids: Iterable[str]) -> None:
-    """Refuse `retry --keep` for runs that cannot be asked now: of a scheduler, or under way on a host.
+    """Refuse `retry --keep` for runs that cannot be asked now: those under way on a host whose files are not here.
 
     Raises:
         OptsweepError: naming the first.
     """
-    choices = placing.Choices(workspace)
+    choices, known = placing.Choices(workspace), hostsfile.read(workspace)
     for run_id in run_ids:
         state = rundir.state_of(workspace.runs / run_id)
         host = rundir.host_of(state.attempt_folder) or states.LOCAL
         require_places(workspace, [host, *choices.of(run_id)], (), keep=True)
-        if host != states.LOCAL and state.state in UNDER_WAY:
+        if states.place_of(known, host) != states.LOCAL and state.state in UNDER_WAY:
             raise OptsweepError(
                 f"run {run_id[:8]} is under way on host {host}: what it is to keep goes there with an attempt",
                 "ask again when it is over",
@@ -72,11 +73,13 @@ def remember(workspace: Workspace, asked: Mapping[str, Sequence[int]]) -> dict[s
         OptsweepError: a folder cannot be written.
     """
     passed: dict[str, list[int]] = {}
+    known = hostsfile.read(workspace)
     for run_id, steps in asked.items():
         where = workspace.runs / run_id
         state = rundir.state_of(where)
         row = rundir.last_metric(state.attempt_folder) if state.state == "running" and state.attempt_folder else None
-        away = state.state in UNDER_WAY and rundir.host_of(state.attempt_folder) not in (None, states.LOCAL)
+        host = rundir.host_of(state.attempt_folder)
+        away = state.state in UNDER_WAY and states.place_of(known, host) != states.LOCAL
         late = {step for step in steps if away or (row is not None and step <= row["step"])}
         behind = late - kept.wanted(where) if away else late - set(kept.steps(where))
         if behind:

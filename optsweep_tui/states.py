@@ -1,9 +1,9 @@
-"""Where the states that runs keep lie: here, or on hosts behind ssh that trained them, as the events of their attempts say."""
+"""Where the states that runs keep lie: here, or behind ssh on hosts that trained them, as the events of their attempts say."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,12 @@ from optsweep_engines import folder, kept
 from optsweep_engines.spec import RunSpec
 from optsweep_tui import rundir
 from optsweep_tui.dispatch import hostsfile, tidy
+from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.settings import Workspace
 
 LOCAL = "local"
+KEEPING = ("ssh", "slurm")
+"""Back-ends that keep states, behind ssh or, a Slurm that is used on its own login node, in the workspace itself."""
 DROPPED = "dropped.json"
 """In a run folder: which states were removed from hosts since their attempts told of them."""
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -32,17 +35,30 @@ class State:
     """Machines that have it, this one ("local") first."""
 
 
+def place_of(known: Mapping[str, HostEntry], host: str | None) -> str:
+    """The machine that has the files of a host's runs: the host, or this one, where a Slurm works in the workspace.
+
+    Args:
+        known: hosts.toml.
+        host: NAME, NAME:PARTITION, or None for this machine.
+    """
+    name = (host or LOCAL).partition(":")[0]
+    entry = known.get(name)
+    return LOCAL if entry is not None and entry.backend == "slurm" and entry.ssh is None else name
+
+
 def elsewhere(workspace: Workspace, run_id: str) -> dict[int, dict[str, str]]:
     """Step -> host -> hash of the parameters, of states on hosts; what a newer attempt says of a host counts."""
     found: dict[int, dict[str, str]] = {}
     known = None
     gone = _dropped(workspace.runs / run_id)
     for number, attempt_folder in rundir.attempts(workspace.runs / run_id):
-        host = (rundir.host_of(attempt_folder) or LOCAL).partition(":")[0]
-        if host == LOCAL:
+        named = rundir.host_of(attempt_folder)
+        if named in (None, LOCAL):
             continue
         known = hostsfile.read(workspace) if known is None else known
-        if host not in known or known[host].backend != "ssh":
+        host = place_of(known, named)
+        if host == LOCAL or host not in known or known[host].backend not in KEEPING:
             continue
         for event in rundir.events(attempt_folder):
             step, sha256 = event.get("step"), event.get("parameters_sha256")

@@ -378,8 +378,9 @@ class Fleet:
         for run_id in rundir.native_ids(self._workspace.runs):
             state = rundir.state_of(self._workspace.runs / run_id)
             on = rundir.host_of(state.attempt_folder) if state.state == "done" else None
-            if on in self._entries and self._entries[on].backend == "ssh":
-                done.setdefault(on, []).append(run_id)
+            name = (on or "").partition(":")[0]
+            if name in self._entries and (self._entries[name].ssh is not None or self._entries[name].sky.storage):
+                done.setdefault(name, []).append(run_id)
         self.connect(done)
         found = {}
         for name, ids in done.items():

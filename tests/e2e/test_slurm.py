@@ -177,7 +177,7 @@ def test_sbatch_that_takes_a_job_and_then_says_it_failed_starts_every_run_once(
 
 @pytest.mark.timeout(3000)
 def test_a_storm_of_requeues_and_kills_loses_nothing_and_doubles_nothing(place: Path, node: SlurmNode) -> None:
-    os.environ[walker.PACE] = "0.03"  # 10 s a run
+    os.environ[walker.PACE] = "0.03" if FAULTS <= 5 else "0.08"  # 10 s a run, or 27
     grid = grid_file(place, 8 if FAULTS <= 5 else 4 * FAULTS)  # more to do than the faults take
     chance = random.Random(20240601)
     controller = workbench.start("run", "--grid", grid, "--host", "cluster", workspace=place)

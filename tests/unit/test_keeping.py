@@ -167,14 +167,18 @@ def kept_on(run_folder: Path, host: str, number: int, *steps: int, sha256: str =
     append(run_folder / f"a{number}", "".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "ke', rundir.EVENTS)
 
 
-def test_only_hosts_behind_ssh_are_asked_to_keep_states_and_not_while_they_train(place: Workspace) -> None:
+def test_only_hosts_that_can_are_asked_to_keep_states_and_those_behind_ssh_not_while_they_train(
+    place: Workspace,
+) -> None:
     hosts_of(place)
     here, placed, trained, under_way = plant(place.runs, *(make_spec(seed=seed) for seed in range(4)))
     keeping.require_asked(place, [here.name])
     placing.remember(place, "", [placed.name], ["box", "far"])
     keeping.require_asked(place, [placed.name])
     placing.remember(place, "", [placed.name], ["box", "cluster"])
-    with pytest.raises(OptsweepError, match="on this machine and on hosts behind ssh, not on cluster"):
+    keeping.require_asked(place, [placed.name])
+    placing.remember(place, "", [placed.name], ["box", "nowhere"])
+    with pytest.raises(OptsweepError, match="on hosts behind ssh and on Slurm, not on nowhere"):
         keeping.require_asked(place, [here.name, placed.name])
     folder.write_json(attempt_folder(trained) / rundir.INTENT, {"host": "box"})
     finish(trained)
@@ -198,7 +202,7 @@ def test_states_on_hosts_are_known_by_the_events_of_their_attempts(place: Worksp
     finish(run, 4)
     keeps(run, 15, asked=False)
     kept.ask(run, add=[10, 15, 30, 60])
-    assert states.steps(place, run.name) == [10, 15, 20, 30]
+    assert states.steps(place, run.name) == [10, 15, 20, 30, 40]
     assert keeping.unmet(place, run.name) == [60]
     found = states.find(place, trunk, 20)
     assert (found.parameters_sha256, found.hosts) == ("cd" * 32, ("far",)), "what was said last"
