@@ -214,7 +214,7 @@ class Pump:
             where = self.site.mirror.folder_of(attempt)
             if attempt not in self._states:
                 if (where / rundir.EXIT).exists() or not where.is_dir():
-                    self._over(attempt)
+                    self._drop(attempt)
                     links.mark_closed(self._workspace, self.site.name, attempt)
                     continue
                 self._states[attempt] = str((rundir.remote(where) or {}).get("state", "submitting"))
@@ -309,12 +309,12 @@ class Pump:
         self._closed(attempt)
 
     def _closed(self, attempt: Attempt) -> None:
-        self._over(attempt)
+        self._drop(attempt)
         links.mark_closed(self._workspace, self.site.name, attempt)
         self._states.pop(attempt, None)
         self.changed.add(attempt[0])
 
-    def _over(self, attempt: Attempt) -> None:
+    def _drop(self, attempt: Attempt) -> None:
         """Further machines are to hold nothing of it, before it is forgotten here."""
         if isinstance(self.site, TeamSite):
             self.site.over(attempt)
