@@ -118,7 +118,7 @@ class SkyPump(Handover):
                 self._claimed(attempt)
             since = self._torn.setdefault(attempt, time.monotonic())
             if (whole or time.monotonic() - since > TORN_SECONDS) and self.mirror.ended(attempt, files):
-                self._over(attempt)
+                self._ended_there(attempt)
         elif folder.CLAIM in files:
             if self._states.get(attempt) != "running":
                 self._claimed(attempt)
@@ -131,7 +131,7 @@ class SkyPump(Handover):
         self._set(attempt, "running", {"claim": claim})
         self._gone.pop(attempt, None)
 
-    def _over(self, attempt: Attempt) -> None:
+    def _ended_there(self, attempt: Attempt) -> None:
         """All of an ended attempt is here. Where its job may go on, the next attempt is the job's to make."""
         self.ended_at[attempt] = time.monotonic()
         self._torn.pop(attempt, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -335,3 +336,42 @@ def test_a_torch_run_whose_machine_is_taken_away_ends_with_the_parameters_of_an_
     workbench.optsweep("run", "--grid", grid, workspace=undisturbed)
     straight = rundir.state_of(undisturbed / "runs" / run_id).record
     assert straight is not None and record.parameters_sha256 == straight.parameters_sha256
+
+
+def test_two_controllers_with_one_bucket_train_each_run_once_and_both_have_it(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path
+) -> None:
+    os.environ[walker.PACE] = "0.01"
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("hosts.toml", "optsweep.toml"):
+        shutil.copy(place / name, other / name)
+    try:
+        run_ids = launched(place, tmp_path, 2)
+        assert launched(other, tmp_path, 2) == run_ids
+        for workspace in (place, other):
+            driven(workspace, run_ids)
+            assert_done(workspace, run_ids)
+    finally:
+        fleet.of(settings.workspace(other)).close()
+    for run_id in run_ids:
+        assert [path.name for path in (tmp_path / "bucket" / "runs" / run_id).glob("a*")] == ["a1"]
+
+
+def test_an_engine_that_dies_is_tried_again_by_the_rules_and_not_for_ever(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path
+) -> None:
+    os.environ[walker.PACE] = "0.05"
+    (run_id,) = launched(place, tmp_path, 1)
+    lease = wait_for(
+        lambda: next((cloud.root / "nodes").glob(f"*/.optsweep-node/runs/{run_id}/a1/lease"), None), "it runs"
+    )
+    wait_for(lambda: list((tmp_path / "bucket" / "runs").glob("*/a1/ckpt/[!.]*")), "a checkpoint is carried")
+    os.environ[walker.PACE] = "0"
+    os.kill(int(json.loads(lease.read_text())["engine_pid"]), signal.SIGKILL)
+    driven(place, [run_id])
+    assert_done(place, [run_id])
+    first = json.loads((place / "runs" / run_id / "a1" / "exit.json").read_text())
+    assert first["reason"] == "died" and len(cloud.jobs()) == 2
+    record = rundir.state_of(place / "runs" / run_id).record
+    assert record is not None and record.attempt == 2 and record.resumed_from_step > 0
