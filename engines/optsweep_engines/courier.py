@@ -170,12 +170,13 @@ class Courier:
             mounted.put(self._there / folder.RECORD, (self._here / folder.RECORD).read_bytes().strip() + b"\n")
         else:
             self._carry_checkpoint()
-        if (self._here / folder.EXIT).exists():
-            mounted.put(self._there / folder.EXIT, (self._here / folder.EXIT).read_bytes().strip() + b"\n")
-            return
-        cancelled = (self._here.parent / folder.CANCEL).exists()  # before the shim had begun
-        ending = {"returncode": None, "signal": None, "reason": "cancelled" if cancelled else "lost"}
-        mounted.put_json(self._there / folder.EXIT, ending | {"ended_at": time.time(), "error": "it did not begin"})
+        ending = mounted.read_table(self._here / folder.EXIT)
+        if ending is None:
+            cancelled = (self._here.parent / folder.CANCEL).exists()  # before the shim had begun
+            ending = {"returncode": None, "signal": None, "reason": "cancelled" if cancelled else "lost"}
+            ending |= {"ended_at": time.time(), "error": "it did not begin"}
+        recorded = (self._here / folder.RECORD).exists()
+        mounted.put_json(self._there / folder.EXIT, ending | {mounted.CARRIED: {**self._sent, folder.RECORD: recorded}})
 
     def _require_mount(self) -> None:
         """A mount that has gone leaves an empty folder, which would take everything."""

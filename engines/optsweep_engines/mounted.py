@@ -25,6 +25,8 @@ PART = re.compile(r"(metrics\.jsonl|events\.jsonl|log\.txt)\.([0-9]{13})\.([1-9]
 """STREAM.OFFSET.SIZE: offset of the part's first byte in the stream, and its length; a part that is shorter is not whole yet."""
 MARK = "optsweep.json"
 """In the storage's root, from the controller: what has it not is not our storage."""
+CARRIED = "carried"
+"""In an exit.json of a storage: stream -> its bytes, and whether there is a record. Some mounts send files in any order."""
 BID = re.compile(r"bid\.([A-Za-z0-9_.-]{1,120})")
 _NO_RENAME = (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO)
 

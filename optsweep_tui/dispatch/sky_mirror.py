@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,13 +47,30 @@ class SkyMirror(Mirror):
                 have, left = end, left - size
         return whole
 
-    def ended(self, attempt: Attempt, files: Mapping[str, Item]) -> bool:
-        """Write record and exit.json of an attempt whose streams are here; False where exit.json is not whole."""
+    def ended(self, attempt: Attempt, files: Mapping[str, Item], *, late: bool = False) -> bool:
+        """Write record and exit.json of an attempt; False where exit.json is not whole, or what it names is not all here.
+
+        Args:
+            late: what is missing has been waited for long enough.
+        """
         ending = self._text(attempt, folder.EXIT)
-        if ending is None or not ending.endswith("\n"):
+        if ending is None or not ending.endswith("\n") or (not late and self._lacking(attempt, files, ending)):
             return False
         record = self._text(attempt, folder.RECORD) or "" if folder.RECORD in files else None
         return self.end(attempt, {folder.EXIT: ending, folder.RECORD: record})
+
+    def _lacking(self, attempt: Attempt, files: Mapping[str, Item], ending: str) -> bool:
+        """Whether the node has written more than is here."""
+        try:
+            carried = json.loads(ending)[mounted.CARRIED]
+            recorded, sizes = carried[folder.RECORD] is True, {name: int(carried[name]) for name in mounted.STREAMS}
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False  # ended by somebody else, or no such file
+        for name, size in sizes.items():
+            path = self.folder_of(attempt) / name
+            if (path.stat().st_size if path.exists() else 0) < min(size, LARGEST_BYTES[name]):
+                return True
+        return recorded and folder.RECORD not in files
 
     def _text(self, attempt: Attempt, name: str) -> str | None:
         data = self._storage.read(attempt_file(*attempt, name))

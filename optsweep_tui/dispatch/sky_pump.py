@@ -26,8 +26,8 @@ LOOK_SECONDS = 10.0
 NEAR_SECONDS = 0.5
 """The same in a folder of this machine."""
 STILL_SECONDS = Pace().still
-TORN_SECONDS = 60.0
-"""How long an ended attempt is waited for whose parts are not all there."""
+TORN_SECONDS = 300.0
+"""How long an ended attempt is waited for whose parts or record are not all there."""
 CANCEL_SECONDS = 90.0
 """A run that was told to stop saves nothing and ends by itself; after this its machine is taken away."""
 AGAIN_SECONDS = 30.0
@@ -117,7 +117,8 @@ class SkyPump(Handover):
             if folder.CLAIM in files and self._states.get(attempt) != "running":
                 self._claimed(attempt)
             since = self._torn.setdefault(attempt, time.monotonic())
-            if (whole or time.monotonic() - since > TORN_SECONDS) and self.mirror.ended(attempt, files):
+            late = time.monotonic() - since > TORN_SECONDS
+            if (whole or late) and self.mirror.ended(attempt, files, late=late):
                 self._ended_there(attempt)
         elif folder.CLAIM in files:
             if self._states.get(attempt) != "running":

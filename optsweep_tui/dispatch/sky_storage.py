@@ -77,7 +77,8 @@ class Storage:
         about = f"host {self._host}: storage {self._url}: {words}"
         lowered = words.lower()
         if isinstance(error, PermissionError) or any(
-            sign in lowered for sign in ("credential", "denied", "forbidden", "anonymous", "nosuchbucket", "token")
+            sign in lowered
+            for sign in ("credential", "denied", "forbidden", "anonymous", "bucket does not exist", "token")
         ):
             return OptsweepError(about, "is that bucket there, and may you read and write it? (aws s3 ls, gcloud auth)")
         return Unreachable(about, "nothing is lost; it is asked again")

@@ -243,6 +243,20 @@ def test_half_an_end_is_waited_for(tmp_path: Path) -> None:
     assert mirror.ended((RUN, 1), storage.listing(RUN)[1]) is True
 
 
+def test_an_end_that_comes_before_what_was_written_is_waited_with(tmp_path: Path) -> None:
+    there, mirror, storage = mirror_of(tmp_path)
+    sizes = {folder.METRICS: 11, folder.EVENTS: 0, folder.LOG: 0}
+    ending = {"reason": "finished", mounted.CARRIED: {**sizes, folder.RECORD: True}}
+    mounted.put_json(there / folder.EXIT, ending)
+    for name, text in ((mounted.part_name(folder.METRICS, 0, 11), '{"step": 1}'), (folder.RECORD, json.dumps(RECORD))):
+        listing = storage.listing(RUN)[1]
+        assert mirror.bring((RUN, 1), listing) is True and mirror.ended((RUN, 1), listing) is False
+        (there / name).write_text(text)
+    listing = storage.listing(RUN)[1]
+    assert mirror.bring((RUN, 1), listing) and mirror.ended((RUN, 1), listing)
+    assert (tmp_path / "runs" / RUN / "a1" / folder.RECORD).exists()
+
+
 def test_a_bucket_without_its_library_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(OptsweepError, match=r"s3fs is not installed.*optsweep\[skypilot\]"):
