@@ -30,6 +30,9 @@ class Cost:
     """Parameters, gradients, optimizer state and activations."""
     seconds_estimate: float | None
     """On one slot of this machine; None without a measured rate."""
+    seconds_basis: str | None
+    """"measured": runs of this rule, model and batch went at this rate here; "neighbours": only runs of the same model and
+    batch under other rules or engines did; None without an estimate."""
 
 
 def rate_key(spec: RunSpec) -> RateKey:
@@ -46,13 +49,16 @@ def predicted(spec: RunSpec, rates: Mapping[RateKey, float]) -> Cost:
     """
     state = _state_floats(spec)
     per_step = optimizer_flops_per_step(spec)
+    seconds = _seconds(spec, rates)
+    own = rates.get(rate_key(spec))
     return Cost(
         flops=spec.trained_flops,
         optimizer_flops=None if per_step is None else per_step * spec.trained_steps,
         bytes_estimate=int(
             models.training_bytes(spec.shape, spec.batch_size // spec.accumulation, spec.seq_len, spec.dtype, state)
         ),
-        seconds_estimate=_seconds(spec, rates),
+        seconds_estimate=seconds,
+        seconds_basis=None if seconds is None else "measured" if own else "neighbours",
     )
 
 

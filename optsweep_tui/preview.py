@@ -272,6 +272,7 @@ def of(workspace: Workspace, chosen: flow.Plan, rates: Mapping[RateKey, float] |
                 "flops": price.flops,
                 "optimizer_flops": price.optimizer_flops,
                 "seconds_estimate": price.seconds_estimate,
+                "seconds_basis": price.seconds_basis,
                 "bytes_estimate": price.bytes_estimate,
                 "state": rundir.state_of(workspace.runs / spec.run_id).state,
             }

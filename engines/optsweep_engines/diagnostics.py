@@ -79,6 +79,9 @@ class SpikeWatch:
                 )
             self.norms = [*self.norms[-(WINDOW - 1) :], norm]
             self.largest_norm = norm if self.largest_norm is None else max(norm, self.largest_norm)
+        elif math.isfinite(loss) and self._is_new("spike", step):  # else the loss says it; JSON has no infinity
+            middle = short(medians.median(self.norms)) if self.norms else None
+            found.append(("spike", {"step": step, "grad_norm": None, "median": middle, "ratio": None}))
         if math.isfinite(loss):
             if len(self.losses) >= FEWEST:
                 middle = medians.median(self.losses)

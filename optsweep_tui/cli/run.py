@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -268,7 +269,7 @@ def _show_plan(
         f"{output.runs_text(totals['runs'])}{later}   {output.count_text(totals['tokens'])} tokens{_spared(chosen)}   "
         f"{output.count_text(totals['flops'])} FLOPs   {guess}   {totals['bytes_estimate'] / 2**30:.2f} GiB per run"
     )
-    for line in [*_held_out(chosen), *_kept_line(kept)]:
+    for line in [*_held_out(chosen), *_kept_line(kept), *_guessed(data["runs"])]:
         print(line)
     for note in flow.cautions(chosen.specs):
         print(f"note: {note}")
@@ -276,6 +277,18 @@ def _show_plan(
         print("run ids are provisional: the dataset is not prepared here, so its hash is not known")
     for name, text in tasks.items():
         print(f"\nhost {name}: each run is a managed job of its own; of run {chosen.run_ids[0][:8]}:\n{text}", end="")
+
+
+def _guessed(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which runs' hours rest on other optimizers or engines."""
+    guessed = [run for run in runs if run["seconds_basis"] == "neighbours"]
+    if not guessed:
+        return []
+    names = sorted({run["optimizer"] for run in guessed})
+    return [
+        f"note: the time of {output.runs_text(len(guessed))} ({', '.join(names)}) is that of other optimizers or engines at "
+        "this model and batch: none of theirs was measured here"
+    ]
 
 
 def _held_out(chosen: Plan) -> list[str]:

@@ -163,6 +163,16 @@ def test_a_spike_is_ten_times_the_running_median_and_its_tail_is_no_other() -> N
     assert kept.look(61, 3.0, 30.0) == watch.look(61, 3.0, 30.0) != []
 
 
+def test_a_norm_that_is_not_finite_is_a_spike_while_the_loss_is() -> None:
+    watch = SpikeWatch()
+    [(kind, fields)] = watch.look(1, 3.0, math.inf)
+    assert kind == "spike" and fields == {"step": 1, "grad_norm": None, "median": None, "ratio": None}
+    assert [watch.look(step, 3.0, 2.0) for step in range(2, 20)] == [[]] * 18
+    [(kind, fields)] = watch.look(20, 3.0, math.nan)
+    assert (kind, fields["median"]) == ("spike", 2.0)
+    assert watch.look(40, math.nan, math.nan) == [], "the run ends by it"
+
+
 def test_nothing_is_a_spike_before_there_is_a_median() -> None:
     watch = SpikeWatch()
     assert [watch.look(step, 3.0, norm) for step, norm in enumerate([1.0, 1.0, 100.0, 1.0], start=1)] == [[]] * 4

@@ -41,6 +41,11 @@ def test_a_dry_run_takes_its_hours_from_a_bench_and_says_nothing_without(tmp_pat
     benches.remember(work, [row("adamw", 1000.0)])
     document = preview.of(work, flow.plan(work, request))
     assert document["totals"]["seconds_estimate"] == pytest.approx(document["runs"][0]["tokens"] / 1000.0, rel=0.01)
+    assert document["runs"][0]["seconds_basis"] == "measured"
+    other = preview.of(work, flow.plan(work, dataclasses.replace(request, optimizers=("muon",))))
+    assert [run["seconds_basis"] for run in other["runs"]] == ["neighbours"]
+    other = preview.of(work, flow.plan(work, dataclasses.replace(request, models=("bench-tiny",))))
+    assert [(run["seconds_basis"], run["seconds_estimate"]) for run in other["runs"]] == [(None, None)]
 
 
 @pytest.mark.parametrize("text", ["", "[", "{}", '[{"engine": "torch"}]', '[{"tokens_per_second": "fast"}]'])
