@@ -62,7 +62,7 @@ class SpikeWatch:
 
     def look(self, step: int, loss: float, norm: float) -> list[tuple[str, dict[str, Any]]]:
         """Note one step; returns the events (kind, fields) that it makes."""
-        found = []
+        found: list[tuple[str, dict[str, Any]]] = []
         if math.isfinite(norm):
             middle = medians.median(self.norms) if len(self.norms) >= FEWEST else None
             if middle and norm > NORM_FACTOR * middle and self._is_new("spike", step):
@@ -80,8 +80,8 @@ class SpikeWatch:
             self.norms = [*self.norms[-(WINDOW - 1) :], norm]
             self.largest_norm = norm if self.largest_norm is None else max(norm, self.largest_norm)
         elif math.isfinite(loss) and self._is_new("spike", step):  # else the loss says it; JSON has no infinity
-            middle = short(medians.median(self.norms)) if self.norms else None
-            found.append(("spike", {"step": step, "grad_norm": None, "median": middle, "ratio": None}))
+            usual = short(medians.median(self.norms)) if self.norms else None
+            found.append(("spike", {"step": step, "grad_norm": None, "median": usual, "ratio": None}))
         if math.isfinite(loss):
             if len(self.losses) >= FEWEST:
                 middle = medians.median(self.losses)
