@@ -188,6 +188,15 @@ def pack_of(attempt_folder: Path) -> list[Path]:
     return found[:LARGEST_PACK] if attempt_folder in found else [attempt_folder]
 
 
+def is_beside(attempt_folder: Path) -> bool:
+    """Whether another machine leads this attempt: it is never trained alone."""
+    try:
+        intent = read_json(attempt_folder / INTENT)
+    except ValueError:
+        return False
+    return isinstance(intent, dict) and bool(intent.get("beside"))
+
+
 def boot_id() -> str:
     """Identifies this boot of this machine: pids of another boot mean nothing."""
     try:

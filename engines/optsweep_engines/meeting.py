@@ -138,7 +138,11 @@ class Meeting:
 
     def _beat(self) -> None:
         while not self._ended.wait(team.BEAT_SECONDS):
-            self._say_all(do="beat")
+            with self._lock:
+                members = list(self._members.values())
+            for member in members:
+                with contextlib.suppress(Gone):  # its own thread notices
+                    member.wire.beat("do")
 
     def _accept(self) -> None:
         while not self._ended.is_set():

@@ -74,6 +74,9 @@ class EngineProcess:
 class Shim:
     """Runs attempts one after the other on one slot."""
 
+    beside = False
+    """Whether it trains attempts that another machine leads."""
+
     def __init__(self, environment: dict[str, str], job: str | None = None) -> None:
         """Nothing starts yet.
 
@@ -144,6 +147,8 @@ class Shim:
         locks: dict[Path, int] = {}
         for path in folder.pack_of(attempt_folder):
             run_folder = path.parent
+            if not self.beside and folder.is_beside(path):
+                continue
             if (run_folder / folder.CANCEL).exists() or (path / folder.EXIT).exists():
                 continue
             newest = folder.attempts(run_folder)

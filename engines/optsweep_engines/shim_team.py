@@ -44,15 +44,19 @@ def _ending(reason: str, error: str | None = None) -> dict[str, Any]:
 class LeadShim(Shim):
     """The worker of the first machine."""
 
-    def __init__(self, environment: dict[str, str], ours: Team) -> None:
+    def __init__(self, environment: dict[str, str], file: Path) -> None:
         super().__init__(environment)
-        self._own, self._team = dict(environment), ours
+        self._own, self._file = dict(environment), file
         self._meeting: Meeting | None = None
 
     def _train(self, locks: dict[Path, int]) -> list[dict[str, Any]]:
         [path] = locks  # what goes over ssh goes one by one
         self.close_engine()  # it may hold a place among others that are gone
-        self._meeting = meeting = Meeting(self._team, path)
+        try:
+            ours = team.read(self._file)  # it may have changed since the attempt before
+        except ValueError as error:
+            raise OSError(str(error)) from None
+        self._meeting = meeting = Meeting(ours, path)
         try:
             ended = self._gathered(path, meeting)
             if ended is not None:
@@ -139,7 +143,7 @@ class Membership:
     def _beat(self) -> None:
         while self.over is None:
             with contextlib.suppress(Gone):
-                self.wire.say(**{"is": "beat"})
+                self.wire.beat("is")
             time.sleep(team.BEAT_SECONDS)
 
     def _hear(self) -> None:
@@ -213,15 +217,21 @@ class Membership:
 class FollowShim(Shim):
     """The worker of a further machine."""
 
-    def __init__(self, environment: dict[str, str], ours: Team) -> None:
+    beside = True
+
+    def __init__(self, environment: dict[str, str]) -> None:
         super().__init__(environment)
-        self._own, self._team = dict(environment), ours
+        self._own = dict(environment)
         self._member: Membership | None = None
         self._stop_said: float | None = None
 
-    def take(self, wire: Wire, attempt_folder: Path) -> None:
-        """Wait with the others for the beginning of an attempt, and train it."""
-        self._member = member = Membership(wire, attempt_folder, self._team.process)
+    def take(self, wire: Wire, attempt_folder: Path, process: int) -> None:
+        """Wait with the others for the beginning of an attempt, and train it.
+
+        Args:
+            process: number of this machine.
+        """
+        self._member = member = Membership(wire, attempt_folder, process)
         self._stop_said = None
         try:
             while member.files is None and member.over is None and not self.stopping():
@@ -239,7 +249,10 @@ class FollowShim(Shim):
         assert self._member is not None
         member = self._member
         try:
-            ended = self._prepared(path, member)
+            try:
+                ended = self._prepared(path, member)
+            except Gone as error:
+                ended = _ending("lost", f"the first machine was cut off: {error}")
             if ended is not None:
                 return [ended]
             self._environment = {**self._own, team.VARIABLE: json.dumps(dataclasses.asdict(member.place))}  # type: ignore[arg-type]
@@ -305,10 +318,19 @@ class FollowShim(Shim):
         return None
 
 
-def follow(shim: FollowShim, ours: Team, queue: Path, runs: Path) -> None:
-    """Train what the first machine trains, while there is anything in the queue here."""
+def follow(shim: FollowShim, file: Path, queue: Path, runs: Path) -> None:
+    """Train what the first machine trains, while there is anything in the queue here.
+
+    Args:
+        file: team.json, read again each time.
+
+    Raises:
+        ValueError: it is none.
+    """
     while not shim.stopping() and _waiting(queue, runs):
-        taken = False
+        taken, ours = False, team.read(file)
+        if ours.leads:
+            return
         with contextlib.suppress(OSError):  # a name that is not known now
             for connection in team.reached(ours):
                 if taken or shim.stopping():
@@ -323,7 +345,7 @@ def follow(shim: FollowShim, ours: Team, queue: Path, runs: Path) -> None:
                     wire.close()
                     continue
                 taken = True
-                shim.take(wire, where)
+                shim.take(wire, where, ours.process)
         if not taken:
             time.sleep(COMING_SECONDS)
 
@@ -375,6 +397,8 @@ def _waiting(queue: Path, runs: Path) -> bool:
     found = False
     for entry, run_id, attempt in sorted(workers.entries(queue)):
         where = runs / run_id / attempt
+        if where.is_dir() and not folder.is_beside(where):
+            continue  # of this machine as a host of its own
         newest = folder.attempts(where.parent)
         if (where / folder.CLAIM).exists() and not (where / folder.EXIT).exists():
             attempts.settle(where)
@@ -399,8 +423,8 @@ def main(arguments: list[str] | None = None) -> int:
     environment = dict(os.environ)
     if options.gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = options.gpu
-    ours = team.read(options.team)
-    shim = LeadShim(environment, ours) if ours.leads else FollowShim(environment, ours)
+    leads = team.read(options.team).leads
+    shim = LeadShim(environment, options.team) if leads else FollowShim(environment)
     signal.signal(signal.SIGTERM, shim.stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -409,7 +433,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         if isinstance(shim, FollowShim):
-            follow(shim, ours, options.queue, options.runs.resolve())
+            follow(shim, options.team, options.queue, options.runs.resolve())
         else:
             work_queue(shim, options.queue, options.runs.resolve())
     finally:

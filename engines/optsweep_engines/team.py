@@ -257,6 +257,21 @@ class Wire:
         with self._sending:
             self._send((json.dumps(message, allow_nan=False) + "\n").encode())
 
+    def beat(self, side: str) -> None:
+        """Say that one is there, unless something is being said already.
+
+        Args:
+            side: "do" of the first machine, "is" of the others.
+
+        Raises:
+            Gone: it cannot be sent.
+        """
+        if self._sending.acquire(blocking=False):
+            try:
+                self._send((json.dumps({side: "beat"}) + "\n").encode())
+            finally:
+                self._sending.release()
+
     def say_file(self, path: Path, size: int, **message: Any) -> None:
         """Send one line and a file behind it.
 

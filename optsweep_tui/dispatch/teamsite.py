@@ -185,7 +185,8 @@ class TeamSite(SshSite):
         for other in self.others:
             staged = self._staged_there[other.name]
             own = [
-                dataclasses.replace(parcel, intent={**parcel.intent, "data_root": staged.data}) for parcel in parcels
+                dataclasses.replace(parcel, intent={**parcel.intent, "data_root": staged.data, "beside": True})
+                for parcel in parcels
             ]
             other.put(own)
             self._ids()

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -198,14 +199,16 @@ def training(box: Box, runs: Any) -> list[str]:
 def test_engine_and_worker_of_either_machine_may_die_and_the_run_goes_on_from_its_checkpoint(made: Lab) -> None:
     workspace = place(made, "deaths", settings="checkpoint_seconds = 0.1\n")
     first, second = made.boxes["first"], made.boxes["second"]
+    engine, worker = "optsweep_engines.run", "optsweep_engines.shim_team"
+    blows = [(second, engine, signal.SIGKILL), (second, worker, signal.SIGKILL), (first, engine, signal.SIGKILL)]
+    blows += [(first, worker, signal.SIGKILL), (second, worker, signal.SIGTERM)]
     controller = workbench.start(*counted(made, "deaths", 1, 100, "0.04"), workspace=workspace)
-    modules = ("optsweep_engines.run", "optsweep_engines.shim_team")
     try:
-        for number, (box, module) in enumerate(((box, module) for box in (second, first) for module in modules), 1):
+        for number, (box, module, blow) in enumerate(blows, start=1):
             [run_id] = wait_for(lambda: {path.name for path in workspace.glob("runs/*")})
             wait_for(lambda: list((first.runs / run_id).glob(f"a{number}/ckpt/step-*")))  # noqa: B023
             for pid in box.processes(module):
-                workbench.kill(pid)
+                os.kill(pid, blow)
             wait_for(lambda: end_of(first, run_id, number))  # noqa: B023
         assert controller.wait(timeout=120) == 0
     finally:
@@ -213,12 +216,12 @@ def test_engine_and_worker_of_either_machine_may_die_and_the_run_goes_on_from_it
         controller.wait()
     remote.require_whole(workspace, 1)
     [record] = workbench.records(workspace).values()
-    assert record["attempt"] == 5 and record["resumed_from_step"] > 0
-    ends = [end_of(first, run_id, number) for number in range(1, 6)]
-    assert [end["reason"] for end in ends] == ["lost", "lost", "died", "lost", "finished"]
+    assert record["attempt"] == 6 and record["resumed_from_step"] > 0
+    ends = [end_of(first, run_id, number) for number in range(1, 7)]
+    assert [end["reason"] for end in ends] == ["lost", "lost", "died", "lost", "preempted", "finished"]
     assert ends[0]["error"] == "worker second: its engine was killed by signal 9"
     assert ends[1]["error"] == "worker second was cut off: it hung up"
-    assert all(end_of(second, run_id, number) for number in range(1, 6)), "each attempt has ended there, too"
+    assert all(end_of(second, run_id, number) for number in range(1, 7)), "each attempt has ended there, too"
     require_nobody_left(made)
 
 

@@ -102,13 +102,25 @@ def layout(devices: Sequence[jax.Device], mesh: str | None, rows: int) -> Layout
         count = len(devices) if platform_of(devices[0]) == "tpu" or jax.process_count() > 1 else 1
         while rows % count:
             count -= 1
-        return Layout(tuple(devices[:count]), count, 1)
+        return Layout(_of_all(devices[:count], f"a micro-batch of {rows} sequences"), count, 1)
     sizes = parsed(mesh)
     count = sizes["data"] * sizes["fsdp"]
     if count > len(devices):
         raise ValueError(f'mesh "{mesh}" takes {count} devices, there are {len(devices)} of kind {devices[0].platform}')
     require_divides(mesh, rows)
-    return Layout(tuple(devices[:count]), sizes["data"], sizes["fsdp"])
+    return Layout(_of_all(devices[:count], f'mesh "{mesh}"'), sizes["data"], sizes["fsdp"])
+
+
+def _of_all(chosen: Sequence[jax.Device], what: str) -> tuple[jax.Device, ...]:
+    """The devices, where every process has some of them.
+
+    Raises:
+        ValueError: one has none.
+    """
+    have = len({device.process_index for device in chosen})
+    if jax.process_count() > have:
+        raise ValueError(f"{what} takes devices of {have} of the {jax.process_count()} processes: all have to train")
+    return tuple(chosen)
 
 
 def pinned(tree: Any, shardings: Any) -> Any:
