@@ -1,0 +1,330 @@
+"""Machines that train one run together: who is let in, what is handed over, when one counts as gone. Real sockets, no ssh."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optsweep_engines import folder, kept, shim_team, sources, team, workers
+from optsweep_engines.helper import Helper
+from optsweep_engines.meeting import STATE, Meeting
+from optsweep_engines.shim import Shim, work_queue
+from optsweep_engines.team import Gone, Place, Team, Wire
+from optsweep_engines.torch_engine.machines import per_machine
+from optsweep_tui.dispatch import hostsfile, teamsite
+from optsweep_tui.errors import OptsweepError
+
+RUN, OTHER = "a" * 32, "b" * 32
+
+
+def ours(process: int = 0, secret: str = "s" * 64, workers: int = 2) -> Team:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        first = min(probe.getsockname()[1], 65000)
+    names = tuple(f"w{index}" for index in range(workers))
+    return Team(process=process, workers=names, address="127.0.0.1", ports=(first, first + 9), secret=secret)
+
+
+def attempt(root: Path, run_id: str = RUN, number: int = 1, **intent: Any) -> Path:
+    where = root / "runs" / run_id / f"a{number}"
+    where.mkdir(parents=True)
+    folder.write_json(where / folder.INTENT, intent)
+    return where
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Iterator[tuple[Team, Meeting]]:
+    """A first machine that waits for w1."""
+    made = ours()
+    meeting = Meeting(made, attempt(tmp_path / "first"))
+    yield made, meeting
+    meeting.end()
+
+
+def wait_for(what: Any, seconds: float = 10.0) -> Any:
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.01)
+    raise AssertionError("it did not come to pass")
+
+
+def come(made: Team, runs: Path) -> tuple[Wire, Path | None]:
+    """Come to the first machine as a worker does."""
+    [connection] = team.reached(made)
+    wire = Wire(connection)
+    return wire, shim_team.met(wire, made, runs, Shim({}))
+
+
+def as_worker(made: Team, **changes: Any) -> Team:
+    return Team(**{**made.__dict__, "process": 1, **changes})
+
+
+def test_a_worker_with_the_secret_is_let_in_and_one_with_another_is_not(
+    first: tuple[Team, Meeting], tmp_path: Path
+) -> None:
+    made, meeting = first
+    attempt(tmp_path / "second", beside=True)
+    runs = tmp_path / "second" / "runs"
+    with pytest.raises(Gone):
+        come(as_worker(made, secret="t" * 64), runs)
+    assert meeting.missing == ["w1"]
+    wire, where = come(as_worker(made), runs)
+    assert where == runs / RUN / "a1"
+    wait_for(lambda: not meeting.missing)
+    wire.close()
+    wait_for(lambda: meeting.missing), "who leaves before the beginning may come again"
+    assert meeting.trouble is None
+
+
+def test_a_worker_believes_no_first_machine_without_the_secret(tmp_path: Path) -> None:
+    made = ours()
+    meeting = Meeting(Team(**{**made.__dict__, "secret": "t" * 64}), attempt(tmp_path / "first"))
+    attempt(tmp_path / "second", beside=True)
+    try:
+        with pytest.raises((Gone, ValueError)):
+            come(as_worker(made), tmp_path / "second" / "runs")
+    finally:
+        meeting.end()
+
+
+def test_a_worker_without_the_run_or_with_it_ended_does_not_join_and_the_reason_is_known(
+    first: tuple[Team, Meeting], tmp_path: Path
+) -> None:
+    made, meeting = first
+    runs = tmp_path / "second" / "runs"
+    assert come(as_worker(made), runs)[1] is None
+    wait_for(lambda: meeting.absence() == "w1 does not have this run")
+    where = attempt(tmp_path / "second", beside=True)
+    folder.write_json(where / folder.EXIT, {"reason": "lost"})
+    assert come(as_worker(made), runs)[1] is None
+    assert wait_for(lambda: meeting.trouble).text == "worker w1 has ended this attempt already"
+
+
+def test_a_worker_with_other_code_leaves(first: tuple[Team, Meeting], tmp_path: Path, monkeypatch: Any) -> None:
+    made, meeting = first
+    attempt(tmp_path / "second", beside=True)
+    shim = Shim({})
+    [connection] = team.reached(made)
+    digests = iter(["old"])
+    monkeypatch.setattr(sources, "digest", lambda: next(digests, "new"))
+    assert shim_team.met(Wire(connection), as_worker(made), tmp_path / "second" / "runs", shim) is None
+    assert shim.stopping() and "another version" in meeting.absence()
+
+
+def test_a_silent_worker_counts_as_cut_off(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(team, "SILENT_SECONDS", 0.4)
+    made = ours()
+    meeting = Meeting(made, attempt(tmp_path / "first"))
+    attempt(tmp_path / "second", beside=True)
+    try:
+        _wire, _ = come(as_worker(made), tmp_path / "second" / "runs")
+        wait_for(lambda: not meeting.missing)
+        meeting.begin()
+        trouble = wait_for(lambda: meeting.trouble)
+        assert trouble.lost and trouble.text == "worker w1 was cut off: silence"
+    finally:
+        meeting.end()
+
+
+def test_what_a_run_begins_with_comes_whole_and_under_its_own_name_only(
+    first: tuple[Team, Meeting], tmp_path: Path
+) -> None:
+    made, meeting = first
+    content = b"x" * 3_000_000
+    name = kept.name_of(7, hashlib.sha256(content).hexdigest())
+    checkpoints = tmp_path / "first" / "runs" / RUN / "a1" / folder.CHECKPOINTS
+    checkpoints.mkdir()
+    (checkpoints / name).write_bytes(content)
+    attempt(tmp_path / "second", beside=True)
+    wire, where = come(as_worker(made), tmp_path / "second" / "runs")
+    assert where is not None
+    wait_for(lambda: not meeting.missing)
+    member = shim_team.Membership(wire, where, 1)
+    try:
+        meeting.begin()
+        wait_for(lambda: member.files)
+        assert member.lacking == [name] and not meeting.ready
+        wire.say(**{"is": "need", "names": [name]})
+        wait_for(lambda: not member.lacking)
+        assert (where / folder.CHECKPOINTS / name).read_bytes() == content
+        wire.say(**{"is": "ready"})
+        wait_for(lambda: meeting.ready)
+        place = meeting.go()
+        wait_for(lambda: member.place)
+        assert member.place is not None and member.place.process == 1 and member.place.token == place.token
+        for bad in ("../../x", "spec.json", name + "/.."):
+            with pytest.raises(ValueError, match="file name"):
+                member._target({"name": bad, "run": RUN, "kind": STATE})
+        with pytest.raises(ValueError, match="file name"):
+            member._target({"name": name, "run": "../" + OTHER, "kind": STATE})
+        assert member._target({"name": name, "run": OTHER, "kind": STATE}) == (
+            tmp_path / "second" / "runs" / OTHER / folder.KEPT / name
+        )
+    finally:
+        member.close()
+
+
+def test_a_file_with_another_content_than_its_name_says_ends_the_worker(tmp_path: Path) -> None:
+    here, there = socket.socketpair()
+    member = shim_team.Membership(Wire(here), attempt(tmp_path, beside=True), 1)
+    name = kept.name_of(7, "0" * 64)
+    sent = tmp_path / "sent"
+    sent.write_bytes(b"something else")
+    wire = Wire(there)
+    wire.say(do="begin", files=[{"kind": "checkpoint", "run": RUN, "name": name, "size": 14}])
+    wire.say_file(sent, 14, do="file", name=name)
+    wait_for(lambda: member.over)
+    assert "another content" in str(member.over)
+    assert [path.name for path in (tmp_path / "runs").rglob("*") if path.is_file()] == [folder.INTENT]
+    wire.close()
+
+
+def test_noise_on_the_port_is_nobody(first: tuple[Team, Meeting]) -> None:
+    made, meeting = first
+    for noise in (
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"[]\n",
+        b'{"process": 1}\n',
+        b'{"process": "x", "nonce": 1, "proof": 2}\n',
+    ):
+        with socket.create_connection(("127.0.0.1", made.ports[0])) as made_up:
+            made_up.sendall(noise)
+            made_up.shutdown(socket.SHUT_WR)
+            while made_up.recv(4096):
+                pass
+    assert meeting.missing == ["w1"] and meeting.trouble is None
+
+
+def test_ports_that_are_taken_are_passed_over_and_none_left_is_said() -> None:
+    made = ours()
+    held = [team.listening(made) for _ in range(10)]
+    try:
+        assert len({each.getsockname()[1] for each in held}) == 10
+        assert {each.getsockname()[0] for each in held} == {"127.0.0.1"}
+        with pytest.raises(OSError, match=r"cannot listen on 127\.0\.0\.1 ports"):
+            team.listening(made)
+    finally:
+        for each in held:
+            each.close()
+
+
+def test_processes_of_another_attempt_do_not_train() -> None:
+    token = hashlib.sha256(b"one").hexdigest()
+    here = Place(process=1, processes=2, address="x", port=1, own_address="y", token=token)
+    team.require_same(here, here.mark)
+    with pytest.raises(RuntimeError, match="of different attempts"):
+        team.require_same(here, [*here.mark[:-1], here.mark[-1] ^ 1])
+
+
+def test_a_worker_that_trains_alone_leaves_what_another_machine_leads(tmp_path: Path) -> None:
+    where = attempt(tmp_path, beside=True)
+    queue = tmp_path / "queue"
+    queue.mkdir()
+    workers.enqueue(queue, f"{RUN}.a1")
+    work_queue(Shim({}), queue, tmp_path / "runs")
+    assert not (where / folder.CLAIM).exists() and len(list(workers.entries(queue))) == 1
+
+
+def test_the_first_machine_keeps_its_secret_and_the_others_take_it(tmp_path: Path) -> None:
+    told = {"process": 0, "workers": ["a", "b"], "address": "10.0.0.1", "ports": [29400, 29409]}
+    first, second = Helper(tmp_path / "first"), Helper(tmp_path / "second")
+    secret = first.answer({"verb": "team", **told}, b"")[0]["secret"]
+    assert len(secret) == 64 and first.answer({"verb": "team", **told}, b"")[0]["secret"] == secret
+    second.answer({"verb": "team", **told, "process": 1, "secret": secret}, b"")
+    path = tmp_path / "second" / team.FILE
+    assert team.read(path).key(RUN, 1) == team.read(tmp_path / "first" / team.FILE).key(RUN, 1)
+    assert team.read(path).key(RUN, 1) != team.read(path).key(RUN, 2)
+    for bad in ({"ports": [5]}, {"ports": [0, 9]}, {"workers": []}, {"process": 2}, {"secret": "short"}):
+        assert "refused" in second.answer({"verb": "team", **told, "process": 1, "secret": secret, **bad}, b"")[0]
+
+
+def test_every_worker_answers_the_question_whether_it_reaches_the_first(tmp_path: Path) -> None:
+    made = ours()
+    told = {"process": 0, "workers": ["a", "b"], "address": "127.0.0.1", "ports": list(made.ports)}
+    helper = Helper(tmp_path)
+    helper.answer({"verb": "team", **told}, b"")
+    port = helper.answer({"verb": "listen", "words": 1}, b"")[0]["port"]
+    question = {"verb": "reach", "address": "127.0.0.1", "port": port, "word": "here"}
+    assert helper.answer(question, b"")[0] == {"heard": "here"}
+    wait_for(lambda: "refused" in helper.answer(question, b"")[0])
+
+
+def spec(batch: int) -> Any:
+    class Spec:
+        batch_size, accumulation = batch, 1
+
+    return Spec()
+
+
+def test_processes_of_a_machine_follow_from_mesh_or_gpus() -> None:
+    assert per_machine(spec(8), None, 0, 2) == 1
+    assert per_machine(spec(8), None, 8, 2) == 4
+    assert per_machine(spec(32), "data=4,fsdp=4", 8, 2) == 8
+    for mesh, gpus, why in ((None, 8, "divide among 3"), ("data=4", 0, "divide among 3"), ("data=6", 1, "there are 1")):
+        with pytest.raises(ValueError, match=why):
+            per_machine(spec(8 if mesh != "data=6" else 6), mesh, gpus, 3)
+
+
+def test_hosts_toml_says_what_is_wrong_with_machines_that_train_together() -> None:
+    usual = '[hosts.pod]\nssh = "a"\nworkers = ["b", "me@c:22"]\n'
+    entry = hostsfile.parse(usual)["pod"]
+    assert entry.workers == ("b", "me@c:22") and entry.slots == 1
+    for lines, why in (
+        ('coordinator = "10.0.0.1"', ""),
+        ('coordinator = "[fd00::1]:29400-29401"', ""),
+        ('mesh = "data=4,fsdp=2"', ""),
+        ("slots = 2", "slots = 2: machines that train together have one"),
+        ('coordinator = "10.0.0.1:29400"', "is not one that can be used"),
+        ('coordinator = "10.0.0.1:29409-29400"', "names no two to 256 ports"),
+        ('coordinator = "10.0.0.1; rm"', "is not one that can be used"),
+        ('mesh = "rows=2"', "is not one of data=N"),
+    ):
+        if not why:
+            hostsfile.parse(usual + lines)
+            continue
+        with pytest.raises(OptsweepError, match=why):
+            hostsfile.parse(usual + lines)
+    for text, why in (
+        ('[hosts.pod]\nssh = "a"\nworkers = ["a"]\n', "names a machine twice"),
+        ('[hosts.pod]\nssh = "a"\nworkers = "b"\n', "is not a list"),
+        ('[hosts.pod]\nssh = "a"\nworkers = ["-oProxyCommand=x"]\n', "is not a list of targets"),
+        ('[hosts.pod]\nssh = "a"\ncoordinator = "b"\n', "is for hosts with workers"),
+        ('[hosts.c]\nbackend = "slurm"\nworkers = ["b"]\n', "is for ssh hosts"),
+    ):
+        with pytest.raises(OptsweepError, match=why):
+            hostsfile.parse(text)
+    ports = hostsfile.parse(usual + 'coordinator = "[fd00::1]:5000-5009"')["pod"]
+    assert teamsite.coordinator(ports) == ("fd00::1", (5000, 5009))
+
+
+def test_machines_with_other_versions_are_told_apart() -> None:
+    one = {"python": "3.12.1", "libraries": {"jax": "0.10.2", "numpy": "2.0"}}
+    assert teamsite.unlike(one, {**one, "python": "3.12.9"}) == ""
+    other = {"python": "3.11.1", "libraries": {"jax": "0.10.1", "numpy": "2.0"}}
+    assert (
+        teamsite.unlike(one, other) == "Python 3.11.1, the first machine 3.12.1; jax 0.10.1, the first machine 0.10.2"
+    )
+
+
+def test_team_json_is_for_its_owner_only(tmp_path: Path) -> None:
+    import os
+
+    before = os.umask(0o077)
+    try:
+        Helper(tmp_path).answer(
+            {"verb": "team", "process": 0, "workers": ["a", "b"], "address": "x", "ports": [1000, 1001]}, b""
+        )
+    finally:
+        os.umask(before)
+    assert (tmp_path / team.FILE).stat().st_mode & 0o077 == 0
+    assert set(json.loads((tmp_path / team.FILE).read_text())) == {"process", "workers", "address", "ports", "secret"}
