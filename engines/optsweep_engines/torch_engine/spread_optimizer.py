@@ -119,7 +119,7 @@ class Owned:
             return None
         split = self.apart and self.item.stacked
         each = math.prod(shape[1:] if split else shape)
-        sizes = [(stop - start) * each for start, stop in self.bounds]
+        sizes = [(stop - start if split else int(stop > start)) * each for start, stop in self.bounds]
         device = self.spread.parts[self.item.name][0].device
         own = self.slot.state[entry].reshape(-1) if self.optimizer else torch.empty(0, dtype=dtype, device=device)
         found = to_first(own, sizes, axes.group)

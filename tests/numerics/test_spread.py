@@ -1,0 +1,478 @@
+"""Parameters, gradients and optimizer state spread over processes: the losses of one process, and what each of them holds."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import gc
+import json
+import multiprocessing
+import os
+import shutil
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from optsweep_engines import folder, kept
+from optsweep_engines.certify import moved_by_an_ulp
+from optsweep_engines.data import PreparedDataset
+from optsweep_engines.models import parameter_table
+from optsweep_engines.optimizers.catalogue import optimizer as entry_of_name
+from optsweep_engines.optimizers.catalogue import optimizers, resolve_knobs
+from optsweep_engines.run import AttemptLog
+from optsweep_engines.spec import RunSpec, Start
+from optsweep_engines.torch_engine import worker
+from optsweep_engines.torch_engine.spread import Rows
+from optsweep_engines.torch_engine.spread_optimizer import owners, rules_of
+from optsweep_engines.torch_engine.spread_train import require_spreadable
+from optsweep_engines.torch_engine.train import made, train
+from optsweep_tui.certificates.parity import judged
+from tests.numerics.run_log import FolderLog
+from tests.numerics.test_user_optimizer import ADAM_KNOBS, ADAMW_CLASS, ADAMW_RULE, planted
+from tests.numerics.toy import shape, spec
+
+STEPS = 10
+KEPT = 4
+"""Step whose state is kept."""
+WARM = 2
+"""Steps that soap trains in one process first: engines agree on its first basis, see docs/jax.md."""
+OWN = "def total(xp, table, params, grads, updates):\n    return {'total': sum(float(xp.sum(params[t.name])) for t in table)}\n"
+
+DIAGNOSTICS = {"parts": ["full", "layers"], "own": [{"label": "mine.py", "name": "total", "content": OWN}]}
+
+GPT2 = {"tied_embeddings": True, "positions": 16, "norm": "layer", "biases": True, "activation": "gelu"}
+UNEVEN = {"width": 18, "heads": 3, "mlp_width": 23}
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fused, in micro-batches, z-loss": ("adamw", {"accumulation": 2, "knobs": {"lr": 0.01, "z_loss": 1e-3}}),
+    "by number": ("lion", {"knobs": {"lr": 0.003}}),
+    "by number, uneven rows": ("sgd", {"shape": shape(**UNEVEN), "knobs": {"lr": 0.05}}),
+    "by number, evaluated elsewhere": ("sf_adamw", {}),
+    "gradients of drawn labels": ("sophia_g", {"knobs": {"lr": 0.003}}),
+    "matrices": ("muon", {"shape": shape(**GPT2), "knobs": {"lr": 0.01}}),
+    "matrices, uneven, muP": ("scion", {"shape": shape(mup_base_width=9, **UNEVEN), "knobs": {"lr": 0.0005}}),
+    "matrices and noise": ("kron", {"knobs": {"lr": 0.003}}),
+    "matrices with an eigenbasis": ("soap", {"knobs": {"lr": 0.003}}),
+    "all tensors whole": ("lamb", {}),
+    "banks whole": ("adam_mini", {"knobs": {"lr": 0.01}}),
+    "rows and columns, bf16": ("adafactor", {"dtype": "bf16"}),
+}
+
+OBSERVED = ("fused, in micro-batches, z-loss", "matrices")
+
+
+def run_of(dataset: PreparedDataset, kind: str) -> RunSpec:
+    optimizer, changes = KINDS[kind]
+    return spec(dataset, optimizer, **{"batch_size": 8, "tokens": STEPS * 128, "knobs": {"lr": 0.005}, **changes})
+
+
+# ---------------------------------------------------------------- processes
+
+
+def prepared(runs: Path, run: RunSpec, data_root: Path, mesh: str, number: int = 1, **documents: Any) -> Path:
+    """An attempt folder with its intent and the run's documents."""
+    where = runs / run.run_id / f"a{number}"
+    where.mkdir(parents=True)
+    intent = {"data_root": str(data_root), "device": "cpu", "mesh": mesh}
+    folder.write_json(where / folder.INTENT, intent)
+    folder.write_json(where.parent / folder.SPEC, run.to_dict())
+    for name, document in documents.items():
+        folder.write_json(where.parent / f"{name}.json", document)
+    return where
+
+
+def process(index: int, count: int, where: str, attempts: Sequence[str], first: Callable[[], Any] | None) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{where}/meeting", rank=index, world_size=count)
+    records: list[Any] = []
+    try:
+        records.append(first() if first is not None else None)
+        for attempt in map(Path, attempts):
+            run = RunSpec.from_dict(folder.read_json(attempt.parent / folder.SPEC) or {})
+            records.append(train(run, worker.shared(AttemptLog(attempt), index)).to_dict())
+    except Exception:
+        records = [traceback.format_exc()]
+    Path(where, f"{index}.json").write_text(json.dumps(records))
+    dist.destroy_process_group()
+
+
+def together(
+    where: Path, count: int, attempts: Sequence[Path], first: Callable[[], Any] | None = None
+) -> list[list[Any]]:
+    """What each of so many processes says of what it does first, and then of each attempt."""
+    where.mkdir()
+    context = multiprocessing.get_context("spawn")
+    arguments = (count, str(where), [str(attempt) for attempt in attempts], first)
+    processes = [context.Process(target=process, args=(index, *arguments)) for index in range(count)]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join(timeout=240)
+        assert each.exitcode == 0
+    found = [json.loads((where / f"{index}.json").read_text()) for index in range(count)]
+    assert all(len(answer) == len(attempts) + 1 for answer in found), "\n".join(str(answer[-1]) for answer in found)
+    return found
+
+
+def rows_of(attempt: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (attempt / folder.METRICS).read_text().splitlines()]
+
+
+def take_kept(source: Path, target: Path, step: int) -> None:
+    """A run's state at a step, for the same run elsewhere."""
+    (target / folder.KEPT).mkdir(parents=True)
+    [path] = [path for found, path, _ in kept.listed(source / folder.KEPT) if found == step]
+    shutil.copy(path, target / folder.KEPT)
+
+
+# ---------------------------------------------------------------- what each of them holds
+
+
+class Heap(ctypes.Structure):
+    """glibc's struct mallinfo2, malloc.h."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "mapped", "usmblks", "fsmblks", "used", "free", "keepcost")
+    ]
+
+
+class Watch(TorchDispatchMode):
+    """Looks at what the process has taken of memory before and after every operation of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = ctypes.CDLL(None).mallinfo2
+        self.taken.restype = Heap
+        gc.collect()
+        self.before = self.now()
+        self.most = 0
+
+    def now(self) -> int:
+        found = self.taken()
+        return int(found.used + found.mapped)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.most = max(self.most, self.now())
+        result = func(*args, **(kwargs or {}))
+        self.most = max(self.most, self.now())
+        return result
+
+    def peak_numbers(self) -> float:
+        """Most fp32 numbers beyond what was there before."""
+        return (self.most - self.before) / 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weighing:
+    """Trains two steps and says what was held."""
+
+    runs: list[dict[str, Any]]
+    data_root: str
+    mesh: str | None
+    where: str
+
+    def __call__(self) -> list[dict[str, float]]:
+        found = []
+        for index, data in enumerate(self.runs):
+            log = FolderLog(Path(self.where) / f"{index}-{os.getpid()}", Path(self.data_root))
+            log.mesh = self.mesh
+            run = RunSpec.from_dict(data)
+            trainers: list[Any] = []
+
+            with Watch() as watch:
+                trainers.append(made(run, log, torch.device("cpu")))
+                for step in range(2):
+                    trainers[0].step(step)
+            own = list(trainers[0].params.values())
+            state = sum(value.numel() for value in trainers[0].optimizer.tensors().values())
+            parameters = sum(value.numel() for value in own)
+            found.append({"parameters": parameters, "held": 2 * parameters + state, "peak": watch.peak_numbers()})
+        return found
+
+
+def heavy(dataset: PreparedDataset, name: str) -> RunSpec:
+    """Many layers and few tokens: nearly all that is held are parameters and what goes with them."""
+    deep = shape(layers=12, width=128, mlp_width=192)
+    return spec(dataset, name, shape=deep, batch_size=2, seq_len=4, tokens=16)
+
+
+HEAVY = ("adamw", "muon", "soap")
+
+
+# ---------------------------------------------------------------- the runs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What came of the runs."""
+
+    root: Path
+    """Folders of runs by where they ran: "one" process, "two" that share all numbers, "data": two that each have all."""
+    one: dict[str, dict[str, Any]]
+    """Records of one process by run id."""
+    two: dict[str, list[dict[str, Any]]]
+    """Records of both processes by run id."""
+    weighed: list[list[dict[str, float]]]
+    """By process, of HEAVY in order."""
+    rule: RunSpec
+    """Of a user's own file."""
+
+
+@pytest.fixture(scope="module")
+def ran(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    root, data_root = tmp_path_factory.mktemp("spread"), dataset.folder.parent
+    torch.set_num_threads(1)
+    one: dict[str, dict[str, Any]] = {}
+    attempts = []
+
+    def alone(attempt: Path, run: RunSpec) -> None:
+        one[run.run_id] = train(run, AttemptLog(attempt)).to_dict()
+
+    for kind in KINDS:
+        run = run_of(dataset, kind)
+        keep = {"keep": {"steps": [first_of(run) or KEPT]}}
+        full = {"diagnostics": DIAGNOSTICS} if kind in OBSERVED else {}
+        alone(prepared(root / "one", run, data_root, "", **keep, **full), run)
+        if first_of(run):
+            take_kept(root / "one" / run.run_id, root / "two" / run.run_id, WARM)
+        attempts.append(prepared(root / "two", run, data_root, "fsdp=2", **({} if first_of(run) else keep), **full))
+        if run.dtype == "bf16":
+            attempts.append(prepared(root / "data", run, data_root, "data=2"))
+    rule, _ = planted(dataset, root / "rule", ADAMW_RULE, ADAM_KNOBS[ADAMW_RULE], batch_size=8, tokens=STEPS * 128)
+    for where, mesh in (("one", ""), ("two", "fsdp=2")):
+        attempt = prepared(root / where, rule, data_root, mesh)
+        shutil.copy(root / "rule" / "optimizer.py", attempt.parent)
+    alone(root / "one" / rule.run_id / "a1", rule)
+    attempts.append(root / "two" / rule.run_id / "a1")
+    weights = [heavy(dataset, name).to_dict() for name in ("sgd", *HEAVY)]  # the first of a process loads modules
+    weighing = Weighing(runs=weights, data_root=str(data_root), mesh="fsdp=2", where=str(root / "weighed"))
+    answers = together(root / "meeting", 2, attempts, weighing)
+    two = {
+        attempt.parent.name: [answer[index] for answer in answers]
+        for index, attempt in enumerate(attempts, start=1)
+        if attempt.parent.parent.name == "two"
+    }
+    return Ran(root=root, one=one, two=two, weighed=[answer[0][1:] for answer in answers], rule=rule)
+
+
+def first_of(run: RunSpec) -> int:
+    """Steps that its processes do not train themselves."""
+    return WARM if run.optimizer == "soap" else 0
+
+
+def control(run: RunSpec, data_root: Path, where: Path, state: Path | None) -> list[float]:
+    """Losses of one process whose parameters, at the first step, were moved by a unit in the last place."""
+    log = FolderLog(where, data_root)
+    trainer = made(run, log, torch.device("cpu"))
+    first = first_of(run)
+    if state is not None:
+        shutil.copy(state, where / "ckpt" / f"{first:08d}.safetensors")
+        assert trainer.restore(log) is not None
+    trainer.set_arrays(moved_by_an_ulp(trainer.arrays()))
+    return [float(trainer.step(step)[0]) for step in range(first, run.steps)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_two_processes_that_share_all_numbers_give_the_losses_of_one(
+    kind: str, ran: Ran, dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    run = run_of(dataset, kind)
+    # In bf16 the gradients of half a batch are rounded: two processes that each have all numbers round the same.
+    whole = rows_of(ran.root / ("data" if run.dtype == "bf16" else "one") / run.run_id / "a1")
+    two = rows_of(ran.root / "two" / run.run_id / "a1")
+    assert [row["step"] for row in two] == list(range(first_of(run) + 1, STEPS + 1)), "each step is written once"
+    state = kept.listed(ran.root / "one" / run.run_id / folder.KEPT)[0][1] if first_of(run) else None
+    moved = control(run, dataset.folder.parent, tmp_path, state)
+    verdict = judged(*(np.array(each) for each in (losses(whole[-len(two) :]), losses(two), moved)))
+    assert verdict["verdict"] == "equal", verdict
+    one, others = ran.one[run.run_id], ran.two[run.run_id]
+    assert {each["status"] for each in others} == {"done"} and one["steps"] == others[0]["steps"] == STEPS
+    assert len({each["parameters_sha256"] for each in others}) == 1
+    assert others[0]["optimizer_state_bytes"] == one["optimizer_state_bytes"]
+    assert others[0]["val_loss"] == pytest.approx(one["val_loss"], abs=max(1e-4, 3 * verdict["control_difference"]))
+
+
+def losses(rows: Sequence[dict[str, Any]]) -> list[float]:
+    return [row["train_loss"] for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", OBSERVED)
+def test_statistics_are_those_of_one_process(kind: str, ran: Ran, dataset: PreparedDataset) -> None:
+    """Norms by role and layer, of attention, and a user's own, which asks for whole banks."""
+    run = run_of(dataset, kind)
+    one, two = (rows_of(ran.root / where / run.run_id / "a1") for where in ("one", "two"))
+    assert {"update_ratio/q", "grad_norm/layer1", "attention_entropy", "grad_sparsity", "total"} <= set(two[0])
+    for expected, found in list(zip(one, two, strict=True))[:3]:  # before the runs drift apart
+        assert expected.keys() == found.keys()
+        for key in expected.keys() - {"train_seconds"}:
+            assert (found[key] is None) == (expected[key] is None), key
+            if expected[key] is None:  # a bank that starts at zero
+                continue
+            if key == "grad_sparsity":  # it counts: some numbers lie at the threshold
+                assert abs(found[key] - expected[key]) <= 0.002
+                continue
+            assert found[key] == pytest.approx(expected[key], rel=2e-4, abs=2e-4), (key, expected["step"])
+
+
+@pytest.mark.slow
+def test_a_rule_of_a_user_s_file_is_spread_and_a_class_is_refused(
+    ran: Ran, dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    one, two = (losses(rows_of(ran.root / where / ran.rule.run_id / "a1")) for where in ("one", "two"))
+    assert two == pytest.approx(one, abs=1e-5) and len(two) == STEPS
+    run, where = planted(dataset, tmp_path, ADAMW_CLASS, ADAM_KNOBS[ADAMW_CLASS])
+    with pytest.raises(ValueError, match=r"mine.py: Mine is a torch.optim class.*take fsdp=1"):
+        require_spreadable(run, where / folder.OPTIMIZER)
+
+
+# ---------------------------------------------------------------- what each of them holds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HEAVY)
+def test_each_process_holds_half_of_the_numbers_and_a_few_layers(
+    name: str, ran: Ran, dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    """Between steps to the number; while it steps, what is brought together is a few layers, or a bank."""
+    run = heavy(dataset, name)
+    whole = Weighing(runs=[run.to_dict()] * 2, data_root=str(dataset.folder.parent), mesh=None, where=str(tmp_path))()[
+        1
+    ]
+    spread = [answer[HEAVY.index(name)] for answer in ran.weighed]
+    layer = sum(item.count // item.tensors for item in parameter_table(run.shape) if item.stacked)
+    bank = max(item.count for item in parameter_table(run.shape))
+    assert whole["parameters"] == run.shape.total_params > 12 * layer
+    for each in spread:
+        assert each["parameters"] == whole["parameters"] / 2
+        assert each["held"] <= whole["held"] / 2 + layer
+        assert each["peak"] <= whole["peak"] / 2 + MOST_LAYERS / 2 * layer, (each, whole)
+        assert each["peak"] <= each["held"] + MOST_LAYERS * layer + MOST_BANKS * bank, (each, layer, bank)
+    assert sum(each["held"] for each in spread) == pytest.approx(whole["held"], rel=1e-3)
+
+
+MOST_LAYERS = 8
+"""torch gathers into one buffer and lays a layer out in another, the next layer's beside them, and their gradients likewise."""
+MOST_BANKS = 3
+"""Of a matrix rule, over both processes: gradient and parameter of a bank and what the rule computes from them."""
+
+
+# ---------------------------------------------------------------- states
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["fused, in micro-batches, z-loss", "by number, evaluated elsewhere", "matrices", "banks whole"]
+)
+def test_one_process_goes_on_from_what_two_have_kept(
+    kind: str, ran: Ran, dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    run = run_of(dataset, kind)
+    state = kept.find(ran.root / "two", run.run_id, KEPT)
+    own = kept.find(ran.root / "one", run.run_id, KEPT)
+    assert names_in(state.path) == names_in(own.path), "the file of one process, tensor by tensor"
+    take_kept(ran.root / "two" / run.run_id, tmp_path / run.run_id, KEPT)
+    attempt = prepared(tmp_path, run, dataset.folder.parent, "")
+    record = train(run, AttemptLog(attempt))
+    assert (record.status, record.resumed_from_step) == ("done", KEPT)
+    two = rows_of(ran.root / "two" / run.run_id / "a1")
+    assert losses(rows_of(attempt)) == pytest.approx(losses(two[KEPT:]), abs=1e-5)
+    trainer = made(run, AttemptLog(attempt), torch.device("cpu"))
+    assert trainer.restore(AttemptLog(attempt)) is not None
+    assert trainer.parameters_sha256() == state.parameters_sha256, "the hash that the same numbers have in one process"
+
+
+def names_in(path: Path) -> dict[str, tuple[str, list[int]]]:
+    with open(path, "rb") as handle:
+        header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
+    return {name: (each["dtype"], each["shape"]) for name, each in header.items() if name != "__metadata__"}
+
+
+@pytest.mark.slow
+def test_four_processes_in_two_replicas_go_on_from_what_two_or_one_have_kept(
+    ran: Ran, dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    """A matrix rule from two, one by number from one; and a run that begins with the weights of another."""
+    mesh, data_root = "data=2,fsdp=2", dataset.folder.parent
+    matrices, numbers = run_of(dataset, "matrices"), run_of(dataset, "fused, in micro-batches, z-loss")
+    take_kept(ran.root / "two" / matrices.run_id, tmp_path / "runs" / matrices.run_id, KEPT)
+    take_kept(ran.root / "one" / numbers.run_id, tmp_path / "runs" / numbers.run_id, KEPT)
+    sha256 = kept.find(tmp_path / "runs", numbers.run_id, KEPT).parameters_sha256
+    tuned = numbers.replace(start=Start(run_id=numbers.run_id, step=KEPT, mode="weights", parameters_sha256=sha256))
+    attempts = [prepared(tmp_path / "runs", run, data_root, mesh) for run in (matrices, numbers, tuned)]
+    answers = together(tmp_path / "meeting", 4, attempts)
+    for index in range(3):
+        records = [answer[index + 1] for answer in answers]
+        assert {each["status"] for each in records} == {"done"}
+        assert len({each["parameters_sha256"] for each in records}) == 1, "replicas are alike"
+    assert [answers[0][index]["resumed_from_step"] for index in (1, 2, 3)] == [KEPT, KEPT, 0]
+    for run, attempt in zip((matrices, numbers), attempts, strict=False):
+        expected = losses(rows_of(ran.root / "one" / run.run_id / "a1"))[KEPT:]
+        assert losses(rows_of(attempt)) == pytest.approx(expected, abs=1e-5)
+    shutil.copytree(tmp_path / "runs" / numbers.run_id, tmp_path / "alone" / numbers.run_id)
+    alone = prepared(tmp_path / "alone", tuned, data_root, "")
+    train(tuned, AttemptLog(alone))
+    assert losses(rows_of(attempts[2])) == pytest.approx(losses(rows_of(alone)), abs=1e-5)
+
+
+# ---------------------------------------------------------------- without processes
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("prodigy", "sums over all tensors"), ("adalayer", "sums over all tensors"), ("sophia_h", "differentiates twice")],
+)
+def test_what_cannot_be_spread_is_refused_with_the_reason(name: str, words: str, dataset: PreparedDataset) -> None:
+    with pytest.raises(ValueError, match=f"{words}.*cannot be spread over processes, take fsdp=1"):
+        require_spreadable(spec(dataset, name), None)
+
+
+def test_every_other_rule_of_the_catalogue_is_spread() -> None:
+    refused = []
+    for name in optimizers():
+        try:
+            rules_of(entry_of_name(name), resolve_knobs(name, {}), parameter_table(shape()))
+        except ValueError:
+            refused.append(name)
+    assert set(refused) == {"prodigy", "adalayer", "adalayer_frozen", "sophia_h"}
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 50), st.booleans()), min_size=1, max_size=9), st.integers(1, 8)
+)
+def test_every_tensor_has_one_owner_and_every_process_works_on_every_bank_that_is_large_enough(
+    banks: list[tuple[int, int, bool]], count: int
+) -> None:
+    found = owners(banks, count)
+    loads = [0] * count
+    for (tensors, numbers, apart), bounds in zip(banks, found, strict=True):
+        assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])] and bounds[-1][1] == tensors
+        many = [stop - start for start, stop in bounds]
+        assert max(many) - min(many) <= 1 if apart else sorted(many)[-1] == tensors
+        loads = [load + own * numbers for load, own in zip(loads, many, strict=True)]
+    largest = max(numbers if apart else tensors * numbers for tensors, numbers, apart in banks)
+    assert max(loads) - min(loads) <= largest
+
+
+@given(st.integers(1, 3), st.integers(1, 9), st.sampled_from([(), (2,)]), st.integers(1, 5))
+def test_rows_that_are_cut_are_joined_again(tensors: int, rows: int, rest: tuple[int, ...], count: int) -> None:
+    item = dataclasses.replace(parameter_table(shape())[0], shape=(tensors, rows, *rest), stacked=True)
+    cut = Rows(item, count)
+    whole = torch.arange(float(tensors * rows * max(1, sum(rest)))).view(tensors, rows, *rest)
+    parts = [cut.cut(whole, index) for index in range(count)]
+    chunks = list(torch.chunk(whole[0], count))
+    assert [len(part) for part in parts] == [tensors * len(chunk.flatten()) for chunk in chunks] + [0] * (
+        count - len(chunks)
+    ), "as torch shards"
+    assert torch.equal(cut.joined(parts), whole)
