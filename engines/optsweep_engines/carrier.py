@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from optsweep_engines import cloud_start, datafiles, folder, kept, mounted
 from optsweep_engines.courier import Courier, Pace
 from optsweep_engines.shim import Shim
 from optsweep_engines.shim_batch import CONTINUED
+from optsweep_engines.spec import RunSpec
 
 BESIDE = (folder.SPEC, folder.OPTIMIZER, folder.DIAGNOSTICS)
 """Files of a run that come from the controller."""
@@ -34,11 +36,24 @@ EXIT_CUT_OFF = 1
 class Carried:
     """One run: its folder in the storage, its folder on this node, and which attempt is ours to train."""
 
-    def __init__(self, storage: Path, node: Path, run_id: str, number: int, job: str, pace: Pace) -> None:
+    def __init__(
+        self, storage: Path, node: Path, run_id: str, number: int, job: str, pace: Pace, diagnostics: str = ""
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            storage: where it is mounted.
+            node: folder of this node.
+            run_id: which run.
+            number: of the attempt that the job was submitted for.
+            job: its own name.
+            pace: how often.
+            diagnostics: sha256 of the run's diagnostics.json; empty where it has none.
+        """
         self.there = storage / "runs" / run_id
         self.here = node / "runs" / run_id
         self._storage, self._node = storage, node
-        self._number, self._job, self._pace = number, job, pace
+        self._number, self._job, self._pace, self._diagnostics = number, job, pace, diagnostics
         self.token = os.urandom(8).hex()
         self._lease: tuple[bytes, float] = (b"", time.monotonic())
 
@@ -144,9 +159,7 @@ class Carried:
     def _brought(self, number: int) -> Path:
         """The attempt's folder here, with spec, intent, datasets and the newest checkpoint of the attempts before."""
         self.here.mkdir(parents=True, exist_ok=True)
-        for name in BESIDE:
-            if (self.there / name).exists():
-                folder.write_atomic(self.here / name, (self.there / name).read_bytes())
+        self._spec()
         intent = mounted.read_table(self.there / f"a{number}" / folder.INTENT) or {}
         for name, sha256 in intent.get("datasets", ()):
             self._dataset(str(name), str(sha256))
@@ -159,6 +172,28 @@ class Carried:
         attempt.mkdir()
         folder.write_json(attempt / folder.INTENT, intent | {"data_root": str(self._node / "data")})
         return attempt
+
+    def _spec(self) -> None:
+        """Spec, optimizer file and diagnostics, each held against a hash that the task came with: nothing else is run here.
+
+        Raises:
+            ValueError: something else lies in the storage.
+        """
+        spec = RunSpec.from_dict(mounted.read_table(self.there / folder.SPEC) or {})
+        if spec.run_id != self.here.name:
+            raise ValueError(f"the spec in the storage is that of run {spec.run_id[:8]}")
+        folder.write_json(self.here / folder.SPEC, spec.to_dict())
+        told = self._diagnostics
+        wanted = [
+            (folder.OPTIMIZER, folder.OPTIMIZER, spec.optimizer_file_hash),
+            (folder.DIAGNOSTICS, f"{folder.DIAGNOSTICS}.{told}", told),
+        ]
+        for name, there, sha256 in wanted:
+            if sha256:
+                content = (self.there / there).read_bytes()
+                if hashlib.sha256(content).hexdigest() != sha256:
+                    raise ValueError(f"{there} in the storage is not the one that was sent")
+                folder.write_atomic(self.here / name, content)
 
     def _dataset(self, name: str, sha256: str) -> None:
         incoming = datafiles.Incoming(self._node / "data", name, sha256)
@@ -206,7 +241,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, shim.stop)
     for ignored in (signal.SIGINT, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    carried = Carried(storage, node, run_id, int(number), job, pace)
+    carried = Carried(storage, node, run_id, int(number), job, pace, environment.get("OPTSWEEP_DIAGNOSTICS", ""))
     try:
         attempt = carried.next(shim)
         if attempt is not None:
@@ -215,7 +250,7 @@ def main() -> int:
             if not courier.delivered:
                 print("optsweep: the storage could not be reached; the attempt was stopped", file=sys.stderr)
                 return EXIT_CUT_OFF
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         print(f"optsweep: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
     finally:

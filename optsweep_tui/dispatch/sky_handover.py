@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 from optsweep_engines import datafiles, folder
-from optsweep_engines.helper import CARRIED
 from optsweep_tui import rundir
 from optsweep_tui.core import read_by
 from optsweep_tui.dispatch import links, sky_commands, sky_host, sky_task
@@ -106,7 +106,7 @@ class Handover(SkyHost):
         known.error, known.refused = "", False
         self._keep(attempt, known)
         path = sky_host.folder_of(self._workspace, self.entry) / f"{sky_task.name_of(attempt)}.yaml"
-        text = sky_host.yaml_of(self.entry, attempt)
+        text = sky_host.yaml_of(self._workspace, self.entry, attempt)
         self._launching[attempt] = self._pool.submit(sky_host.launched, path, text, self.entry, attempt)
         return 1
 
@@ -124,9 +124,11 @@ class Handover(SkyHost):
         run_folder = self._run_folder(attempt)
         body = json.dumps(rundir.read_spec(run_folder).to_dict(), sort_keys=True, allow_nan=False)
         self.storage.write(f"runs/{run_id}/{folder.SPEC}", body.encode() + b"\n")
-        for name in CARRIED:
-            if (run_folder / name).exists():
-                self.storage.write(f"runs/{run_id}/{name}", (run_folder / name).read_bytes())
+        if (run_folder / folder.OPTIMIZER).exists():
+            self.storage.write(f"runs/{run_id}/{folder.OPTIMIZER}", (run_folder / folder.OPTIMIZER).read_bytes())
+        asked = sky_host.diagnostics_of(self._workspace, attempt)
+        if asked is not None:
+            self.storage.write(f"runs/{run_id}/{folder.DIAGNOSTICS}.{hashlib.sha256(asked).hexdigest()}", asked)
         intent = links.read_plain(run_folder / f"a{number}" / rundir.INTENT) or {}
         data = json.dumps(sky_host.json_intent(intent, datasets), sort_keys=True).encode() + b"\n"
         self.storage.write(attempt_file(run_id, number, folder.INTENT), data)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from optsweep_engines import envfile, mounted
+from optsweep_engines import envfile, folder, mounted
 from optsweep_tui.dispatch import hostsfile, links, sky_commands, sky_task, staging
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.mirror import Attempt
@@ -296,16 +296,25 @@ def pieces(entry: HostEntry) -> dict[str, bytes]:
     return found | ({f"setup/{setup[0]}.sh": setup[1]} if setup else {})
 
 
-def yaml_of(entry: HostEntry, attempt: Attempt) -> str:
+def yaml_of(workspace: Workspace, entry: HostEntry, attempt: Attempt) -> str:
     """The task of an attempt, as it is submitted."""
-    setup = setup_of(entry)
-    return sky_task.text(entry, attempt, staging.archive().sha256, setup[0] if setup else None)
+    setup, asked = setup_of(entry), diagnostics_of(workspace, attempt)
+    hashes = [hashlib.sha256(asked).hexdigest() if asked is not None else None, setup[0] if setup else None]
+    return sky_task.text(entry, attempt, staging.archive().sha256, hashes[1], hashes[0])
+
+
+def diagnostics_of(workspace: Workspace, attempt: Attempt) -> bytes | None:
+    """What the run's engine is asked to tell, a user's program perhaps among it; None: nothing beyond the usual."""
+    try:
+        return (workspace.runs / attempt[0] / folder.DIAGNOSTICS).read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def preview(workspace: Workspace, name: str, attempt: Attempt) -> str | None:
     """The task that a run would be submitted as; None where the host is of another back-end."""
     entry = hostsfile.read(workspace).get(name)
-    return yaml_of(entry, attempt) if entry is not None and entry.backend == "skypilot" else None
+    return yaml_of(workspace, entry, attempt) if entry is not None and entry.backend == "skypilot" else None
 
 
 def folder_of(workspace: Workspace, entry: HostEntry) -> Path:

@@ -36,7 +36,9 @@ def name_of(attempt: Attempt) -> str:
     return f"os-{attempt[0]}-a{attempt[1]}"
 
 
-def task(entry: HostEntry, attempt: Attempt, engine: str, setup: str | None) -> dict[str, Any]:
+def task(
+    entry: HostEntry, attempt: Attempt, engine: str, setup: str | None, diagnostics: str | None = None
+) -> dict[str, Any]:
     """The task of one attempt.
 
     Args:
@@ -44,6 +46,7 @@ def task(entry: HostEntry, attempt: Attempt, engine: str, setup: str | None) -> 
         attempt: run id and number.
         engine: sha256 of the engine's archive.
         setup: sha256 of the host's setup script; None without one.
+        diagnostics: sha256 of the run's diagnostics.json; None without one.
     """
     environment = {
         "OPTSWEEP_RUN": attempt[0],
@@ -52,7 +55,9 @@ def task(entry: HostEntry, attempt: Attempt, engine: str, setup: str | None) -> 
         "OPTSWEEP_PYTHON": entry.python,
         "OPTSWEEP_THREADS": str(entry.sky.cpus or 1),
         "OPTSWEEP_START": start(),
-    } | ({"OPTSWEEP_SETUP": setup} if setup else {})
+    }
+    environment |= {"OPTSWEEP_SETUP": setup} if setup else {}
+    environment |= {"OPTSWEEP_DIAGNOSTICS": diagnostics} if diagnostics else {}
     body: dict[str, Any] = {
         "name": name_of(attempt),
         "resources": resources(entry),
@@ -103,9 +108,9 @@ def trial(entry: HostEntry) -> str:
     return _text({"name": "os-trial", "resources": resources(entry), "run": "true"})
 
 
-def text(entry: HostEntry, attempt: Attempt, engine: str, setup: str | None) -> str:
+def text(entry: HostEntry, attempt: Attempt, engine: str, setup: str | None, diagnostics: str | None = None) -> str:
     """The task as YAML."""
-    return _text(task(entry, attempt, engine, setup))
+    return _text(task(entry, attempt, engine, setup, diagnostics))
 
 
 def _text(body: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -28,9 +29,12 @@ from optsweep_tui.dispatch.sky_mirror import SkyMirror
 from optsweep_tui.dispatch.sky_storage import Storage
 from optsweep_tui.errors import OptsweepError
 from tests.unit.test_host_messages import FUZZ, hostile
-from tests.unit.test_hosts_tell import RECORD
+from tests.unit.test_hosts_tell import RECORD as ANY_RECORD
+from tests.unit.test_spec import spec
 
-RUN = "0123456789abcdef0123456789abcdef"
+ONE = spec(optimizer_file_hash=hashlib.sha256(b"# mine").hexdigest())
+RUN = ONE.run_id
+RECORD = {**ANY_RECORD, "run_id": RUN}
 JOB = f"os-{RUN}-a1"
 QUICK = Pace(lease=0.05, still=0.6, settle=0.2, checkpoint=10.0)
 
@@ -89,8 +93,6 @@ def test_ids_that_look_like_numbers_stay_texts() -> None:
 
 
 def test_a_setup_script_with_another_content_than_it_was_submitted_with_is_not_run(tmp_path: Path) -> None:
-    import hashlib
-
     script = b"touch ran\n"
     digest = hashlib.sha256(script).hexdigest()
     place = tmp_path / "optsweep-storage" / "setup"
@@ -270,7 +272,8 @@ def carried(tmp_path: Path, job: str, number: int = 1, node: str = "node") -> ca
     bucket = tmp_path / "bucket"
     (bucket / "runs" / RUN / "a1").mkdir(parents=True, exist_ok=True)
     (bucket / mounted.MARK).write_text("{}\n")
-    mounted.put_json(bucket / "runs" / RUN / folder.SPEC, {})
+    mounted.put_json(bucket / "runs" / RUN / folder.SPEC, ONE.to_dict())
+    mounted.put(bucket / "runs" / RUN / folder.OPTIMIZER, b"# mine")
     if not (bucket / "runs" / RUN / "a1" / folder.INTENT).exists():
         mounted.put_json(bucket / "runs" / RUN / "a1" / folder.INTENT, {"host": "cloud"})
     return carrier.Carried(bucket, tmp_path / node, RUN, number, job, QUICK)
@@ -331,6 +334,26 @@ def test_a_job_that_was_recovered_waits_until_the_lease_stands_still_and_opens_t
     assert json.loads((lease.parent / folder.EXIT).read_text())["reason"] == "lost"
     other = carried(tmp_path, f"sky-managed-{JOB}_9-0", node="n3")
     assert other.next(Shim({})) is None, "another job has no part in it"
+
+
+def test_a_node_runs_nothing_from_the_bucket_that_is_not_what_was_sent(tmp_path: Path) -> None:
+    start = carried(tmp_path, "job")
+    attempt = start.next(Shim({}))
+    assert attempt is not None and (attempt.parent / folder.OPTIMIZER).read_bytes() == b"# mine"
+    other = tmp_path / "other"
+    for name, content in (
+        (folder.SPEC, json.dumps(spec(seed=9).to_dict()).encode()),
+        (folder.SPEC, b"[]"),
+        (folder.OPTIMIZER, b"# theirs"),
+        (f"{folder.DIAGNOSTICS}.{'d' * 64}", b"# theirs"),
+    ):
+        shutil.rmtree(other, ignore_errors=True)
+        start = carried(other, "job")
+        start._diagnostics = "d" * 64 if name.startswith(folder.DIAGNOSTICS) else ""
+        mounted.put(start.there / name, content)
+        with pytest.raises((ValueError, TypeError)):
+            start.next(Shim({}))
+        assert not (start.here / folder.OPTIMIZER).exists() or (start.here / folder.OPTIMIZER).read_bytes() == b"# mine"
 
 
 def test_nothing_begins_against_a_cancel_marker_a_record_or_an_end(tmp_path: Path) -> None:
