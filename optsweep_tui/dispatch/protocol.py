@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Protocol
 
@@ -13,6 +14,13 @@ from optsweep_tui.rundir import RunState
 from optsweep_tui.settings import Workspace
 
 ENTRY_POINT_GROUP = "optsweep.dispatchers"
+IN_TREE = {
+    "local": "optsweep_tui.dispatch.local:LocalDispatcher",
+    "skypilot": "optsweep_tui.dispatch.skypilot:SkyDispatcher",
+    "slurm": "optsweep_tui.dispatch.slurm:SlurmDispatcher",
+    "ssh": "optsweep_tui.dispatch.sshhost:SshDispatcher",
+}
+"""Back-ends of this package; pyproject.toml registers the same, but an older installation need not know all of them."""
 
 
 class Dispatcher(Protocol):
@@ -62,7 +70,10 @@ def build(workspace: Workspace, entry: hostsfile.HostEntry, partition: str | Non
 
 
 def _back_end(name: str) -> Any:
+    if name in IN_TREE:
+        module, _, attribute = IN_TREE[name].partition(":")
+        return getattr(import_module(module), attribute)
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in found:
-        raise UnknownName("back-end", name, found, hint="(optsweep doctor lists the hosts)")
+        raise UnknownName("back-end", name, {*IN_TREE, *found}, hint="(optsweep doctor lists the hosts)")
     return found[name].load()

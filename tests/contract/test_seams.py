@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from optsweep_engines.engine import ENTRY_POINT_GROUP, Engine, load_engine
 from optsweep_engines.optimizers import catalogue
 from optsweep_tui import settings
 from optsweep_tui.dispatch.protocol import ENTRY_POINT_GROUP as DISPATCHERS
-from optsweep_tui.dispatch.protocol import Dispatcher, load_dispatcher
+from optsweep_tui.dispatch.protocol import IN_TREE, Dispatcher, load_dispatcher
 
 ENGINES = sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))
 
@@ -31,10 +32,16 @@ def test_an_unknown_engine_is_a_lookup_error_that_names_the_known() -> None:
         load_engine("tourch")
 
 
-@pytest.mark.parametrize("name", sorted(entry.name for entry in entry_points(group=DISPATCHERS)))
+def test_the_back_ends_of_this_package_are_registered_like_a_strangers() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"][DISPATCHERS] == IN_TREE
+
+
+@pytest.mark.parametrize("name", sorted({*IN_TREE, *(entry.name for entry in entry_points(group=DISPATCHERS))}))
 def test_a_dispatcher_offers_the_verbs_and_does_nothing_without_runs(name: str, tmp_path: Path) -> None:
     if name != "local":
-        target = 'ssh = "nowhere.invalid"\n' if name == "ssh" else ""
+        named = {"ssh": 'ssh = "nowhere.invalid"\n', "skypilot": f'storage = "file://{tmp_path}/bucket"\n'}
+        target = named.get(name, "")
         (tmp_path / "hosts.toml").write_text(f'[hosts.box]\nbackend = "{name}"\n{target}')
     dispatcher: Dispatcher = load_dispatcher("local" if name == "local" else "box", settings.workspace(tmp_path))
     assert dispatcher.host.slots >= 1
@@ -43,6 +50,8 @@ def test_a_dispatcher_offers_the_verbs_and_does_nothing_without_runs(name: str, 
     dispatcher.cancel([])
     dispatcher.advance()
     assert dispatcher.gc() == 0
+    if hasattr(dispatcher, "close"):
+        dispatcher.close()
 
 
 @pytest.mark.parametrize("name", sorted(catalogue.optimizers()))
