@@ -74,7 +74,10 @@ class LeadShim(Shim):
 
     def _gathered(self, path: Path, meeting: Meeting) -> dict[str, Any] | None:
         """Wait for all; the ending where they do not come."""
-        patience = float(self._own.get("OPTSWEEP_MEETING_SECONDS", MEETING_SECONDS))
+        try:
+            patience = float(self._own.get("OPTSWEEP_MEETING_SECONDS", MEETING_SECONDS))
+        except ValueError:
+            return _ending("failed", "OPTSWEEP_MEETING_SECONDS is no number of seconds")
         limit, lease_due = time.monotonic() + patience, 0.0
         while True:
             now = time.monotonic()

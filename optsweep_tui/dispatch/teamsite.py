@@ -96,6 +96,13 @@ class TeamSite(SshSite):
                         f"host {other.name} keeps its files where the first machine does",
                         f"set hosts.{self.name}.root to a folder of each machine's own disk",
                     )
+                for name in hostsfile.read(self._workspace):
+                    known = links.read_link(self._workspace, name) if name != self.name else None
+                    if known is not None and known.host_id == hello["host_id"]:
+                        raise OptsweepError(
+                            f"host {other.name} keeps its files where host {name} does",
+                            f"optsweep hosts rm {name}, or give one of them another root",
+                        )
                 other.call("team", self._team(index))
                 other.greeted = hello
             self._end_what_is_over(other, str(hello["host_id"]))

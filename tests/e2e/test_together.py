@@ -321,6 +321,13 @@ def test_check_names_the_worker_at_fault_and_add_shows_the_key_of_each(made: Lab
     toml.write_text(whole)
     made.trust("first")
     assert "the key of host pod worker second" in wrong()
+    made.trust("first", "second")
+    link = workspace / "queue" / "alone" / "link.json"
+    link.parent.mkdir()
+    host_id = (made.boxes["second"].root / "host-id").read_text().strip()
+    link.write_text(json.dumps({"state": "connected", "host_id": host_id}))
+    toml.write_text(whole + '\n[hosts.alone]\nssh = "second"\n')
+    assert "host pod worker second keeps its files where host alone does" in wrong()
     made.known.write_text("")
     try:
         fresh = made.folder / "fresh"
