@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from optsweep_engines.spec import Scalar, canonical_json, canonical_scalar, checked
+from optsweep_engines.spec import Scalar, canonical_json, canonical_scalar, checked, ratio_of
 
 IMPORTED_STATES = ("done", "diverged", "nan", "missing", "failed", "oom", "cancelled")
 """How an imported run can have ended; it is always over."""
@@ -60,10 +60,10 @@ class ImportedSpec:
 
     @property
     def chinchilla(self) -> float | None:
-        """Ratio D / (20 N), to five digits."""
+        """Ratio D / (20 N), see `ratio_of`."""
         if self.tokens is None or not self.params:
             return None
-        return float(f"{self.tokens / (20 * self.params):.5g}")
+        return ratio_of(self.tokens, self.params)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, all fields."""

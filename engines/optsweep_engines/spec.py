@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypedDict
 
@@ -26,6 +26,17 @@ out of the hash, so the ids of runs from before it was there survive. A later kn
 
 FINAL_STATUSES = ("done", "diverged", "oom", "failed", "cancelled")
 RecordStatus: TypeAlias = Literal["done", "diverged", "oom", "failed", "cancelled"]
+
+
+@lru_cache(maxsize=4096)
+def ratio_of(tokens: int, params: int) -> float:
+    """Chinchilla ratio D / (20 N) of a whole number of tokens: the shortest that asks for as many, else five digits."""
+    exact = tokens / (20 * params)
+    for digits in range(1, 6):
+        found = float(f"{exact:.{digits}g}")
+        if round(found * 20 * params) == tokens:
+            break
+    return found
 
 
 def canonical_scalar(value: Scalar) -> Scalar:
@@ -194,8 +205,8 @@ class RunSpec:
 
     @property
     def chinchilla(self) -> float:
-        """Ratio D / (20 N), to five digits: D is a whole number of tokens, the ratio that asked for it is rounder."""
-        return float(f"{self.tokens / (20 * self.shape.non_embedding_params):.5g}")
+        """Ratio D / (20 N), see `ratio_of`."""
+        return ratio_of(self.tokens, self.shape.non_embedding_params)
 
     @property
     def log_interval(self) -> int:

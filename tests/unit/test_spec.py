@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optsweep_engines.models import MODELS
-from optsweep_engines.spec import RunRecord, RunSpec, Start, ValidationSet, canonical_json, canonical_scalar
+from optsweep_engines.spec import RunRecord, RunSpec, Start, ValidationSet, canonical_json, canonical_scalar, ratio_of
 
 
 def spec(**changes: Any) -> RunSpec:
@@ -147,3 +147,13 @@ def test_a_record_survives_json_and_refuses_unknown_keys() -> None:
     assert RunRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
     with pytest.raises(ValueError, match="unknown key"):
         RunRecord.from_dict({**record.to_dict(), "colour": 1})
+
+
+def test_a_ratio_reads_as_it_was_asked_for_and_asks_for_as_many_tokens() -> None:
+    for params in (106_496, 1_234_567, 130_000_000):
+        for ratio in (0.005, 0.01, 1 / 3, 0.25, 1.0, 8.0, 20.576):
+            tokens = round(ratio * 20 * params)
+            found = ratio_of(tokens, params)
+            assert len(f"{found:g}") <= len(f"{ratio:.5g}")
+            assert found == pytest.approx(ratio, rel=5e-5)
+    assert ratio_of(21_299, 106_496) == 0.01
