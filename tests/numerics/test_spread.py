@@ -226,6 +226,8 @@ class Ran:
     """By process, of HEAVY in order."""
     rule: RunSpec
     """Of a user's own file."""
+    branch: RunSpec
+    """From the state of a trunk that one process has kept."""
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +250,14 @@ def ran(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> R
         attempts.append(prepared(root / "two", run, data_root, "fsdp=2", **({} if first_of(run) else keep), **full))
         if run.dtype == "bf16":
             attempts.append(prepared(root / "data", run, data_root, "data=2"))
+    trunk = spec(dataset, "muon", batch_size=8, tokens=20 * 128, schedule="wsd", knobs={"warmup": 2, "decay": 0.4})
+    alone(prepared(root / "one", trunk, data_root, "", keep={"steps": [6]}), trunk)
+    take_kept(root / "one" / trunk.run_id, root / "two" / trunk.run_id, 6)
+    sha256 = kept.find(root / "one", trunk.run_id, 6).parameters_sha256
+    start = Start(run_id=trunk.run_id, step=6, mode="branch", parameters_sha256=sha256)
+    branch = trunk.replace(tokens=STEPS * 128, start=start)
+    alone(prepared(root / "one", branch, data_root, ""), branch)
+    attempts.append(prepared(root / "two", branch, data_root, "fsdp=2"))
     rule, _ = planted(dataset, root / "rule", ADAMW_RULE, ADAM_KNOBS[ADAMW_RULE], batch_size=8, tokens=STEPS * 128)
     for where, mesh in (("one", ""), ("two", "fsdp=2")):
         attempt = prepared(root / where, rule, data_root, mesh)
@@ -262,7 +272,7 @@ def ran(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> R
         for index, attempt in enumerate(attempts, start=1)
         if attempt.parent.parent.name == "two"
     }
-    return Ran(root=root, one=one, two=two, weighed=[answer[0][1:] for answer in answers], rule=rule)
+    return Ran(root=root, one=one, two=two, weighed=[answer[0][1:] for answer in answers], rule=rule, branch=branch)
 
 
 def first_of(run: RunSpec) -> int:
@@ -424,6 +434,14 @@ def test_four_processes_in_two_replicas_go_on_from_what_two_or_one_have_kept(
     alone = prepared(tmp_path / "alone", tuned, data_root, "")
     train(tuned, AttemptLog(alone))
     assert losses(rows_of(attempts[2])) == pytest.approx(losses(rows_of(alone)), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_branch_goes_on_from_a_trunk_of_one_process(ran: Ran) -> None:
+    one, two = (rows_of(ran.root / where / ran.branch.run_id / "a1") for where in ("one", "two"))
+    assert [row["step"] for row in two] == [row["step"] for row in one] == list(range(7, STEPS + 1))
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    assert ran.two[ran.branch.run_id][0]["started_from_step"] == 6
 
 
 # ---------------------------------------------------------------- without processes
