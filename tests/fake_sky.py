@@ -62,7 +62,7 @@ class Cloud:
             node, entry["status"] = entry["node"], "RECOVERING"
             entry["recovery_count"] += 1
             entry["node"] = f"{job}.{entry['recovery_count']}"
-        _kill(node)
+        _kill(self.root, node)
         shutil.rmtree(self.root / "nodes" / node, ignore_errors=True)
         _start(self.root, job)
 
@@ -72,16 +72,16 @@ class Cloud:
             entry = state["jobs"][str(job)]
             entry |= {"status": status, "failure_reason": reason}
             node = entry["node"]
-        _kill(node)
+        _kill(self.root, node)
 
     def close(self) -> None:
         """Nothing of it runs any more."""
         for entry in self.jobs().values():
-            _kill(entry["node"])
+            _kill(self.root, entry["node"])
 
 
 @contextlib.contextmanager
-def installed(root: Path, *, pace: float = 0.02) -> Iterator[Cloud]:
+def installed(root: Path, *, pace: float = 0.03) -> Iterator[Cloud]:
     """`sky` on PATH, in this process's environment."""
     root.mkdir(parents=True, exist_ok=True)
     program = root / "bin" / "sky"
@@ -116,9 +116,9 @@ def _state(root: Path) -> Iterator[dict[str, Any]]:
         os.close(handle)
 
 
-def _kill(node: str) -> None:
-    """Every process that was started on a node, at once, by its pid."""
-    mark = f"{NODE}={node}".encode()
+def _kill(root: Path, node: str) -> None:
+    """Every process that was started on a node of this cloud, at once, by its pid."""
+    mark = f"{NODE}={root}/{node}".encode()
     for _ in range(5):
         found = []
         for entry in os.listdir("/proc"):
@@ -159,7 +159,7 @@ def _node(root: Path, job: int) -> None:
     for target, mount in task.get("file_mounts", {}).items():
         assert mount["mode"] == "MOUNT" and mount["source"].startswith("file://") and target.startswith("~/")
         (home / target[2:]).symlink_to(mount["source"].removeprefix("file://"))
-    environment = {**os.environ, **task.get("envs", {}), **secrets, "HOME": str(home), NODE: node}
+    environment = {**os.environ, **task.get("envs", {}), **secrets, "HOME": str(home), NODE: f"{root}/{node}"}
     environment |= {"SKYPILOT_TASK_ID": f"sky-managed-{entry['name']}_{job}-0", "SKYPILOT_MANAGED_JOB_ID": str(job)}
     status, reason = "SUCCEEDED", ""
     with open(root / f"job-{job}.log", "ab") as log:
@@ -267,7 +267,7 @@ def _cancel(root: Path, options: argparse.Namespace) -> int:
             if entry is None or entry["status"] in TERMINAL:
                 continue
             entry["status"] = "CANCELLED"
-        _kill(entry["node"])
+        _kill(root, entry["node"])
     return 0
 
 
