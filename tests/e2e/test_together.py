@@ -139,7 +139,7 @@ def test_two_machines_give_the_losses_of_one_process(made: Lab, engine: str, mes
     heard: set[str] = set()
     while controller.poll() is None:
         heard |= {address for box in made.boxes.values() for address in listening(box)}
-        time.sleep(0.1)
+        time.sleep(0.4)
     assert controller.returncode == 0
     assert heard and heard <= {"0100007F", "0000000000000000FFFF00000100007F"}, "on loopback alone"
     [spec] = specs(workspace)
@@ -323,7 +323,7 @@ def test_check_names_the_worker_at_fault_and_add_shows_the_key_of_each(made: Lab
     assert "the key of host pod worker second" in wrong()
     made.trust("first", "second")
     link = workspace / "queue" / "alone" / "link.json"
-    link.parent.mkdir()
+    link.parent.mkdir(parents=True)
     host_id = (made.boxes["second"].root / "host-id").read_text().strip()
     link.write_text(json.dumps({"state": "connected", "host_id": host_id}))
     toml.write_text(whole + '\n[hosts.alone]\nssh = "second"\n')
