@@ -46,7 +46,10 @@ class Cloud:
             return {int(key): dict(job) for key, job in state["jobs"].items()}
 
     def answer(self, verb: str, mode: str, text: str = "") -> None:
-        """How the next commands answer: "lost" (done, then an error), "refused", "away" (nothing done), "" as usual."""
+        """How the next commands answer: "lost" (done, then an error), "refused", "away" (nothing done), "" as usual.
+
+        "start": with "held", jobs wait for a machine.
+        """
         with _state(self.root) as state:
             state["modes"][verb] = [mode, text]
 
@@ -240,7 +243,9 @@ def _submit(root: Path, options: argparse.Namespace) -> int:
             "name": options.name, "task": task, "secrets": secrets, "status": "STARTING", "recovery_count": 0,
             "node": f"{job}.0", "failure_reason": "",
         }  # fmt: skip
-    _start(root, job)
+        held = state["modes"].get("start", [""])[0]
+    if not held:  # else no machine is found yet
+        _start(root, job)
     print(f"\x1b[2mManaged job {options.name!r} submitted.\x1b[0m\nJob ID: {job}")
     return 0
 

@@ -65,7 +65,7 @@ class Handover(SkyHost):
             if known is not None and known.tried_at:
                 self._find(attempt, known)
                 continue
-            if attempt[0] in self._cancelling:
+            if attempt[0] in self._cancelling and (self._run_folder(attempt) / rundir.CANCEL).exists():
                 self._end_here(attempt, "cancelled", "cancelled before it was submitted")
             elif room > 0 and not self.entry.drained and self._accepts():
                 room -= self._begin(attempt, known)
@@ -122,6 +122,7 @@ class Handover(SkyHost):
             for file in datafiles.FILES:
                 self.storage.bring(f"data/{here.name}/{file}", here / file)
         run_folder = self._run_folder(attempt)
+        self.storage.remove(f"runs/{run_id}/{folder.CANCEL}")  # a run that was cancelled may be asked for again
         body = json.dumps(rundir.read_spec(run_folder).to_dict(), sort_keys=True, allow_nan=False)
         self.storage.write(f"runs/{run_id}/{folder.SPEC}", body.encode() + b"\n")
         if (run_folder / folder.OPTIMIZER).exists():

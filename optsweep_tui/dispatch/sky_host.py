@@ -208,10 +208,14 @@ class SkyHost(Pump):
         return False
 
     def _refuse(self, said: Said) -> None:
-        """Submit nothing for a while, longer each time."""
+        """Submit nothing for a while: SkyPilot has refused it."""
+        self._hold(str(refusal(self.entry, said)))
+
+    def _hold(self, why: str) -> None:
+        """Submit nothing for a while, longer each time until a run has begun."""
         wait = min(LONGEST_REFUSED_SECONDS, REFUSED_SECONDS * 2**self._refusals)
         self._hold_until, self._refusals = time.monotonic() + wait, self._refusals + 1
-        self._refused = str(refusal(self.entry, said))
+        self._refused = why
 
 
 def accepted(workspace: Workspace, entry: HostEntry) -> Said:

@@ -26,12 +26,14 @@ LOOK_SECONDS = 10.0
 NEAR_SECONDS = 0.5
 """The same in a folder of this machine."""
 STILL_SECONDS = Pace().still
+SICK = 3
+"""So many jobs in a row that ended before their run began: nothing is submitted for a while, for each is a machine that costs."""
 TORN_SECONDS = 300.0
 """How long an ended attempt is waited for whose parts or record are not all there."""
 CANCEL_SECONDS = 90.0
 """A run that was told to stop saves nothing and ends by itself; after this its machine is taken away."""
 AGAIN_SECONDS = 30.0
-CANCELS_SECONDS = 1.0
+CANCELS_SECONDS = 2.0
 """Between two looks for markers."""
 SCREEN_SECONDS = 2.0
 
@@ -51,6 +53,8 @@ class SkyPump(Handover):
         self._cancels: list[concurrent.futures.Future[Said]] = []
         self._cancel_again = self._cancels_at = 0.0
         self._looked_screen = 0.0
+        self._unstarted = 0
+        """Jobs in a row that ended before their run began."""
 
     def tick(self) -> bool:
         """See `Pump.tick`."""
@@ -130,6 +134,7 @@ class SkyPump(Handover):
     def _claimed(self, attempt: Attempt) -> None:
         claim = self.storage.table(attempt_file(*attempt, folder.CLAIM)) or {}
         self._set(attempt, "running", {"claim": claim})
+        self._unstarted = self._refusals = 0
         self._gone.pop(attempt, None)
 
     def _ended_there(self, attempt: Attempt) -> None:
@@ -174,6 +179,11 @@ class SkyPump(Handover):
         off = (self._run_folder(attempt) / rundir.CANCEL).exists()
         why = "cancelled before it began" if off else f"{self._why(name)} before the run began"
         self.end_there(attempt, "cancelled" if off else "lost", why)
+        self._gone.pop(attempt, None)
+        if not off:
+            self._unstarted += 1
+            if self._unstarted >= SICK:
+                self._hold(f"host {self.entry.name}: {SICK} jobs in a row ended before their run began: {why}")
 
     def _why(self, name: str) -> str:
         rows = self.snapshot.rows.get(name, ()) if self.snapshot else ()

@@ -147,7 +147,9 @@ def test_two_jobs_of_one_attempt_train_it_once(place: Path, cloud: fake_sky.Clou
     assert rundir.state_of(place / "runs" / run_id).attempt == 1
 
 
-def test_cancel_ends_what_trains_and_what_waits(place: Path, cloud: fake_sky.Cloud, tmp_path: Path) -> None:
+def test_cancel_ends_what_trains_and_what_waits_and_retry_begins_anew(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path
+) -> None:
     os.environ[walker.PACE] = "0.2"
     hosts = place / "hosts.toml"
     hosts.write_text(hosts.read_text() + "max_submitted = 1\n")
@@ -160,6 +162,45 @@ def test_cancel_ends_what_trains_and_what_waits(place: Path, cloud: fake_sky.Clo
     wait_for(
         lambda: {job["status"] for job in cloud.jobs().values()} <= {"SUCCEEDED", "CANCELLED"}, "no machine is left"
     )
+    os.environ[walker.PACE] = "0"
+    assert sorted(flow.retry(settings.workspace(place), run_ids)) == sorted(run_ids)
+    driven(place, run_ids)
+    assert_done(place, run_ids)
+
+
+def test_a_job_that_waits_for_a_machine_is_cancelled_in_the_queue(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path
+) -> None:
+    cloud.answer("start", "held")
+    run_ids = launched(place, tmp_path, 1)
+    wait_for(lambda: rundir.state_of(place / "runs" / run_ids[0]).state == "queued", "it waits")
+    flow.cancel(settings.workspace(place), run_ids)
+    driven(place, run_ids)
+    assert rundir.state_of(place / "runs" / run_ids[0]).state == "cancelled"
+    assert [job["status"] for job in cloud.jobs().values()] == ["CANCELLED"] and cloud.calls("cancel") == 1
+
+
+def test_jobs_that_end_before_their_run_begins_end_the_attempts_with_what_sky_says(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "setup.sh").write_text("exit 7\n")
+    hosts = place / "hosts.toml"
+    hosts.write_text(f'{hosts.read_text()}setup = "{tmp_path}/setup.sh"\n')
+    monkeypatch.setattr(sky_host, "REFUSED_SECONDS", 60.0)
+    run_id, *_ = launched(place, tmp_path, 5)
+    ended = place / "runs" / run_id / "a1" / "exit.json"
+    wait_for(ended.exists, "it ends")
+    said = json.loads(ended.read_text())
+    assert said["error"].endswith("was failed_setup (the setup script ended with 7) before the run began")
+    assert said["reason"] == "lost" and json.loads(
+        (tmp_path / "bucket" / "runs" / run_id / "a1" / "exit.json").read_text()
+    ), "no task that comes late begins it"
+    member = fleet.of(settings.workspace(place))._member("cloud")
+    wait_for(lambda: "3 jobs in a row ended before their run began" in member.link.error, "no more machines are rented")
+    assert member.link.state == "refused" and not member.usable
+    submitted = len(cloud.jobs())
+    time.sleep(1.5)
+    assert len(cloud.jobs()) == submitted
 
 
 def test_a_job_that_is_given_up_is_followed_by_another_when_its_lease_has_stood_still(
