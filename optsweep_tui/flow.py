@@ -263,7 +263,7 @@ def launch(
     from optsweep_engines.optimizers import user_plan
     from optsweep_tui import cost, diagnosing, keeping, packs
     from optsweep_tui import plan as planning
-    from optsweep_tui.dispatch import placing
+    from optsweep_tui.dispatch import placing, waiting
 
     keeping.require_places(workspace, hosts, chosen.specs, keep=bool(keep))
     if "local" in hosts:
@@ -275,7 +275,8 @@ def launch(
         cost.require_disk(new, workspace.free_bytes, workspace.run_slots, to_keep)
     workspace.ensure()
     _require_store(workspace)
-    _require_hosts(workspace, chosen, hosts, say)
+    with waiting.told(workspace, hosts, say):
+        _require_hosts(workspace, chosen, hosts, say)
     rundir.keep_optimizers(workspace.runs, user_plan.sources(chosen.specs))
     planning.plant(workspace, chosen.study, chosen.specs)
     run_looks.remember(workspace, chosen.specs)
@@ -290,7 +291,10 @@ def launch(
     together = packs.automatic(workspace, chosen.specs, device) if pack is None else packs.grouped(chosen.specs, pack)
     states = dispatcher.poll(chosen.run_ids)
     again = [run_id for run_id, state in states.items() if force and state.finished]
-    return [*dispatcher.submit(again, asked=True), *dispatcher.submit(chosen.run_ids, packs=together)]
+    with waiting.told(
+        workspace, hosts, say
+    ):  # hosts that no run goes to are asked too: another controller's runs may be there
+        return [*dispatcher.submit(again, asked=True), *dispatcher.submit(chosen.run_ids, packs=together)]
 
 
 def _require_store(workspace: Workspace) -> None:

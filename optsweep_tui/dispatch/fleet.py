@@ -141,6 +141,11 @@ class Fleet:
                 problems[name] = f"host {name} is drained. optsweep hosts drain {name} --off lets it start runs again"
         return problems
 
+    def unheard(self) -> list[str]:
+        """Hosts that were called and have not answered yet, nor been given up."""
+        pumps = {name: getattr(member, "pump", None) for name, member in self._members.items()}
+        return sorted({name.partition(":")[0] for name, pump in pumps.items() if pump and not pump.tried(0.0)})
+
     def lacking(self, engines: Iterable[str], names: Iterable[str]) -> dict[str, str]:
         """Connected hosts that can run none of these engines, with the reason."""
         found = {}

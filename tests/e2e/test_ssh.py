@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from optsweep_tui import rundir
+from optsweep_tui import rundir, settings
+from optsweep_tui.dispatch import fleet, waiting
 from tests import smalldisk
 from tests.e2e import remote, workbench
 from tests.e2e.workbench import optsweep
@@ -453,3 +455,19 @@ def test_the_five_lines_of_the_readme_lead_from_nothing_to_a_remote_sweep(made: 
         optsweep(*words[1:], *extra, workspace=workspace)
     remote.require_whole(workspace, 2)
     assert {row["host"] for row in rows(workspace)} == {"box"}
+
+
+def test_a_host_that_accepts_and_says_nothing_is_named_while_a_launch_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        (tmp_path / "ssh").write_text(f"Host mute\n  HostName 127.0.0.1\n  Port {mute.getsockname()[1]}\n")
+        (tmp_path / "hosts.toml").write_text('[hosts.mute]\nbackend = "ssh"\nssh = "mute"\n')
+        monkeypatch.setenv("OPTSWEEP_SSH_CONFIG", str(tmp_path / "ssh"))
+        place, said = settings.workspace(tmp_path), list[str]()
+        with waiting.told(place, ("local", "mute"), said.append):
+            fleet.of(place).connect(["mute"], seconds=waiting.SILENT_SECONDS + 1)
+        with waiting.told(place, ("local",), said.append):
+            pass
+        fleet.of(place).close()
+    assert said == ["waiting for mute to answer, 40 s at most"]
