@@ -68,7 +68,7 @@ class Carried:
                 if not self._goes_on(newest) or not self._ours() or self._cancelled():
                     return None
                 self._open(number + 1, newest)
-                return self._brought(number + 1)
+                continue
             if not (newest / folder.CLAIM).exists():
                 if self._cancelled():
                     self._end(newest, "cancelled", "cancelled before it began")
@@ -134,11 +134,11 @@ class Carried:
         mounted.put_json(attempt / folder.CLAIM, dataclasses.asdict(claim))
 
     def _open(self, number: int, before: Path) -> None:
-        """Make an attempt with the intent of the one before; only this job makes one."""
+        """Make an attempt with the intent of the one before; it is bid for like any other."""
         target = self.there / f"a{number}"
         intent = mounted.read_table(before / folder.INTENT) or {}
-        mounted.put_json(target / folder.INTENT, intent | {"asked": False, "requeued": self._job})
-        self._claim(target)
+        if not target.exists():  # else a controller that had given this job up has made it
+            mounted.put_json(target / folder.INTENT, intent | {"asked": False, "requeued": self._job})
 
     @staticmethod
     def _end(attempt: Path, reason: str, error: str) -> None:

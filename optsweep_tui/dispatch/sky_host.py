@@ -183,7 +183,8 @@ class SkyHost(Pump):
         Raises:
             OptsweepError: it is not there, or there is none.
         """
-        said = accepted(self._workspace, self.entry)
+        self._accepted = self._accepted or self._pool.submit(accepted, self._workspace, self.entry)
+        said = self._accepted.result()
         if said.returncode != 0 and sky_commands.meaning(said) in ("missing", "refused"):
             raise refusal(self.entry, said)
 

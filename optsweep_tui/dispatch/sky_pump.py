@@ -140,6 +140,7 @@ class SkyPump(Handover):
     def _ended_there(self, attempt: Attempt) -> None:
         """All of an ended attempt is here. Where its job may go on, the next attempt is the job's to make."""
         self.ended_at[attempt] = time.monotonic()
+        self._looked_screen = 0.0
         self._torn.pop(attempt, None)
         self._still.pop(attempt, None)
         self._gone.pop(attempt, None)
@@ -250,8 +251,7 @@ class SkyPump(Handover):
             return
         self._looked_screen = time.monotonic()
         running = sorted(run_id for (run_id, _), state in self._states.items() if state == "running")
-        names = [*running, *([None] * max(0, self.most - len(running)))]
-        slots = [{"number": number, "run_id": run_id} for number, run_id in enumerate(names)]
+        slots = [{"number": number, "run_id": run_id} for number, run_id in enumerate(running)]
         look = told.look({"slots": slots, "queued": len(self._states) - len(running), "drained": self.entry.drained})
         path = links.folder_of(self._workspace, self.entry.name) / "look.json"
         links.write_plain(path, {**look, "looked_at": time.time()})
