@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,17 @@ def process(index: int, count: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.fixture
+def as_begun() -> Iterator[None]:
+    """Products as in a process that has just begun, whichever test came before."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("as_begun")
 def test_three_processes_together_hold_the_state_of_one_and_give_its_parameters(tmp_path: Path) -> None:
     count = 3
     context = multiprocessing.get_context("spawn")
