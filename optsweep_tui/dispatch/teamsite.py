@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,10 @@ from optsweep_tui.dispatch.sshsite import SshSite
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 
+FIRST_SECONDS = 40.0
+"""How long the others are waited for the first time; later the first machine is heard while they are dialled."""
+ADVANCE_SECONDS = 5.0
+"""Between two times that the others are told to keep their workers going."""
 AGAIN_SECONDS = 10.0
 """Between two tries to reach a worker that did not answer."""
 LIBRARIES = ("jax", "jaxlib", "torch", "numpy")
@@ -38,6 +43,26 @@ class WorkerSite(SshSite):
         """The hello of the connection over which it was told who the others are."""
         self.again = 0.0
         """Monotonic seconds before which it is not tried again."""
+        self.failure: OptsweepError | None = None
+        """Why it could not be connected the last time."""
+        self.dialling: threading.Thread | None = None
+
+    def dial(self) -> threading.Thread:
+        """Connect, in a thread of its own."""
+        if self.dialling is None or not self.dialling.is_alive():
+            self.dialling = threading.Thread(target=self._dial, name=f"host {self.name}", daemon=True)
+            self.dialling.start()
+        return self.dialling
+
+    def _dial(self) -> None:
+        try:
+            self.connect()
+            self.failure = None
+        except OptsweepError as error:
+            self.failure = error
+        except Exception as error:  # a host may answer anything
+            self.failure = OptsweepError(f"host {self.name} answered with nonsense: {type(error).__name__}")
+        self.again = time.monotonic() + AGAIN_SECONDS
 
     def _packed(self, parcel: Parcel) -> dict[str, Any]:
         """Without the states that the run is to keep: the first machine keeps them."""
@@ -55,6 +80,8 @@ class TeamSite(SshSite):
         self._told: Mapping[str, Any] | None = None
         self._secret = ""
         self._staged_there: dict[str, Staged] = {}
+        self._dialled = False
+        self._advanced = 0.0
 
     # ------------------------------------------------------------ keeping them in step
 
@@ -68,6 +95,12 @@ class TeamSite(SshSite):
                 self._secret, self._told = str(answer["secret"]), hello
         except OptsweepError as error:
             return error
+        away = [other for other in self.others if not other.connected and time.monotonic() >= other.again]
+        dials = [other.dial() for other in away]
+        limit = time.monotonic() + (0.0 if self._dialled else FIRST_SECONDS)
+        for thread in dials:
+            thread.join(max(0.0, limit - time.monotonic()))
+        self._dialled = True
         for index, other in enumerate(self.others, start=1):
             try:
                 self._greet(other, index, hello)
@@ -81,10 +114,11 @@ class TeamSite(SshSite):
         Raises:
             Unreachable, OptsweepError: it cannot train with the first machine now.
         """
-        if not other.connected and time.monotonic() < other.again:
-            raise Unreachable(f"host {other.name} does not answer", f"optsweep hosts check {self.name}")
+        if not other.connected:
+            step = f"optsweep hosts check {self.name} tells more"
+            raise other.failure or Unreachable(f"host {other.name} does not answer", step)
         try:
-            hello = other.connect()
+            hello = other.hello
             if other.greeted is not hello:
                 why = unlike(first, hello)
                 if why:
@@ -134,9 +168,12 @@ class TeamSite(SshSite):
         """End attempts on the others now, and on those that do not answer when they come back."""
         for attempt in attempts:
             self.over(attempt)
+        for thread in [other.dial() for other in self.others if not other.connected]:
+            thread.join(FIRST_SECONDS)
         for other in self.others:
-            with contextlib.suppress(OptsweepError):
-                self._end_what_is_over(other, str(other.connect()["host_id"]))
+            if other.connected:
+                with contextlib.suppress(OptsweepError):
+                    self._end_what_is_over(other, str(other.hello["host_id"]))
 
     def _ids(self) -> dict[str, str]:
         """Host id of every worker that was ever greeted, by its target."""
@@ -157,6 +194,10 @@ class TeamSite(SshSite):
     def call(self, verb: str, header: dict[str, Any] | None = None, body: bytes = b"", seconds: float = 45.0) -> Any:
         """One message to the first machine, and to the others where they are to do the same."""
         answer = super().call(verb, header, body, seconds)
+        if verb == "advance" and time.monotonic() - self._advanced < ADVANCE_SECONDS:
+            return answer
+        if verb == "advance":
+            self._advanced = time.monotonic()
         if verb in WAITING:
             self._also(verb, header or {})
         elif verb == "withdraw":

@@ -90,6 +90,13 @@ def test_a_mesh_that_does_not_fit_is_one_clear_line(mesh: str, rows: int, line: 
         layout(jax.devices(), mesh, rows)
 
 
+def test_a_mesh_leaves_no_process_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)  # of these devices all are this process'
+    for mesh, rows in (("data=2", 8), (None, 3)):
+        with pytest.raises(ValueError, match="takes devices of 1 of the 2 processes"):
+            layout(jax.devices(), mesh, rows)
+
+
 def test_an_axis_left_out_is_one() -> None:
     assert parsed("fsdp=4") == {"data": 1, "fsdp": 4}
 

@@ -136,6 +136,14 @@ def test_a_silent_worker_counts_as_cut_off(tmp_path: Path, monkeypatch: Any) -> 
         meeting.end()
 
 
+def test_a_silent_first_machine_ends_what_the_others_do(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(team, "SILENT_SECONDS", 0.3)
+    here, there = socket.socketpair()
+    member = shim_team.Membership(Wire(here), attempt(tmp_path, beside=True), 1)
+    assert wait_for(lambda: member.over) == "the first machine was cut off: silence"
+    there.close()
+
+
 def test_what_a_run_begins_with_comes_whole_and_under_its_own_name_only(
     first: tuple[Team, Meeting], tmp_path: Path
 ) -> None:
