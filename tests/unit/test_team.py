@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from optsweep_engines import folder, kept, shim_team, sources, team, workers
+from optsweep_engines import folder, kept, run, shim_team, sources, team, workers
 from optsweep_engines.helper import Helper
 from optsweep_engines.meeting import STATE, Meeting
 from optsweep_engines.shim import Shim, work_queue
@@ -87,14 +88,22 @@ def test_a_worker_with_the_secret_is_let_in_and_one_with_another_is_not(
 
 
 def test_a_worker_believes_no_first_machine_without_the_secret(tmp_path: Path) -> None:
-    made = ours()
-    meeting = Meeting(Team(**{**made.__dict__, "secret": "t" * 64}), attempt(tmp_path / "first"))
-    attempt(tmp_path / "second", beside=True)
-    try:
-        with pytest.raises((Gone, ValueError)):
-            come(as_worker(made), tmp_path / "second" / "runs")
-    finally:
-        meeting.end()
+    where = attempt(tmp_path, beside=True)
+    for proof, believed in (("0" * 64, False), (None, True)):
+        here, there = socket.socketpair()
+        first, made, own = Wire(there), as_worker(ours()), team.nonce()
+
+        def play(first: Wire = first, made: Team = made, own: str = own, proof: str | None = proof) -> None:
+            first.say(optsweep="meeting", run=RUN, attempt=1, nonce=own)
+            nonces = (own, str(first.heard()["nonce"]))
+            first.say(proof=proof or team.proof(made.key(RUN, 1), "first", 1, nonces))
+
+        threading.Thread(target=play, daemon=True).start()
+        if believed:
+            assert shim_team.met(Wire(here), made, tmp_path / "runs", Shim({})) == where
+        else:
+            with pytest.raises(ValueError, match="no meeting of ours"):
+                shim_team.met(Wire(here), made, tmp_path / "runs", Shim({}))
 
 
 def test_a_worker_without_the_run_or_with_it_ended_does_not_join_and_the_reason_is_known(
@@ -232,6 +241,19 @@ def test_processes_of_another_attempt_do_not_train() -> None:
     team.require_same(here, here.mark)
     with pytest.raises(RuntimeError, match="of different attempts"):
         team.require_same(here, [*here.mark[:-1], here.mark[-1] ^ 1])
+
+
+def test_an_engine_that_trains_on_one_machine_says_so(tmp_path: Path, monkeypatch: Any) -> None:
+    here = Place(process=0, processes=2, address="x", port=1, own_address="y", token="0" * 64)
+    monkeypatch.setenv(team.VARIABLE, json.dumps(here.__dict__))
+    monkeypatch.setattr(run, "load_engine", lambda name: object())
+    monkeypatch.setattr(run, "_spec_of", lambda path: type("Spec", (), {"engine": "mine"}))
+    log = run.AttemptLog(attempt(tmp_path))
+    with pytest.raises(ValueError, match="engine mine trains on one machine"):
+        run._with_others(log)
+    monkeypatch.delenv(team.VARIABLE)
+    assert run._with_others(log) is log
+    log.close()
 
 
 def test_a_worker_that_trains_alone_leaves_what_another_machine_leads(tmp_path: Path) -> None:
