@@ -174,29 +174,31 @@ class Watch(TorchDispatchMode):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weighing:
-    """Trains two steps and says what was held."""
+    """Trains two steps and saves, and says what was held."""
 
-    runs: list[dict[str, Any]]
+    runs: list[tuple[dict[str, Any], str | None]]
+    """(spec, mesh)."""
     data_root: str
-    mesh: str | None
     where: str
 
     def __call__(self) -> list[dict[str, float]]:
         found = []
-        for index, data in enumerate(self.runs):
-            log = FolderLog(Path(self.where) / f"{index}-{os.getpid()}", Path(self.data_root))
-            log.mesh = self.mesh
-            run = RunSpec.from_dict(data)
-            trainers: list[Any] = []
-
+        for index, (data, mesh) in enumerate(self.runs):
+            log: Any = FolderLog(Path(self.where) / str(index), Path(self.data_root))
+            log.mesh = mesh
+            if mesh is not None:
+                log = worker.shared(log, dist.get_rank())
             with Watch() as watch:
-                trainers.append(made(run, log, torch.device("cpu")))
+                trainer: Any = made(RunSpec.from_dict(data), log, torch.device("cpu"))
                 for step in range(2):
-                    trainers[0].step(step)
-            own = list(trainers[0].params.values())
-            state = sum(value.numel() for value in trainers[0].optimizer.tensors().values())
-            parameters = sum(value.numel() for value in own)
-            found.append({"parameters": parameters, "held": 2 * parameters + state, "peak": watch.peak_numbers()})
+                    trainer.step(step)
+            parameters = sum(value.numel() for value in trainer.params.values())
+            state = sum(value.numel() for value in trainer.optimizer.tensors().values())
+            with Watch() as saving:
+                trainer.save(log, 2, {})
+            each = {"parameters": parameters, "held": 2 * parameters + state}
+            found.append({**each, "peak": watch.peak_numbers(), "saving": saving.peak_numbers()})
+            del trainer  # it would be gone while the next one is weighed
         return found
 
 
@@ -264,8 +266,9 @@ def ran(dataset: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> R
         shutil.copy(root / "rule" / "optimizer.py", attempt.parent)
     alone(root / "one" / rule.run_id / "a1", rule)
     attempts.append(root / "two" / rule.run_id / "a1")
-    weights = [heavy(dataset, name).to_dict() for name in ("sgd", *HEAVY)]  # the first of a process loads modules
-    weighing = Weighing(runs=weights, data_root=str(data_root), mesh="fsdp=2", where=str(root / "weighed"))
+    weights = [(heavy(dataset, name).to_dict(), "fsdp=2") for name in ("sgd", *HEAVY)]  # the first one loads modules
+    weights.append((heavy(dataset, "soap").to_dict(), "data=2"))
+    weighing = Weighing(runs=weights, data_root=str(data_root), where=str(root / "weighed"))
     answers = together(root / "meeting", 2, attempts, weighing)
     two = {
         attempt.parent.name: [answer[index] for answer in answers]
@@ -357,9 +360,8 @@ def test_each_process_holds_half_of_the_numbers_and_a_few_layers(
 ) -> None:
     """Between steps to the number; while it steps, what is brought together is a few layers, or a bank."""
     run = heavy(dataset, name)
-    whole = Weighing(runs=[run.to_dict()] * 2, data_root=str(dataset.folder.parent), mesh=None, where=str(tmp_path))()[
-        1
-    ]
+    runs = [(run.to_dict(), None)] * 2  # the first one loads modules
+    whole = Weighing(runs=runs, data_root=str(dataset.folder.parent), where=str(tmp_path))()[1]
     spread = [answer[HEAVY.index(name)] for answer in ran.weighed]
     layer = sum(item.count // item.tensors for item in parameter_table(run.shape) if item.stacked)
     bank = max(item.count for item in parameter_table(run.shape))
@@ -370,6 +372,21 @@ def test_each_process_holds_half_of_the_numbers_and_a_few_layers(
         assert each["peak"] <= whole["peak"] / 2 + MOST_LAYERS / 2 * layer, (each, whole)
         assert each["peak"] <= each["held"] + MOST_LAYERS * layer + MOST_BANKS * bank, (each, layer, bank)
     assert sum(each["held"] for each in spread) == pytest.approx(whole["held"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*HEAVY, "soap, data=2"])
+def test_a_checkpoint_brings_one_bank_together_in_the_first_process_alone(
+    name: str, ran: Ran, dataset: PreparedDataset
+) -> None:
+    index = (*HEAVY, "soap, data=2").index(name)
+    first, other = (answer[index] for answer in ran.weighed)
+    bank = max(item.count for item in parameter_table(heavy(dataset, HEAVY[0]).shape))
+    # soap keeps two square matrices beside each of 192 x 128, the larger one of 192 x 192 as a state of its own.
+    largest = bank * (192 / 128 if name.startswith("soap") else 1)
+    assert first["held"] > 8 * largest
+    assert first["saving"] <= 3 * largest, "what it holds, what comes, and both as they are written"
+    assert other["saving"] <= largest
 
 
 MOST_LAYERS = 8
