@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from optsweep_engines.certify import NoLog, Request
 from optsweep_engines.data import PreparedDataset
-from optsweep_engines.torch_engine import ranks
+from optsweep_engines.torch_engine import TorchEngine, ranks
 from optsweep_engines.torch_engine.ranks import Ranks, wanted
 from tests.numerics.toy import spec
 
@@ -45,3 +46,19 @@ def test_small_tensors_are_sent_together_and_large_ones_alone(monkeypatch: pytes
     tensors = [torch.zeros(size) for size in (4, 6, 1, 20, 3, 3, 5)]
     sizes = [[each.numel() for each in bucket] for bucket in ranks.buckets(tensors)]
     assert sizes == [[4, 6], [1], [20], [3, 3], [5]]
+
+
+def test_a_trainer_of_one_process_takes_no_mesh_of_several(dataset: PreparedDataset) -> None:
+    """A certificate would say that two processes agree, and only one had trained."""
+    request = Request(
+        engine="torch", spec={}, data_root=str(dataset.folder.parent), device="cpu", steps=0, answer="", mesh="data=2"
+    )
+    with pytest.raises(ValueError, match='mesh "data=2": the torch engine takes one in a run'):
+        TorchEngine().trainer(spec(dataset, "adamw", batch_size=8), NoLog(request))
+
+
+def test_a_mesh_spreads_parameters_over_as_many_processes_as_have_joined() -> None:
+    assert ranks.spread_over("data=2,fsdp=2", 4) == {"data": 2, "fsdp": 2}
+    assert ranks.spread_over("data=2", 2) is ranks.spread_over(None, 4) is ranks.spread_over("fsdp=2", 1) is None
+    with pytest.raises(ValueError, match='mesh "data=2,fsdp=2" takes 4 processes, 2 have joined'):
+        ranks.spread_over("data=2,fsdp=2", 2)

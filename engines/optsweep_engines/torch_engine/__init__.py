@@ -56,12 +56,19 @@ class TorchEngine:
         return matmul_flops(device, dtype)
 
     def trainer(self, spec: RunSpec, log: RunLog) -> Any:
-        """The trainer of a spec at its first step."""
+        """The trainer of a spec at its first step, in this process alone.
+
+        Raises:
+            ValueError: the log names a mesh of several.
+        """
         from optsweep_engines.loop import runs_root  # noqa: PLC0415
         from optsweep_engines.torch_engine.device import opened  # noqa: PLC0415
+        from optsweep_engines.torch_engine.ranks import wanted  # noqa: PLC0415
         from optsweep_engines.torch_engine.train import Trainer  # noqa: PLC0415
         from optsweep_engines.weights import initial  # noqa: PLC0415
 
+        if log.mesh is not None and wanted(spec, log.mesh, 0) > 1:
+            raise ValueError(f'mesh "{log.mesh}": the torch engine takes one in a run, this is a single process')
         first = initial(spec, runs_root(spec, log))
         return Trainer(spec, log.data_root, opened(log.device, log.threads), log.optimizer_file, first)
 
