@@ -221,6 +221,17 @@ def interface_of(address: str) -> str | None:
     return None
 
 
+def use_network(address: str) -> None:
+    """Have the collectives of this process use the network of its own address, unless its environment names one.
+
+    gloo takes a name, NCCL the beginning of one, or all of it behind "=" (NCCL user guide, NCCL_SOCKET_IFNAME).
+    """
+    interface = interface_of(address)
+    if interface:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
+
+
 # ---------------------------------------------------------------- what is said
 
 

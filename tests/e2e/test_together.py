@@ -56,6 +56,8 @@ def free_ports(count: int = 6) -> str:
 
 
 PORTS = free_ports()
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+"""Compile in less time: what is computed stays the same to rounding."""
 
 
 def place(made: Lab, name: str, *lines: str, settings: str = "", patience: float = 60.0, step: float = 0.004) -> Path:
@@ -69,7 +71,9 @@ def place(made: Lab, name: str, *lines: str, settings: str = "", patience: float
     where.mkdir()
     (where / "optsweep.toml").write_text(f"slots = 1\npoll_seconds = 0.1\n{settings}")
     secrets = where / "engine.env"
-    secrets.write_text(f"OPTSWEEP_MEETING_SECONDS={patience}\nOMP_NUM_THREADS=1\nCOUNTING_STEP_SECONDS={step}\n")
+    secrets.write_text(
+        f"OPTSWEEP_MEETING_SECONDS={patience}\nOMP_NUM_THREADS=1\nCOUNTING_STEP_SECONDS={step}\nXLA_FLAGS={QUICK}\n"
+    )
     secrets.chmod(0o600)
     entry = [
         "[hosts.pod]", 'ssh = "first"', 'workers = ["second"]', f'python = "{made.python}"', 'device = "cpu"',
@@ -249,7 +253,7 @@ def test_without_a_controller_the_others_train_what_the_first_machine_trains_wha
 
 
 def test_a_worker_that_does_not_come_is_named_and_what_is_queued_behind_is_left_for_a_controller(made: Lab) -> None:
-    workspace = place(made, "absent", patience=2.0, step=0.01)
+    workspace = place(made, "absent", patience=1.0, step=0.01)
     first, second = made.boxes["first"], made.boxes["second"]
     ids = left_alone(made, workspace, counted(made, "absent", 3, 300, "0.012"), 3)
     for pid in second.processes("optsweep_engines.shim_team"):
@@ -257,7 +261,8 @@ def test_a_worker_that_does_not_come_is_named_and_what_is_queued_behind_is_left_
     ended = wait_for(lambda: [run_id for run_id in ids[1:] if end_of(first, run_id, 1)])
     require_nobody_left(made)
     assert end_of(first, ids[0], 1)["error"] == "worker second was cut off: it hung up"
-    assert end_of(first, ended[0], 1)["error"] == "worker second did not come within 2 s" and len(ended) == 1
+    assert end_of(first, ended[0], 1)["error"] == "worker second did not come within 1 s" and len(ended) == 1
+    (workspace / "engine.env").write_text("COUNTING_STEP_SECONDS=0\n")
     optsweep("resume", workspace=workspace)
     remote.require_whole(workspace, 3)
     require_nobody_left(made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import socket
 import threading
 import time
@@ -235,6 +236,19 @@ def test_ports_that_are_taken_are_passed_over_and_none_left_is_said() -> None:
             each.close()
 
 
+def test_collectives_go_over_the_network_of_the_address_unless_one_is_named(monkeypatch: Any) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")  # put back afterwards
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "mine")
+    team.use_network("192.0.2.1")  # TEST-NET-1, RFC 5737: on no interface
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+    team.use_network("127.0.0.1")
+    assert (os.environ["GLOO_SOCKET_IFNAME"], os.environ["NCCL_SOCKET_IFNAME"]) == ("lo", "mine")
+    monkeypatch.delenv("NCCL_SOCKET_IFNAME")
+    team.use_network("127.0.0.1")
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "=lo"
+
+
 def test_processes_of_another_attempt_do_not_train() -> None:
     token = hashlib.sha256(b"one").hexdigest()
     here = Place(process=1, processes=2, address="x", port=1, own_address="y", token=token)
@@ -347,8 +361,6 @@ def test_machines_with_other_versions_are_told_apart() -> None:
 
 
 def test_team_json_is_for_its_owner_only(tmp_path: Path) -> None:
-    import os
-
     before = os.umask(0o077)
     try:
         Helper(tmp_path).answer(

@@ -9,7 +9,6 @@ decided by process 0 for all.
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from optsweep_engines.engine import Preempted, RunLog
 from optsweep_engines.jax_engine.train import train
 from optsweep_engines.shared_log import SharedLog
 from optsweep_engines.spec import RunSpec
-from optsweep_engines.team import Place, interface_of, require_same
+from optsweep_engines.team import Place, require_same, use_network
 
 JOIN_SECONDS = 120
 """For all processes to join, once every machine is known to be there."""
@@ -49,9 +48,7 @@ def together(log: RunLog, place: Place) -> SharedLog:
     Raises:
         RuntimeError: they do not come, or are of another attempt.
     """
-    interface = interface_of(place.own_address)
-    if interface:
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+    use_network(place.own_address)
     where = f"[{place.address}]" if ":" in place.address else place.address
     jax.distributed.initialize(
         f"{where}:{place.port}", place.processes, place.process, initialization_timeout=JOIN_SECONDS,

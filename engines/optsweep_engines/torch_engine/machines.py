@@ -100,9 +100,7 @@ def join(place: Place, device: str, local: int, count: int) -> None:
     """
     index, size = place.process * count + local, place.processes * count
     backend = "gloo" if device == "cpu" else "nccl"
-    interface = team.interface_of(place.own_address)
-    if interface:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME" if backend == "gloo" else "NCCL_SOCKET_IFNAME", interface)
+    team.use_network(place.own_address)
     held = team.bound(place.address, place.port) if index == 0 else None
     store = dist.TCPStore(  # type: ignore[attr-defined]
         place.address, place.port, size, is_master=index == 0, timeout=JOIN,
