@@ -286,7 +286,7 @@ def begun(starts: list[carrier.Carried]) -> list[Path | None]:
     def start(index: int) -> None:
         found[index] = starts[index].next(Shim({}))
 
-    threads = [threading.Thread(target=start, args=(index,)) for index in range(len(starts))]
+    threads = [threading.Thread(target=start, args=(index,), daemon=True) for index in range(len(starts))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -315,7 +315,7 @@ def test_a_job_that_was_recovered_waits_until_the_lease_stands_still_and_opens_t
             count += 1
             mounted.put_json(lease, {"seq": count})
 
-    thread = threading.Thread(target=renew)
+    thread = threading.Thread(target=renew, daemon=True)
     thread.start()
     second = carried(tmp_path, job, node="n2")
     answers: list[Path | None] = []
@@ -323,7 +323,7 @@ def test_a_job_that_was_recovered_waits_until_the_lease_stands_still_and_opens_t
     def go_on() -> None:
         answers.append(second.next(Shim({})))
 
-    waiting = threading.Thread(target=go_on)
+    waiting = threading.Thread(target=go_on, daemon=True)
     waiting.start()
     time.sleep(1.2)
     assert answers == [] and not (lease.parent / folder.EXIT).exists(), "a lease that moves has a holder"
