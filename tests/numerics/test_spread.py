@@ -31,9 +31,10 @@ from optsweep_engines.optimizers.catalogue import optimizers, resolve_knobs
 from optsweep_engines.run import AttemptLog
 from optsweep_engines.spec import RunSpec, Start
 from optsweep_engines.torch_engine import worker
+from optsweep_engines.torch_engine.device import opened
 from optsweep_engines.torch_engine.spread import Rows
 from optsweep_engines.torch_engine.spread_optimizer import owners, rules_of
-from optsweep_engines.torch_engine.spread_train import require_spreadable
+from optsweep_engines.torch_engine.spread_train import SpreadTrainer, require_spreadable
 from optsweep_engines.torch_engine.train import made, train
 from optsweep_tui.certificates.parity import judged
 from tests.numerics.run_log import FolderLog
@@ -459,6 +460,36 @@ def test_a_branch_goes_on_from_a_trunk_of_one_process(ran: Ran) -> None:
     assert [row["step"] for row in two] == [row["step"] for row in one] == list(range(7, STEPS + 1))
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
     assert ran.two[ran.branch.run_id][0]["started_from_step"] == 6
+
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_mesh_of_one_device_trains_saves_and_goes_on_as_without(
+    name: str, device: str, dataset: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is sent goes to the process itself: what one GPU can show of its library of messages."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    run = spec(dataset, name, batch_size=8, tokens=6 * 128, knobs={"lr": 0.01}, shape=shape(**GPT2))
+    log, own = FolderLog(tmp_path, dataset.folder.parent), opened(device, 1)
+    plain = made(run, log, own)
+    expected = [float(plain.step(step)[0]) for step in range(6)]
+    backend = "nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        first, second = (SpreadTrainer(run, log.data_root, own, {"data": 1, "fsdp": 1}) for _ in range(2))
+        found = [float(first.step(step)[0]) for step in range(3)]
+        first.save(log, 3, {})
+        assert second.restore(log) == (3, {})
+        assert second.parameters_sha256() == first.parameters_sha256()
+        found += [float(second.step(step)[0]) for step in range(3, 6)]
+        assert found == pytest.approx(expected, abs=1e-5)
+        assert second.validation_loss() == pytest.approx(plain.validation_loss(), abs=1e-5)
+    finally:
+        dist.destroy_process_group()
 
 
 # ---------------------------------------------------------------- without processes
