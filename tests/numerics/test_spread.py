@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
-import gc
 import json
-import multiprocessing
-import os
 import shutil
-import traceback
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import distributed as dist
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from optsweep_engines import folder, kept
 from optsweep_engines.certify import moved_by_an_ulp
 from optsweep_engines.data import PreparedDataset
 from optsweep_engines.models import parameter_table
-from optsweep_engines.optimizers.catalogue import optimizer as entry_of_name
-from optsweep_engines.optimizers.catalogue import optimizers, resolve_knobs
 from optsweep_engines.run import AttemptLog
 from optsweep_engines.spec import RunSpec, Start
-from optsweep_engines.torch_engine import worker
 from optsweep_engines.torch_engine.device import opened
-from optsweep_engines.torch_engine.spread import Rows
-from optsweep_engines.torch_engine.spread_optimizer import owners, rules_of
 from optsweep_engines.torch_engine.spread_train import SpreadTrainer, require_spreadable
 from optsweep_engines.torch_engine.train import made, train
 from optsweep_tui.certificates.parity import judged
 from tests.numerics.run_log import FolderLog
+from tests.numerics.spread_processes import Weighing, losses, prepared, rows_of, take_kept, together
 from tests.numerics.test_user_optimizer import ADAM_KNOBS, ADAMW_CLASS, ADAMW_RULE, planted
 from tests.numerics.toy import shape, spec
 
@@ -73,134 +60,6 @@ OBSERVED = ("fused, in micro-batches, z-loss", "matrices")
 def run_of(dataset: PreparedDataset, kind: str) -> RunSpec:
     optimizer, changes = KINDS[kind]
     return spec(dataset, optimizer, **{"batch_size": 8, "tokens": STEPS * 128, "knobs": {"lr": 0.005}, **changes})
-
-
-# ---------------------------------------------------------------- processes
-
-
-def prepared(runs: Path, run: RunSpec, data_root: Path, mesh: str, number: int = 1, **documents: Any) -> Path:
-    """An attempt folder with its intent and the run's documents."""
-    where = runs / run.run_id / f"a{number}"
-    where.mkdir(parents=True)
-    intent = {"data_root": str(data_root), "device": "cpu", "mesh": mesh}
-    folder.write_json(where / folder.INTENT, intent)
-    folder.write_json(where.parent / folder.SPEC, run.to_dict())
-    for name, document in documents.items():
-        folder.write_json(where.parent / f"{name}.json", document)
-    return where
-
-
-def process(index: int, count: int, where: str, attempts: Sequence[str], first: Callable[[], Any] | None) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{where}/meeting", rank=index, world_size=count)
-    records: list[Any] = []
-    try:
-        records.append(first() if first is not None else None)
-        for attempt in map(Path, attempts):
-            run = RunSpec.from_dict(folder.read_json(attempt.parent / folder.SPEC) or {})
-            records.append(train(run, worker.shared(AttemptLog(attempt), index)).to_dict())
-    except Exception:
-        records = [traceback.format_exc()]
-    Path(where, f"{index}.json").write_text(json.dumps(records))
-    dist.destroy_process_group()
-
-
-def together(
-    where: Path, count: int, attempts: Sequence[Path], first: Callable[[], Any] | None = None
-) -> list[list[Any]]:
-    """What each of so many processes says of what it does first, and then of each attempt."""
-    where.mkdir()
-    context = multiprocessing.get_context("spawn")
-    arguments = (count, str(where), [str(attempt) for attempt in attempts], first)
-    processes = [context.Process(target=process, args=(index, *arguments)) for index in range(count)]
-    for each in processes:
-        each.start()
-    for each in processes:
-        each.join(timeout=240)
-        assert each.exitcode == 0
-    found = [json.loads((where / f"{index}.json").read_text()) for index in range(count)]
-    assert all(len(answer) == len(attempts) + 1 for answer in found), "\n".join(str(answer[-1]) for answer in found)
-    return found
-
-
-def rows_of(attempt: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (attempt / folder.METRICS).read_text().splitlines()]
-
-
-def take_kept(source: Path, target: Path, step: int) -> None:
-    """A run's state at a step, for the same run elsewhere."""
-    (target / folder.KEPT).mkdir(parents=True)
-    [path] = [path for found, path, _ in kept.listed(source / folder.KEPT) if found == step]
-    shutil.copy(path, target / folder.KEPT)
-
-
-# ---------------------------------------------------------------- what each of them holds
-
-
-class Heap(ctypes.Structure):
-    """glibc's struct mallinfo2, malloc.h."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "mapped", "usmblks", "fsmblks", "used", "free", "keepcost")
-    ]
-
-
-class Watch(TorchDispatchMode):
-    """Looks at what the process has taken of memory before and after every operation of torch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.taken = ctypes.CDLL(None).mallinfo2
-        self.taken.restype = Heap
-        gc.collect()
-        self.before = self.now()
-        self.most = 0
-
-    def now(self) -> int:
-        found = self.taken()
-        return int(found.used + found.mapped)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.most = max(self.most, self.now())
-        result = func(*args, **(kwargs or {}))
-        self.most = max(self.most, self.now())
-        return result
-
-    def peak_numbers(self) -> float:
-        """Most fp32 numbers beyond what was there before."""
-        return (self.most - self.before) / 4
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Weighing:
-    """Trains two steps and saves, and says what was held."""
-
-    runs: list[tuple[dict[str, Any], str | None]]
-    """(spec, mesh)."""
-    data_root: str
-    where: str
-
-    def __call__(self) -> list[dict[str, float]]:
-        found = []
-        for index, (data, mesh) in enumerate(self.runs):
-            log: Any = FolderLog(Path(self.where) / str(index), Path(self.data_root))
-            log.mesh = mesh
-            if mesh is not None:
-                log = worker.shared(log, dist.get_rank())
-            with Watch() as watch:
-                trainer: Any = made(RunSpec.from_dict(data), log, torch.device("cpu"))
-                for step in range(2):
-                    trainer.step(step)
-            parameters = sum(value.numel() for value in trainer.params.values())
-            state = sum(value.numel() for value in trainer.optimizer.tensors().values())
-            with Watch() as saving:
-                trainer.save(log, 2, {})
-            each = {"parameters": parameters, "held": 2 * parameters + state}
-            found.append({**each, "peak": watch.peak_numbers(), "saving": saving.peak_numbers()})
-            del trainer  # it would be gone while the next one is weighed
-        return found
 
 
 def heavy(dataset: PreparedDataset, name: str) -> RunSpec:
@@ -315,10 +174,6 @@ def test_two_processes_that_share_all_numbers_give_the_losses_of_one(
     assert len({each["parameters_sha256"] for each in others}) == 1
     assert others[0]["optimizer_state_bytes"] == one["optimizer_state_bytes"]
     assert others[0]["val_loss"] == pytest.approx(one["val_loss"], abs=max(1e-4, 3 * verdict["control_difference"]))
-
-
-def losses(rows: Sequence[dict[str, Any]]) -> list[float]:
-    return [row["train_loss"] for row in rows]
 
 
 @pytest.mark.slow
@@ -490,55 +345,3 @@ def test_a_mesh_of_one_device_trains_saves_and_goes_on_as_without(
         assert second.validation_loss() == pytest.approx(plain.validation_loss(), abs=1e-5)
     finally:
         dist.destroy_process_group()
-
-
-# ---------------------------------------------------------------- without processes
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("prodigy", "sums over all tensors"), ("adalayer", "sums over all tensors"), ("sophia_h", "differentiates twice")],
-)
-def test_what_cannot_be_spread_is_refused_with_the_reason(name: str, words: str, dataset: PreparedDataset) -> None:
-    with pytest.raises(ValueError, match=f"{words}.*cannot be spread over processes, take fsdp=1"):
-        require_spreadable(spec(dataset, name), None)
-
-
-def test_every_other_rule_of_the_catalogue_is_spread() -> None:
-    refused = []
-    for name in optimizers():
-        try:
-            rules_of(entry_of_name(name), resolve_knobs(name, {}), parameter_table(shape()))
-        except ValueError:
-            refused.append(name)
-    assert set(refused) == {"prodigy", "adalayer", "adalayer_frozen", "sophia_h"}
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 50), st.booleans()), min_size=1, max_size=9), st.integers(1, 8)
-)
-def test_every_tensor_has_one_owner_and_every_process_works_on_every_bank_that_is_large_enough(
-    banks: list[tuple[int, int, bool]], count: int
-) -> None:
-    found = owners(banks, count)
-    loads = [0] * count
-    for (tensors, numbers, apart), bounds in zip(banks, found, strict=True):
-        assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])] and bounds[-1][1] == tensors
-        many = [stop - start for start, stop in bounds]
-        assert max(many) - min(many) <= 1 if apart else sorted(many)[-1] == tensors
-        loads = [load + own * numbers for load, own in zip(loads, many, strict=True)]
-    largest = max(numbers if apart else tensors * numbers for tensors, numbers, apart in banks)
-    assert max(loads) - min(loads) <= largest
-
-
-@given(st.integers(1, 3), st.integers(1, 9), st.sampled_from([(), (2,)]), st.integers(1, 5))
-def test_rows_that_are_cut_are_joined_again(tensors: int, rows: int, rest: tuple[int, ...], count: int) -> None:
-    item = dataclasses.replace(parameter_table(shape())[0], shape=(tensors, rows, *rest), stacked=True)
-    cut = Rows(item, count)
-    whole = torch.arange(float(tensors * rows * max(1, sum(rest)))).view(tensors, rows, *rest)
-    parts = [cut.cut(whole, index) for index in range(count)]
-    chunks = list(torch.chunk(whole[0], count))
-    assert [len(part) for part in parts] == [tensors * len(chunk.flatten()) for chunk in chunks] + [0] * (
-        count - len(chunks)
-    ), "as torch shards"
-    assert torch.equal(cut.joined(parts), whole)
