@@ -6,12 +6,16 @@ on was read from and tried with SkyPilot 0.14.1.
 
 from __future__ import annotations
 
+import functools
 import json
+import queue
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,12 +75,46 @@ def call(arguments: Sequence[str], seconds: float = ASK_SECONDS) -> Said:
             errors="replace",
             timeout=seconds,
             check=False,
+            start_new_session=True,  # Ctrl-C here is not meant for it
         )
     except subprocess.TimeoutExpired:
         return Said(returncode=124, out="", error=f"sky {' '.join(arguments[:2])} did not end within {seconds:g} s")
     except OSError as error:
         return Said(returncode=127, out="", error=f"sky cannot be started: {error.strerror}")
     return Said(returncode=ended.returncode, out=ended.stdout, error=ended.stderr)
+
+
+class Calls:
+    """Calls in the background that nobody waits for at the end: `sky` goes on by itself, its answer is asked for later."""
+
+    def __init__(self, workers: int, name: str) -> None:
+        """Nothing starts yet.
+
+        Args:
+            workers: most calls at a time.
+            name: of the threads.
+        """
+        self._queue: queue.SimpleQueue[tuple[Future[Said], Callable[[], Said]]] = queue.SimpleQueue()
+        self._workers, self._name = workers, name
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, work: Callable[..., Said], *arguments: Any) -> Future[Said]:
+        """Begin a call, or have it wait for its turn."""
+        future: Future[Said] = Future()
+        self._queue.put((future, functools.partial(work, *arguments)))
+        if len(self._threads) < self._workers:
+            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            future, work = self._queue.get()
+            try:
+                future.set_result(work())
+            except Exception as error:  # a full disk here, for one: said like any answer of sky
+                future.set_result(Said(returncode=1, out="", error=f"{type(error).__name__}: {error}"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ class Handover(SkyHost):
         self._keep(attempt, known)
         path = sky_host.folder_of(self._workspace, self.entry) / f"{sky_task.name_of(attempt)}.yaml"
         text = sky_host.yaml_of(self._workspace, self.entry, attempt)
-        self._launching[attempt] = self._pool.submit(sky_host.launched, path, text, self.entry, attempt)
+        self._launching[attempt] = self._calls.submit(sky_host.launched, path, text, self.entry, attempt)
         return 1
 
     def _bring(self, attempt: Attempt) -> None:
@@ -139,7 +139,9 @@ class Handover(SkyHost):
             if not future.done():
                 continue
             del self._launching[attempt]
-            said, known = future.result(), self._tries[attempt]
+            said, known = future.result(), self._tries.get(attempt)
+            if known is None or attempt not in self._states:
+                continue  # what became of it is known already
             known.asked_after = time.monotonic()
             if said.returncode == 0:
                 self._acknowledge(attempt)

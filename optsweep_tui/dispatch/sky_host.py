@@ -85,7 +85,7 @@ class SkyHost(Pump):
         self.held: dict[Attempt, str] = {}
         """Ended attempts whose job may go on -> its name: the run is its own until that is settled."""
         self.ended_at: dict[Attempt, float] = {}
-        self._pool = concurrent.futures.ThreadPoolExecutor(WORKERS, f"sky {entry.name}")
+        self._calls = sky_commands.Calls(WORKERS, f"sky {entry.name}")
         self._asking: tuple[concurrent.futures.Future[Said], float] | None = None
         self._ask_at = 0.0
         self._accepted: concurrent.futures.Future[Said] | None = None
@@ -109,11 +109,6 @@ class SkyHost(Pump):
     def look_seconds(self) -> float:
         """Between two looks at the same files."""
         return NEAR_SECONDS if self.storage.local else LOOK_SECONDS
-
-    def stop(self) -> None:
-        """End the thread; what `sky` is doing it does to its end."""
-        super().stop()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     # ------------------------------------------------------------ the storage
 
@@ -168,7 +163,7 @@ class SkyHost(Pump):
         wait = min(self._ask_at, self._asked_at + SOON_SECONDS) if soon else self._ask_at
         if time.monotonic() >= wait:
             self._asked_at = time.monotonic()
-            self._asking = self._pool.submit(sky_commands.call, sky_commands.QUEUE), self._asked_at
+            self._asking = self._calls.submit(sky_commands.call, sky_commands.QUEUE), self._asked_at
 
     _away = ""
     _asked_at = 0.0
@@ -183,7 +178,7 @@ class SkyHost(Pump):
         Raises:
             OptsweepError: it is not there, or there is none.
         """
-        self._accepted = self._accepted or self._pool.submit(accepted, self._workspace, self.entry)
+        self._accepted = self._accepted or self._calls.submit(accepted, self._workspace, self.entry)
         said = self._accepted.result()
         if said.returncode != 0 and sky_commands.meaning(said) in ("missing", "refused"):
             raise refusal(self.entry, said)
@@ -193,7 +188,7 @@ class SkyHost(Pump):
         if time.monotonic() < self._hold_until:
             return False
         if self._accepted is None:
-            self._accepted = self._pool.submit(accepted, self._workspace, self.entry)
+            self._accepted = self._calls.submit(accepted, self._workspace, self.entry)
         if not self._accepted.done():
             return False
         said = self._accepted.result()

@@ -242,7 +242,7 @@ class SkyPump(Handover):
                 jobs += [row.job for row in self.snapshot.rows.get(self.job_of(attempt), ()) if row.active]
         if jobs:
             self._cancel_again = now + AGAIN_SECONDS
-            self._cancels.append(self._pool.submit(sky_host.cancelled, sorted(set(jobs))))
+            self._cancels.append(self._calls.submit(sky_host.cancelled, sorted(set(jobs))))
             self._ask_at = min(self._ask_at, now + sky_host.SOON_SECONDS)
 
     def _screen(self) -> None:

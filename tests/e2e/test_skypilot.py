@@ -120,7 +120,9 @@ def test_a_submission_that_was_not_taken_stays_submitting_and_is_made_again_when
 ) -> None:
     cloud.answer("launch", "away", "requests.exceptions.ConnectionError: connection refused")
     (run_id,) = launched(place, tmp_path, 1)
-    wait_for(lambda: cloud.calls("launch") == 1 and cloud.calls("queue") >= 3, "it is asked for")
+    wait_for(lambda: cloud.calls("launch") and cloud.calls("queue") >= 3, "it is asked for")
+    asked = cloud.calls("queue")
+    wait_for(lambda: cloud.calls("queue") >= asked + 3, "it is asked for again")
     assert rundir.state_of(place / "runs" / run_id).state == "submitting"
     assert cloud.calls("launch") == 1
     cloud.answer("launch", "")

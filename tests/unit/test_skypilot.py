@@ -200,10 +200,11 @@ def test_parts_come_to_their_places_in_any_order_and_torn_or_missing_ones_are_wa
         (there / mounted.part_name(folder.METRICS, start, len(data))).write_bytes(data)
     here = tmp_path / "runs" / RUN / "a1" / folder.METRICS
     assert mirror.bring((RUN, 1), storage.listing(RUN)[1]) is False and not here.exists(), "a hole is no data"
+    (there / mounted.part_name(folder.METRICS, 100, 130)).write_bytes(parts[1][1])
     (there / mounted.part_name(folder.METRICS, 0, 100)).write_bytes(parts[0][1][:40])
     assert mirror.bring((RUN, 1), storage.listing(RUN)[1]) is False, "a torn part is no data"
-    for start, data in parts[:2]:
-        (there / mounted.part_name(folder.METRICS, start, len(data))).write_bytes(data)
+    assert not here.exists()
+    (there / mounted.part_name(folder.METRICS, 0, 100)).write_bytes(parts[0][1])
     assert mirror.bring((RUN, 1), storage.listing(RUN)[1]) is True and here.read_bytes() == text
     here.write_bytes(text[:150])  # a crash in between
     assert mirror.bring((RUN, 1), storage.listing(RUN)[1]) is True and here.read_bytes() == text
@@ -464,3 +465,20 @@ def test_an_accelerator_asked_for_is_found_by_what_the_jobs_ask_for() -> None:
 def test_the_folder_of_the_node_is_the_one_that_the_task_mounts() -> None:
     assert sky_task.MOUNT == cloud_start.STORAGE == "~/optsweep-storage"
     assert "$HOME/optsweep-storage/" in sky_task.SETUP and shutil.which("sha256sum")
+
+
+def test_a_controller_that_ends_waits_for_no_answer_of_sky(tmp_path: Path) -> None:
+    program = tmp_path / "sky"
+    program.write_text(f"#!/bin/sh\nsleep 5\ntouch {tmp_path}/submitted\n")
+    program.chmod(0o755)
+    code = (
+        "import time\nfrom optsweep_tui.dispatch import sky_commands\n"
+        "sky_commands.Calls(1, 'x').submit(sky_commands.call, ['jobs', 'launch'])\ntime.sleep(0.5)\n"
+    )
+    began = time.monotonic()
+    environment = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=30)
+    assert not (tmp_path / "submitted").exists(), "nobody has waited"
+    while not (tmp_path / "submitted").exists():
+        assert time.monotonic() - began < 30, "what sky had begun it ends"
+        time.sleep(0.05)
