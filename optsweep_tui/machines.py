@@ -99,9 +99,9 @@ def check(workspace: Workspace, name: str | None) -> Iterator[Finding]:
 
 def tasks(workspace: Workspace, hosts: Sequence[str], run_id: str) -> dict[str, str]:
     """Host -> the task that a run would be submitted to it as, for hosts that take a file of their own format."""
-    from optsweep_tui.dispatch import sky_host
+    from optsweep_tui.dispatch import sky_pieces
 
-    found = {name: sky_host.preview(workspace, name, (run_id, 1)) for name in hosts}
+    found = {name: sky_pieces.preview(workspace, name, (run_id, 1)) for name in hosts}
     return {name: text for name, text in found.items() if text is not None}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from optsweep_engines import mounted
-from optsweep_tui.dispatch import sky_commands, sky_host
+from optsweep_tui.dispatch import sky_commands, sky_host, sky_pieces
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.sky_storage import Storage
 from optsweep_tui.errors import OptsweepError
@@ -70,8 +70,8 @@ def _storage(entry: HostEntry, finding: Found) -> Any:
 
 def _files(entry: HostEntry, finding: Found) -> Any:
     try:
-        sky_host.setup_of(entry)
-        sky_host.require_secrets(entry)
+        sky_pieces.setup_of(entry)
+        sky_pieces.require_secrets(entry)
     except OptsweepError as error:
         return finding("files", "bad", error.message, error.hint)
     named = [path for path in (entry.sky.setup, entry.env_file) if path]

@@ -13,7 +13,7 @@ from typing import Any
 from optsweep_engines import datafiles, folder
 from optsweep_tui import rundir
 from optsweep_tui.core import read_by
-from optsweep_tui.dispatch import links, sky_commands, sky_host, sky_task
+from optsweep_tui.dispatch import links, sky_commands, sky_host, sky_pieces, sky_task
 from optsweep_tui.dispatch.lines import spec_of
 from optsweep_tui.dispatch.mirror import Attempt
 from optsweep_tui.dispatch.sky_commands import Said
@@ -106,7 +106,7 @@ class Handover(SkyHost):
         known.error, known.refused = "", False
         self._keep(attempt, known)
         path = sky_host.folder_of(self._workspace, self.entry) / f"{sky_task.name_of(attempt)}.yaml"
-        text = sky_host.yaml_of(self._workspace, self.entry, attempt)
+        text = sky_pieces.yaml_of(self._workspace, self.entry, attempt)
         self._launching[attempt] = self._calls.submit(sky_host.launched, path, text, self.entry, attempt)
         return 1
 
@@ -127,7 +127,7 @@ class Handover(SkyHost):
         self.storage.write(f"runs/{run_id}/{folder.SPEC}", body.encode() + b"\n")
         if (run_folder / folder.OPTIMIZER).exists():
             self.storage.write(f"runs/{run_id}/{folder.OPTIMIZER}", (run_folder / folder.OPTIMIZER).read_bytes())
-        asked = sky_host.diagnostics_of(self._workspace, attempt)
+        asked = sky_pieces.diagnostics_of(self._workspace, attempt)
         if asked is not None:
             self.storage.write(f"runs/{run_id}/{folder.DIAGNOSTICS}.{hashlib.sha256(asked).hexdigest()}", asked)
         intent = links.read_plain(run_folder / f"a{number}" / rundir.INTENT) or {}

@@ -13,7 +13,7 @@ from typing import Any
 from optsweep_engines.shim_batch import CONTINUED
 from optsweep_tui import rundir
 from optsweep_tui.core import Host
-from optsweep_tui.dispatch import opening, retry, sky_commands, sky_host
+from optsweep_tui.dispatch import opening, retry, sky_commands, sky_host, sky_pieces
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.links import Link
 from optsweep_tui.dispatch.pumped import PumpedDispatcher
@@ -42,7 +42,7 @@ class SkyDispatcher(PumpedDispatcher):
             name=self.entry.name,
             backend="skypilot",
             slots=self.pump.most,
-            device=sky_host.device_of(self.entry),
+            device=sky_pieces.device_of(self.entry),
             address=self.entry.sky.infra or self.entry.sky.storage,
         )
 
