@@ -58,14 +58,27 @@ class Cloud:
         with _state(self.root) as state:
             return int(state["calls"].get(verb, 0))
 
-    def preempt(self, job: int) -> None:
-        """Take the machine of a job away without a word, and start the task on another."""
+    def preempt(self, job: int, *, notice: float = 0.0, away: float = 0.0) -> None:
+        """Take the machine of a job away, and start the task on another.
+
+        Args:
+            job: its number.
+            notice: seconds between TERM and the end of the machine; 0: it goes without a word.
+            away: seconds until another machine is found.
+        """
         with _state(self.root) as state:
             entry = state["jobs"][str(job)]
             node, entry["status"] = entry["node"], "RECOVERING"
             entry["recovery_count"] += 1
             entry["node"] = f"{job}.{entry['recovery_count']}"
+        if notice:
+            for pid in _found(self.root, node):
+                with contextlib.suppress(OSError):
+                    if b"optsweep_engines.carrier" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        os.kill(pid, signal.SIGTERM)
+            time.sleep(notice)
         _kill(self.root, node)
+        time.sleep(away)
         shutil.rmtree(self.root / "nodes" / node, ignore_errors=True)
         _start(self.root, job)
 
@@ -119,16 +132,22 @@ def _state(root: Path) -> Iterator[dict[str, Any]]:
         os.close(handle)
 
 
+def _found(root: Path, node: str) -> list[int]:
+    """Pids of what was started on a node of this cloud."""
+    mark = f"{NODE}={root}/{node}".encode()
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            with contextlib.suppress(OSError):
+                if mark in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
+                    found.append(int(entry))
+    return found
+
+
 def _kill(root: Path, node: str) -> None:
     """Every process that was started on a node of this cloud, at once, by its pid."""
-    mark = f"{NODE}={root}/{node}".encode()
     for _ in range(5):
-        found = []
-        for entry in os.listdir("/proc"):
-            if entry.isdigit() and int(entry) != os.getpid():
-                with contextlib.suppress(OSError):
-                    if mark in Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"):
-                        found.append(int(entry))
+        found = _found(root, node)
         for pid in found:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)

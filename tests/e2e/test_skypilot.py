@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -105,6 +106,26 @@ def test_runs_train_as_managed_jobs_and_come_back_whole(place: Path, cloud: fake
     assert_done(place, run_ids)
     names = [job["name"] for job in cloud.jobs().values()]
     assert sorted(names) == sorted(f"os-{run_id}-a1" for run_id in run_ids), "a job per run, each once"
+
+
+def test_a_machine_that_says_it_goes_saves_first_and_its_run_waits_for_the_recovered_job(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path
+) -> None:
+    os.environ[walker.PACE] = "0.05"
+    (run_id,) = launched(place, tmp_path, 1)
+    wait_for(lambda: list((tmp_path / "bucket" / "runs").glob("*/a1/metrics*")), "it trains")
+    taken = threading.Thread(target=cloud.preempt, args=(1,), kwargs={"notice": 2.0, "away": 2.0}, daemon=True)
+    taken.start()
+    ended = place / "runs" / run_id / "a1" / "exit.json"
+    wait_for(ended.exists, "the end of the first attempt is here")
+    os.environ[walker.PACE] = "0"
+    driven(place, [run_id])
+    taken.join()
+    assert_done(place, [run_id])
+    assert json.loads(ended.read_text())["reason"] == "preempted"
+    record = rundir.state_of(place / "runs" / run_id).record
+    assert record is not None and record.attempt == 2 and record.resumed_from_step > 0
+    assert len(cloud.jobs()) == 1, "no second machine was rented for a run that another one goes on with"
 
 
 def test_an_answer_that_is_lost_is_asked_for_by_name(place: Path, cloud: fake_sky.Cloud, tmp_path: Path) -> None:
