@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -50,7 +51,7 @@ class Pace:
 
 
 class Courier:
-    """A thread beside the shim, for one attempt."""
+    """Threads beside the shim, for one attempt: one holds the lease, one carries, one watches the clock."""
 
     def __init__(self, here: Path, there: Path, token: str, pace: Pace, shim: Shim) -> None:
         """Nothing is carried before `with`.
@@ -69,46 +70,62 @@ class Courier:
         self._renewed = time.monotonic()
         self._carried_at = 0.0
         self._delivered_at = 0.0
-        self._end = threading.Event()
+        self._end, self._left = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
         self.delivered = False
         """All of the attempt is in the storage, its exit.json too; or it was ended there by somebody else."""
 
     def __enter__(self) -> Courier:
         self._renew()
+        for work in (self._hold, self._guard):
+            threading.Thread(target=work, name=work.__name__, daemon=True).start()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._end.set()
-        self._thread.join()
-        limit = time.monotonic() + LAST_SECONDS
-        while not self.delivered:
-            try:
-                self._finish()
-                self.delivered = True
-            except OSError:
-                if time.monotonic() > limit:
-                    return
-                time.sleep(min(5.0, self._pace.lease))
+        self._thread.join(LAST_SECONDS)  # a mount may hang: nothing of it is waited for longer
+        self._left.set()
+
+    def _hold(self) -> None:
+        """Renew the lease, whatever large file is on its way; stop the engine when the attempt is not ours any more."""
+        while not self._left.wait(self._pace.lease):
+            with contextlib.suppress(OSError):  # the storage is away: `_guard` knows for how long
+                if self._over():
+                    self._shim.stop(0, None)
+                else:
+                    self._renew()
+
+    def _guard(self) -> None:
+        """Stop the engine when the lease could not be renewed for long: whoever sees it stand still may begin soon.
+
+        A mount that hangs holds up whoever asks it, so this is a thread that never does.
+        """
+        while not self._end.wait(min(1.0, self._pace.lease)):
+            if time.monotonic() - self._renewed > self._pace.fence:
+                self._shim.stop(0, None)
 
     def _run(self) -> None:
         while not self._end.wait(self._pace.lease):
-            try:
-                if self._over():
-                    self._shim.stop(0, None)
-                    continue
-                self._renew()
+            with contextlib.suppress(OSError):  # what was not carried is carried later
+                self._require_mount()
                 age = time.monotonic() - self._began
                 if time.monotonic() - self._delivered_at >= min(SLOW_SECONDS, age / 60):
                     self._deliver()
                     self._delivered_at = time.monotonic()
                 if time.monotonic() - self._carried_at >= self._pace.checkpoint:
                     self._carry_checkpoint()
+        self._last()
+
+    def _last(self) -> None:
+        """All that is left, tried again and again."""
+        limit = time.monotonic() + LAST_SECONDS
+        while not self.delivered and time.monotonic() < limit:
+            try:
+                self._finish()
+                self.delivered = True
             except OSError:
-                pass  # the storage is away: what was not carried is carried later
-            if time.monotonic() - self._renewed > self._pace.fence:
-                self._shim.stop(0, None)  # whoever sees this lease stand still may begin soon
+                time.sleep(min(5.0, self._pace.lease))
 
     def _over(self) -> bool:
         """The attempt was ended in the storage, or followed by another; a cancel marker is brought here on the way."""

@@ -70,14 +70,14 @@ def launched(workspace: Path, folder: Path, seeds: int) -> list[str]:
     return flow.launch(place, flow.plan(place, flow.Request(grid=grid), prepare=True), hosts=("cloud",))
 
 
-def driven(workspace: Path, run_ids: list[str], seconds: float = 60.0) -> None:
+def driven(workspace: Path, run_ids: list[str], seconds: float = 120.0) -> None:
     """Look on until all are over."""
     limit = time.monotonic() + seconds
     for look in flow.drive(settings.workspace(workspace), run_ids):
         assert time.monotonic() < limit, [(line.run_id[:8], line.state, line.attempt) for line in look.lines]
 
 
-def wait_for(what: Callable[[], Any], why: str, seconds: float = 30.0) -> Any:
+def wait_for(what: Callable[[], Any], why: str, seconds: float = 60.0) -> Any:
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         answer = what()

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from optsweep_engines import carrier, cloud_start, folder, mounted
+from optsweep_engines import carrier, cloud_start, courier, folder, mounted
 from optsweep_engines.courier import Courier, Pace
 from optsweep_engines.shim import Shim
 from optsweep_tui.dispatch import hostsfile, sky_commands, sky_options, sky_task
@@ -373,7 +373,7 @@ def test_a_node_that_cannot_renew_its_lease_stops_before_anybody_may_take_over_a
     here = start.next(Shim({}))
     assert here is not None
     shim = Shim({})
-    with Courier(here, start.there / "a1", start.token, QUICK, shim) as courier:
+    with Courier(here, start.there / "a1", start.token, QUICK, shim) as carrying:
         time.sleep(0.3)
         assert not shim.stopping()
         bucket, away = tmp_path / "bucket", tmp_path / "away"
@@ -387,8 +387,50 @@ def test_a_node_that_cannot_renew_its_lease_stops_before_anybody_may_take_over_a
         bucket.rmdir()
         away.rename(bucket)
         folder.write_json(here / folder.EXIT, {"reason": "preempted"})
-    assert courier.delivered
+    assert carrying.delivered
     assert json.loads((start.there / "a1" / folder.EXIT).read_text())["reason"] == "preempted"
+
+
+def test_a_mount_that_hangs_keeps_no_engine_from_being_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = carried(tmp_path, "job")
+    here = start.next(Shim({}))
+    assert here is not None
+    shim, hung = Shim({}), threading.Event()
+    monkeypatch.setattr(courier, "LAST_SECONDS", 0.5)
+    with Courier(here, start.there / "a1", start.token, QUICK, shim) as carrying:
+        time.sleep(0.2)
+        monkeypatch.setattr(mounted, "put_json", lambda *_: hung.wait(30))
+        gone = time.monotonic()
+        while not shim.stopping() and time.monotonic() - gone < 5:
+            time.sleep(0.01)
+        assert shim.stopping() and time.monotonic() - gone < QUICK.still
+    assert not carrying.delivered and time.monotonic() - gone < 5, "nor the process from ending"
+    hung.set()
+
+
+def test_a_large_checkpoint_on_its_way_keeps_no_lease_from_being_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = carried(tmp_path, "job")
+    here = start.next(Shim({}))
+    assert here is not None
+    (here / folder.CHECKPOINTS).mkdir()
+    (here / folder.CHECKPOINTS / f"step-0000000007-{'a' * 16}.safetensors").write_bytes(b"large")
+    began, slow = threading.Event(), mounted.put_file
+
+    def put_file(path: Path, source: Path) -> None:
+        began.set()
+        time.sleep(3 * QUICK.fence)
+        slow(path, source)
+
+    monkeypatch.setattr(mounted, "put_file", put_file)
+    shim = Shim({})
+    with Courier(here, start.there / "a1", start.token, QUICK, shim) as carrying:
+        assert began.wait(10)
+        time.sleep(2 * QUICK.fence)
+        assert not shim.stopping()
+        folder.write_json(here / folder.EXIT, {"reason": "preempted"})
+    assert carrying.delivered and list((start.there / "a1" / folder.CHECKPOINTS).iterdir())
 
 
 def test_whole_lines_are_carried_and_the_end_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
