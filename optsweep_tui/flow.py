@@ -248,6 +248,7 @@ def launch(
     diagnostics: dict[str, Any] | None = None,
     keep: Mapping[str, Sequence[int]] | None = None,
     say: Callable[[str], None] = lambda _: None,
+    wait: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
     """Plant the run folders, remember the study, open and queue the attempts that are needed; returns the ids queued.
 
@@ -258,6 +259,7 @@ def launch(
         keep: run id -> steps whose state it is to keep, by `starting.keep_steps`.
         say: called with a line about each host that cannot be used while others can, and each run that is past what it
             is to keep.
+        wait: called with a line about hosts that are silent for more than a moment.
     """
     from optsweep_engines import survey
     from optsweep_engines.optimizers import user_plan
@@ -275,7 +277,7 @@ def launch(
         cost.require_disk(new, workspace.free_bytes, workspace.run_slots, to_keep)
     workspace.ensure()
     _require_store(workspace)
-    with waiting.told(workspace, hosts, say):
+    with waiting.told(workspace, hosts, wait):
         _require_hosts(workspace, chosen, hosts, say)
     rundir.keep_optimizers(workspace.runs, user_plan.sources(chosen.specs))
     planning.plant(workspace, chosen.study, chosen.specs)
@@ -291,9 +293,8 @@ def launch(
     together = packs.automatic(workspace, chosen.specs, device) if pack is None else packs.grouped(chosen.specs, pack)
     states = dispatcher.poll(chosen.run_ids)
     again = [run_id for run_id, state in states.items() if force and state.finished]
-    with waiting.told(
-        workspace, hosts, say
-    ):  # hosts that no run goes to are asked too: another controller's runs may be there
+    # Hosts that no run goes to are asked too: another controller's runs may be there.
+    with waiting.told(workspace, hosts, wait):
         return [*dispatcher.submit(again, asked=True), *dispatcher.submit(chosen.run_ids, packs=together)]
 
 

@@ -100,6 +100,12 @@ def say(text: str = "") -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def say_waiting(text: str) -> None:
+    """A word to somebody who looks on: stderr, where it is a terminal."""
+    if sys.stderr.isatty():
+        say(text)
+
+
 def console(*, stderr: bool = False) -> Console:
     """A Rich console that does not wrap tables when the output is no terminal."""
     from rich.console import Console

@@ -145,7 +145,15 @@ def command(
     kept = {spec.run_id: starting.keep_steps(spec, keep) for spec in chosen.specs} if keep else None
     pack = 1 if kept else pack
     queued = flow.launch(
-        place, chosen, force=force, pack=pack, hosts=hosts, diagnostics=asked, keep=kept, say=output.say
+        place,
+        chosen,
+        force=force,
+        pack=pack,
+        hosts=hosts,
+        diagnostics=asked,
+        keep=kept,
+        say=output.say,
+        wait=output.say_waiting,
     )
     _say_unkept(place, chosen, queued)
     if detach:
