@@ -215,7 +215,7 @@ _UNREACHABLE = (
     "api server is not", "did not end within", "max retries", "502", "503", "504",
 )  # fmt: skip
 _HINTS = (
-    (MISSING, "pip install 'optsweep[skypilot]', or uv tool install 'skypilot[aws,gcp]==0.14.*'"),
+    (MISSING, "uv tool install 'skypilot[aws,gcp]==0.14.*', or pip install 'optsweep[skypilot]' here"),
     ("credential", "sky check says which clouds can be used, and what each needs"),
     ("no cloud access", "sky check says which clouds can be used, and what each needs"),
     ("not enabled", "sky check says which clouds can be used, and what each needs"),

@@ -64,7 +64,7 @@ class Storage:
                 needs = {"s3": "s3fs", "gs": "gcsfs"}.get(protocol, "fsspec")
                 raise OptsweepError(
                     f"host {self._host}: {protocol}:// cannot be read: {needs} is not installed",
-                    "pip install 'optsweep[skypilot]'",
+                    "pip install 'optsweep[buckets]'",
                 ) from None
             except Exception as error:
                 raise self._meant(error) from None

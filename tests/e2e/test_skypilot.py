@@ -335,9 +335,9 @@ def test_without_sky_run_ends_with_2_and_hosts_check_says_what_to_do(
     (cloud.root / "bin" / "sky").unlink()
     said = workbench.optsweep("run", "--grid", grid, "--host", "cloud", workspace=place, check=False)
     assert said.returncode == 2 and said.stderr.count("\n") == 1 and "host cloud: sky is not installed." in said.stderr
-    assert "pip install 'optsweep[skypilot]'" in said.stderr and rundir.run_ids(place / "runs") == []
+    assert "uv tool install 'skypilot" in said.stderr and rundir.run_ids(place / "runs") == []
     check = workbench.optsweep("hosts", "check", "cloud", workspace=place, check=False)
-    assert check.returncode == 1 and "sky is not installed" in check.stdout and "pip install" in check.stdout
+    assert check.returncode == 1 and "sky is not installed" in check.stdout and "uv tool install" in check.stdout
 
 
 def test_a_dry_run_shows_the_task_and_writes_nothing(place: Path, cloud: fake_sky.Cloud) -> None:

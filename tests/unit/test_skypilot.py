@@ -262,7 +262,7 @@ def test_an_end_that_comes_before_what_was_written_is_waited_with(tmp_path: Path
 
 def test_a_bucket_without_its_library_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(OptsweepError, match=r"s3fs is not installed.*optsweep\[skypilot\]"):
+    with pytest.raises(OptsweepError, match=r"s3fs is not installed.*optsweep\[buckets\]"):
         Storage("s3://bucket/x", "cloud").read("optsweep.json")
 
 

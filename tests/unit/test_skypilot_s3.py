@@ -19,7 +19,7 @@ from optsweep_tui.dispatch.sky_mirror import SkyMirror
 from optsweep_tui.dispatch.sky_storage import Storage, attempt_file
 from optsweep_tui.errors import OptsweepError
 
-pytest.importorskip("s3fs", reason="s3fs is not installed (pip install 'optsweep[skypilot]')")
+pytest.importorskip("s3fs", reason="s3fs is not installed (pip install 'optsweep[buckets]')")
 pytest.importorskip("moto.server", reason="moto is not installed (pip install 'moto[server]')")
 RUN = "0123456789abcdef0123456789abcdef"
 Server = tuple[Any, "subprocess.Popen[bytes]"]
