@@ -176,18 +176,28 @@ def end_of(box: Box, run_id: str, attempt: int) -> dict[str, Any]:
 
 
 def left_alone(made: Lab, workspace: Path, arguments: list[str], runs: int) -> list[str]:
-    """Give runs to the machines, wait until the first one trains, kill the controller; their ids, that one first."""
+    """Give runs to the machines, wait until the first one trains, kill the controller; their ids, that one first.
+
+    The engine of the first machine stands still, and with it the other's: `go_on` lets them.
+    """
     controller = workbench.start(*arguments, workspace=workspace)
     try:
         wait_for(lambda: len([path for path in workspace.glob("runs/*/a1/remote.json") if "submitting" not in
                               path.read_text()]) == runs)  # fmt: skip
         (first,) = wait_for(lambda: training(made.boxes["second"], remote.specs(workspace)))
+        for pid in made.boxes["first"].processes("optsweep_engines.run"):
+            os.kill(pid, signal.SIGSTOP)
     finally:
         controller.kill()
         controller.wait()
     for box in made.boxes.values():
         box.cut()
     return [first, *sorted(set(remote.specs(workspace)) - {first})]
+
+
+def go_on(made: Lab) -> None:
+    for pid in made.boxes["first"].processes("optsweep_engines.run"):
+        os.kill(pid, signal.SIGCONT)
 
 
 def training(box: Box, runs: Any) -> list[str]:
@@ -201,16 +211,20 @@ def training(box: Box, runs: Any) -> list[str]:
 
 
 def test_engine_and_worker_of_either_machine_may_die_and_the_run_goes_on_from_its_checkpoint(made: Lab) -> None:
-    workspace = place(made, "deaths", settings="checkpoint_seconds = 0.1\n")
+    workspace = place(made, "deaths", settings="checkpoint_seconds = 0.1\n", step=0.02)
     first, second = made.boxes["first"], made.boxes["second"]
     engine, worker = "optsweep_engines.run", "optsweep_engines.shim_team"
     blows = [(second, engine, signal.SIGKILL), (second, worker, signal.SIGKILL), (first, engine, signal.SIGKILL)]
     blows += [(first, worker, signal.SIGKILL), (second, worker, signal.SIGTERM)]
-    controller = workbench.start(*counted(made, "deaths", 1, 100, "0.04"), workspace=workspace)
+    controller = workbench.start(*counted(made, "deaths", 1, 100), workspace=workspace)
     try:
         for number, (box, module, blow) in enumerate(blows, start=1):
             [run_id] = wait_for(lambda: {path.name for path in workspace.glob("runs/*")})
             wait_for(lambda: list((first.runs / run_id).glob(f"a{number}/ckpt/step-*")))  # noqa: B023
+            if number == len(blows):  # what is left goes fast: the file is read with each connection
+                (workspace / "engine.env").write_text("COUNTING_STEP_SECONDS=0\n")
+                first.cut()
+                second.cut()
             for pid in box.processes(module):
                 os.kill(pid, blow)
             wait_for(lambda: end_of(first, run_id, number))  # noqa: B023
@@ -240,6 +254,7 @@ def test_without_a_controller_the_others_train_what_the_first_machine_trains_wha
     orders, names = zip(*(path.name.split(".", 1) for path in waiting), strict=True)
     for path, order, name in zip(waiting, reversed(orders), names, strict=True):
         path.rename(path.with_name(f"{order}.{name}"))
+    go_on(made)
     wait_for(lambda: all(end_of(box, run_id, 1) for box in (first, second) for run_id in ids))
     require_nobody_left(made)
     begun = [
@@ -271,6 +286,7 @@ def test_a_worker_that_does_not_come_is_named_and_what_is_queued_behind_is_left_
 def test_a_cancel_ends_the_run_on_all_machines(made: Lab) -> None:
     workspace = place(made, "cancel", step=0.02)
     ids = left_alone(made, workspace, counted(made, "cancel", 2, 400), 2)
+    go_on(made)
     optsweep("cancel", "--all", workspace=workspace)
     optsweep("resume", workspace=workspace)
     listed = json.loads(optsweep("ls", "--json", workspace=workspace).stdout)
@@ -284,6 +300,7 @@ def test_machines_given_up_as_lost_are_ended_where_they_answer(made: Lab) -> Non
     workspace = place(made, "lost", step=0.05)
     first, second = made.boxes["first"], made.boxes["second"]
     [run_id] = left_alone(made, workspace, counted(made, "lost", 1, 500), 1)
+    go_on(made)
     first.stop()
     try:
         link = workspace / "queue" / "pod" / "link.json"
