@@ -16,16 +16,16 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines import attempts, folder, kept, sources, team, workers
-from optsweep_engines.meeting import CHECKPOINT, Meeting
+from optsweep_engines import attempts, folder, sources, team, workers
+from optsweep_engines.meeting import Meeting
+from optsweep_engines.membership import Membership
 from optsweep_engines.run import EXIT_FAILED
 from optsweep_engines.shim import GRACE_SECONDS, LEASE_SECONDS, POLL_SECONDS, Shim, hold_slot, work_queue
-from optsweep_engines.team import Gone, Place, Team, Wire
+from optsweep_engines.team import Gone, Team, Wire
 
 MEETING_SECONDS = 120.0
 """How long the first machine waits for the others; OPTSWEEP_MEETING_SECONDS says otherwise."""
@@ -124,97 +124,6 @@ class LeadShim(Shim):
             return ending
         (path / folder.RECORD).unlink(missing_ok=True)
         return _ending("lost", meeting.trouble.text)
-
-
-class Membership:
-    """A worker's side of one attempt: a thread hears what the first machine says."""
-
-    def __init__(self, wire: Wire, attempt_folder: Path, process: int) -> None:
-        self.wire, self.attempt_folder, self.process = wire, attempt_folder, process
-        self.files: list[dict[str, Any]] | None = None
-        """What the attempt begins with; None until all workers are there."""
-        self.place: Place | None = None
-        """Once the engines are to start."""
-        self.over: str | None = None
-        """Why there is nothing more to do; "" where the first machine said so."""
-        self.over_since = 0.0
-        self._here: set[str] = set()
-        wire.patience(team.SILENT_SECONDS)
-        for work in (self._hear, self._beat):
-            threading.Thread(target=work, daemon=True).start()
-
-    def _beat(self) -> None:
-        while self.over is None:
-            with contextlib.suppress(Gone):
-                self.wire.beat("is")
-            time.sleep(team.BEAT_SECONDS)
-
-    def _hear(self) -> None:
-        why = "the first machine was cut off"
-        try:
-            while True:
-                message = self.wire.heard()
-                said = message.get("do")
-                if said == "begin":
-                    self.files = [dict(each) for each in message["files"]]
-                elif said == "file":
-                    self._receive(str(message["name"]), int(message["size"]))
-                elif said == "go":
-                    told = {**message["place"], "process": self.process, "own_address": self.wire.own_address}
-                    self.place = Place(**told)
-                elif said == "end":
-                    why = ""
-                    break
-        except Gone as error:
-            why += f": {error}"
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            why = f"{type(error).__name__}: {error}"
-            with contextlib.suppress(Gone):
-                self.wire.say(**{"is": "ended", "status": EXIT_FAILED, "error": why})
-        self.over_since = time.monotonic()
-        self.over = why
-
-    @property
-    def lacking(self) -> list[str]:
-        """Names of files that are not here yet."""
-        return [each["name"] for each in self.files or [] if each["name"] not in self._here and not self._has(each)]
-
-    def _target(self, each: dict[str, Any]) -> Path:
-        """Where a file belongs; the name is of the form of a state's.
-
-        Raises:
-            ValueError: it is not.
-        """
-        name, run_id = str(each["name"]), str(each["run"])
-        if not kept.is_state_name(name) or not folder.is_run_id(run_id):
-            raise ValueError(f"file name {name[:60]!r}")
-        if each["kind"] == CHECKPOINT:
-            return self.attempt_folder / folder.CHECKPOINTS / name
-        return self.attempt_folder.parent.parent / run_id / folder.KEPT / name
-
-    def _has(self, each: dict[str, Any]) -> bool:
-        path = self._target(each)
-        if path.exists() and kept.name_has(path, kept.sha256_of(path)):
-            self._here.add(path.name)
-        return path.name in self._here
-
-    def _receive(self, name: str, size: int) -> None:
-        [each] = [each for each in self.files or [] if each["name"] == name]
-        target = self._target(each)
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = target.with_name(f".{name}.{os.getpid()}.tmp")
-        try:
-            if not kept.name_has(target, self.wire.file_to(temporary, size)):
-                raise ValueError(f"{name} came with another content than its name says")
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        self._here.add(name)
-
-    def close(self) -> None:
-        """Hang up."""
-        self.over = self.over or ""
-        self.wire.close()
 
 
 class FollowShim(Shim):

@@ -17,6 +17,7 @@ import pytest
 from optsweep_engines import folder, kept, run, shim_team, sources, team, workers
 from optsweep_engines.helper import Helper
 from optsweep_engines.meeting import STATE, Meeting
+from optsweep_engines.membership import Membership
 from optsweep_engines.shim import Shim, work_queue
 from optsweep_engines.team import Gone, Place, Team, Wire
 from optsweep_engines.torch_engine.machines import per_machine
@@ -149,7 +150,7 @@ def test_a_silent_worker_counts_as_cut_off(tmp_path: Path, monkeypatch: Any) -> 
 def test_a_silent_first_machine_ends_what_the_others_do(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(team, "SILENT_SECONDS", 0.3)
     here, there = socket.socketpair()
-    member = shim_team.Membership(Wire(here), attempt(tmp_path, beside=True), 1)
+    member = Membership(Wire(here), attempt(tmp_path, beside=True), 1)
     assert wait_for(lambda: member.over) == "the first machine was cut off: silence"
     there.close()
 
@@ -167,7 +168,7 @@ def test_what_a_run_begins_with_comes_whole_and_under_its_own_name_only(
     wire, where = come(as_worker(made), tmp_path / "second" / "runs")
     assert where is not None
     wait_for(lambda: not meeting.missing)
-    member = shim_team.Membership(wire, where, 1)
+    member = Membership(wire, where, 1)
     try:
         meeting.begin()
         wait_for(lambda: member.files)
@@ -194,7 +195,7 @@ def test_what_a_run_begins_with_comes_whole_and_under_its_own_name_only(
 
 def test_a_file_with_another_content_than_its_name_says_ends_the_worker(tmp_path: Path) -> None:
     here, there = socket.socketpair()
-    member = shim_team.Membership(Wire(here), attempt(tmp_path, beside=True), 1)
+    member = Membership(Wire(here), attempt(tmp_path, beside=True), 1)
     name = kept.name_of(7, "0" * 64)
     sent = tmp_path / "sent"
     sent.write_bytes(b"something else")
