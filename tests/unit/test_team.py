@@ -129,7 +129,8 @@ def test_a_worker_with_other_code_leaves(first: tuple[Team, Meeting], tmp_path: 
     digests = iter(["old"])
     monkeypatch.setattr(sources, "digest", lambda: next(digests, "new"))
     assert shim_team.met(Wire(connection), as_worker(made), tmp_path / "second" / "runs", shim) is None
-    assert shim.stopping() and "another version" in meeting.absence()
+    assert shim.stopping()
+    wait_for(lambda: "another version" in meeting.absence())
 
 
 def test_a_silent_worker_counts_as_cut_off(tmp_path: Path, monkeypatch: Any) -> None:
