@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import os
@@ -336,6 +337,7 @@ async def test_spikes_of_gradient_and_loss_are_marked_on_their_curves_and_new_on
         x = wild.steps // 3 * wild.tokens_per_step
         part = (x - view.x_range[0]) / (view.x_range[1] - view.x_range[0])
         assert abs(column - GUTTER - part * plot_size(view)[0]) <= 1.5
+        await asyncio.sleep(1.5)  # nothing else is new any more
         spiked(empty_workspace, wild, {"kind": "loss_spike", "step": 2 * wild.steps // 3, "rise": 1.5})
         await driver.until(lambda: "▲ 2 spikes" in driver.text)
         assert screen.spikes(calm.run_id) is None

@@ -68,6 +68,15 @@ class CompareDrawing(ChartScreen):
         self.view = self.view if self.view in figures.VIEWS else "curves"
         self.panel = self.panel if self.panel in PANELS else "legend"
 
+    def on_mount(self) -> None:
+        """Also look for spikes by the clock: a run may report one and then write nothing for long, and nothing draws then."""
+        super().on_mount()
+        self.set_interval(spikes.EVERY_SECONDS, self._look_for_spikes)
+
+    def _look_for_spikes(self) -> None:
+        if self.is_current and self.view == "curves" and self.drawn:
+            self._spikes = self._ask_spikes()
+
     @property
     def wide(self) -> bool:
         """There is room for the legend beside the chart."""
