@@ -32,6 +32,7 @@ from optsweep_engines.folder import (
     attempts,
     is_run_id,
 )
+from optsweep_engines.metriclines import is_metric, last_metric
 from optsweep_engines.spec import RunRecord, RunSpec
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.imported import ImportedRun
@@ -412,31 +413,6 @@ def _ending_text(ending: dict[str, Any]) -> str:
     return f"the engine ended with status {ending.get('returncode')} and no record ({ending.get('reason')})"
 
 
-def last_metric(attempt_folder: Path, tail_bytes: int = 16384) -> dict[str, Any] | None:
-    """The newest whole metric line of an attempt; None before the first. Reads the end of the file only."""
-    try:
-        with open(attempt_folder / METRICS, "rb") as handle:
-            size = handle.seek(0, os.SEEK_END)
-            handle.seek(max(0, size - tail_bytes))
-            lines = handle.read().split(b"\n")[:-1]
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if _is_metric(row):
-            return dict(row)
-    return None
-
-
-def _is_metric(row: Any) -> bool:
-    """A metric line as the store takes it: a table with a step that could be one."""
-    step = row.get("step") if isinstance(row, dict) else None
-    return isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**53
-
-
 def events(attempt_folder: Path) -> list[dict[str, Any]]:
     """The events of an attempt; a torn or garbage line is passed over."""
     found = []
@@ -473,7 +449,7 @@ def metric_rows(run_folder: Path) -> list[dict[str, Any]]:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if _is_metric(row):
+            if is_metric(row):
                 rows[row["step"]] = row
     return [rows[step] for step in sorted(rows)]
 

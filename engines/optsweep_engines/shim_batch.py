@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines import envfile, folder
+from optsweep_engines import deaths, envfile, folder
 from optsweep_engines.attempts import seen, settle
 from optsweep_engines.shim import LEASE_SECONDS, Shim
 
@@ -79,8 +79,12 @@ class Task:
                 if self._shim.stopping():
                     return
             elif phase == "ended":
-                if not self._follows(newest) or not self._continues():
+                barren = deaths.barren(self._run_folder)
+                if not self._follows(newest) or not self._continues() or barren >= deaths.BARREN_ATTEMPTS:
                     return
+                if not self._rested(newest, barren):
+                    time.sleep(WAIT_SECONDS)
+                    continue
                 self._open_next(number, newest)
             elif not self._continues():
                 return  # somebody else's
@@ -108,6 +112,14 @@ class Task:
         except ValueError:
             return False
         return isinstance(ending, dict) and ending.get("reason") in CONTINUED
+
+    @staticmethod
+    def _rested(ended: Path, barren: int) -> bool:
+        """True once an end that gained nothing lies long enough behind."""
+        try:
+            return time.time() - os.stat(ended / folder.EXIT).st_mtime >= deaths.pause_seconds(barren)
+        except OSError:
+            return True
 
     def _open_next(self, number: int, ended: Path) -> None:
         """Make the folder of the next attempt with the same intent; a controller that is quicker has made it."""

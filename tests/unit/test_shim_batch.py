@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from optsweep_engines import envfile, folder, shim_batch
+from optsweep_engines import deaths, envfile, folder, shim_batch
 from optsweep_engines.shim_batch import Job, Task
 
 RUN = "0123456789abcdef" * 2
@@ -185,3 +185,23 @@ def test_secrets_are_read_from_a_file_of_ones_own_only(tmp_path: Path) -> None:
     path.write_text("no assignment\n")
     with pytest.raises(ValueError, match="line 1"):
         envfile.read(str(path))
+
+
+def test_an_engine_that_dies_each_time_without_a_step_gained_is_given_up(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[int] = []
+    monkeypatch.setattr(deaths, "pause_seconds", lambda barren: pauses.append(barren) or 0.0)
+    shim = FakeShim("7_0", *["died"] * 30)
+    assert worked(run_folder, shim) == [f"a{number}" for number in range(1, deaths.BARREN_ATTEMPTS + 1)]
+    assert pauses == list(range(1, deaths.BARREN_ATTEMPTS))
+
+
+def test_deaths_that_gained_steps_are_followed_without_end(run_folder: Path) -> None:
+    class Walking(FakeShim):
+        def attempt(self, attempt_folder: Path) -> bool:
+            (attempt_folder / folder.METRICS).write_text(json.dumps({"step": 10 * len(self.trained) + 10}) + "\n")
+            return super().attempt(attempt_folder)
+
+    shim = Walking("7_0", *["died"] * 12, "finished")
+    assert len(worked(run_folder, shim)) == 13

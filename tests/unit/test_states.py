@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from optsweep_engines import folder
+from optsweep_engines import deaths, folder
 from optsweep_tui import rundir, settings
 from optsweep_tui.core import RunSpec
 from optsweep_tui.dispatch import retry
@@ -76,10 +76,10 @@ def test_lost_and_preempted_runs_are_tried_again_as_long_as_they_gain_steps(run:
 
 
 def test_a_run_that_dies_again_and_again_without_a_step_is_given_up(run: Path) -> None:
-    for number in range(retry.BARREN_ATTEMPTS):
+    for number in range(deaths.BARREN_ATTEMPTS):
         assert not retry.given_up(run, rundir.state_of(run))
         attempt(run, ending={"reason": "died", "signal": 9})
-        assert retry.wants_attempt(run, rundir.state_of(run)) == (number < retry.BARREN_ATTEMPTS - 1)
+        assert retry.wants_attempt(run, rundir.state_of(run)) == (number < deaths.BARREN_ATTEMPTS - 1)
     assert retry.given_up(run, rundir.state_of(run))
 
 
@@ -88,7 +88,7 @@ def test_barren_deaths_are_spaced_out(run: Path) -> None:
         attempt(run, ending={"reason": "died", "signal": 9, "ended_at": 1000.0})
     now = rundir.state_of(run)
     assert not retry.wants_attempt(run, now, now=1000.1)
-    assert retry.wants_attempt(run, now, now=1000.0 + retry.BACKOFF_LIMIT_SECONDS)
+    assert retry.wants_attempt(run, now, now=1000.0 + deaths.BACKOFF_LIMIT_SECONDS)
 
 
 def test_a_failure_is_tried_once_more_and_an_asked_retry_counts_anew(run: Path) -> None:
