@@ -10,6 +10,7 @@ from typing import Any
 
 from optsweep_engines import folder
 from optsweep_engines.spec import RunRecord, RunSpec
+from optsweep_tui import meshes
 from optsweep_tui.cost import RateKey, rate_key
 from optsweep_tui.settings import Workspace
 
@@ -43,7 +44,7 @@ def kept(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def rates(workspace: Workspace) -> dict[RateKey, float]:
-    """Tokens/s by `cost.rate_key` on the kind of device that runs of this machine take."""
+    """Tokens/s by `cost.rate_key` on the kind of device that runs of this machine take, one each as a bench does."""
     here = "cuda" if workspace.gpus else "tpu" if workspace.device == "tpu" else "cpu"
     return {
         (entry["engine"], entry["optimizer"], entry["model"], entry["batch_size"], entry["seq_len"], entry["dtype"]): float(
@@ -51,11 +52,12 @@ def rates(workspace: Workspace) -> dict[RateKey, float]:
         )
         for entry in kept(workspace)
         if kind_of(str(entry["device"])) == here
+        and meshes.of_run(workspace, str(entry["engine"]), int(entry["batch_size"])) is None
     }  # fmt: skip
 
 
 def prediction_error(workspace: Workspace, finished: Iterable[tuple[RunSpec, RunRecord]]) -> dict[str, Any]:
-    """How long finished runs took over what the kept rates of the same key and device predict.
+    """How long finished runs on one device each took over what the kept rates of the same key and device predict.
 
     Returns:
         {"benches": rates kept here, "runs": finished ones with such a rate, "median", "low", "high": seconds in training
@@ -68,7 +70,8 @@ def prediction_error(workspace: Workspace, finished: Iterable[tuple[RunSpec, Run
     ratios = []
     for spec, record in finished:
         rate = known.get((kind_of(record.device), *rate_key(spec)))
-        if rate and record.status == "done" and record.train_seconds > 0:
+        alone = record.mesh is None  # as a bench is
+        if rate and alone and record.status == "done" and record.train_seconds > 0:
             own = (
                 record.tokens - record.started_from_step * spec.tokens_per_step
             )  # a branch's seconds begin where it does

@@ -217,10 +217,13 @@ def require_engine(name: str) -> None:
 
 
 def rates(workspace: Workspace) -> dict[Any, float]:
-    """Tokens/s by what decides it (`cost.rate_key`): medians of the finished runs here, else what `bench` found."""
+    """Tokens/s by what decides it (`cost.rate_key`): medians of the finished runs here, else what `bench` found.
+
+    Only of runs spread over as many devices, and in the same way, as a run here would be.
+    """
     import statistics
 
-    from optsweep_tui import benches
+    from optsweep_tui import benches, meshes
     from optsweep_tui.cost import rate_key
 
     found: dict[Any, list[float]] = {}
@@ -228,10 +231,11 @@ def rates(workspace: Workspace) -> dict[Any, float]:
         state = rundir.state_of(workspace.runs / run_id)
         if state.record is not None and state.record.tokens_per_second:
             try:
-                key = rate_key(spec_of(workspace, run_id))
+                spec = spec_of(workspace, run_id)
             except OptsweepError:
                 continue
-            found.setdefault(key, []).append(state.record.tokens_per_second)
+            if meshes.as_here(workspace, spec, state.record.mesh):
+                found.setdefault(rate_key(spec), []).append(state.record.tokens_per_second)
     return benches.rates(workspace) | {key: statistics.median(values) for key, values in found.items()}
 
 

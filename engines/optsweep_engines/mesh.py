@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 AXES = ("data", "fsdp")
 """Batches are spread over both, parameters over the second."""
 
@@ -21,6 +23,16 @@ def parsed(text: str) -> dict[str, int]:
             raise ValueError(f'mesh "{text}": {axis} is given twice')
         sizes[axis] = int(size)
     return {axis: sizes.get(axis, 1) for axis in AXES}
+
+
+def words(sizes: Mapping[str, int]) -> str | None:
+    """Sizes as a record says them, in the order of AXES, an axis of 1 left out; None for a single device."""
+    return ",".join(f"{axis}={sizes[axis]}" for axis in AXES if sizes.get(axis, 1) > 1) or None
+
+
+def dividing(rows: int, devices: int) -> int:
+    """As many of the devices as divide a micro-batch of so many sequences: what a run takes that no mesh was named for."""
+    return next(count for count in range(max(1, devices), 0, -1) if rows % count == 0)
 
 
 def require_divides(text: str, rows: int) -> dict[str, int]:

@@ -305,6 +305,8 @@ class RunRecord:
     optimizer_state_bytes: int | None
     device: str
     versions: Mapping[str, str]
+    mesh: str | None = None
+    """Over how many devices the run was spread in this attempt, "data=4,fsdp=2"; None: one."""
     val_losses: Mapping[str, float] | None = None
     """Validation loss by set, where the run has several; `val_loss` is that of its metric."""
     parameters_sha256: str | None = None

@@ -104,6 +104,8 @@ def record(found: RunRecord, of: RunSpec) -> None:
     for name, text in {**found.versions, "device": found.device}.items():
         _text(name, name)
         _text(name, text)
+    if found.mesh is not None:
+        _text("mesh", found.mesh)
     if found.parameters_sha256 is not None:
         _text("parameters_sha256", found.parameters_sha256)
 

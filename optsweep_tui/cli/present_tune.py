@@ -202,6 +202,8 @@ def plan(session: Session, json_: bool) -> None:
     clock = (
         f"~{output.duration_text(guess)} on {session.workspace.run_slots} slots"
         if guess
+        else f"no rate measured here with mesh {session.workspace.mesh} yet"
+        if session.workspace.mesh
         else "no rate measured here yet"
     )
     print(

@@ -271,6 +271,8 @@ def _show_plan(
     guess = (
         f"~{output.duration_text(hours)} on {workspace.run_slots} slots"
         if hours
+        else f"no rate measured here with mesh {workspace.mesh}"
+        if workspace.mesh
         else "no rate measured here: optsweep bench"
     )
     print(

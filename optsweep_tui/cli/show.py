@@ -84,6 +84,7 @@ def command(
         print(
             f"           {record['train_seconds']:.1f} s training   peak {output.count_text(record['peak_bytes'])}B   "
             f"optimizer state {output.count_text(record['optimizer_state_bytes'])}B   {record['device']}"
+            f"{'   mesh ' + printable(record['mesh']) if record.get('mesh') else ''}"
         )
         print(f"           parameters {record['parameters_sha256']}")
         print(f"           {printable('  '.join(f'{name} {value}' for name, value in record['versions'].items()))}")

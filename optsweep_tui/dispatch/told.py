@@ -25,11 +25,11 @@ _FIELDS = {
     "attempt": int, "steps": int, "tokens": int, "peak_bytes": int, "optimizer_state_bytes": int,
     "resumed_from_step": int, "started_from_step": int, "train_loss": float, "val_loss": float, "train_seconds": float,
     "tokens_per_second": float, "device": str, "error": str, "parameters_sha256": str, "versions": Mapping,
-    "val_losses": Mapping,
+    "val_losses": Mapping, "mesh": str,
 }  # fmt: skip
 _OPTIONAL = (
     "train_loss", "val_loss", "tokens_per_second", "peak_bytes", "optimizer_state_bytes", "val_losses",
-    "parameters_sha256", "error",
+    "parameters_sha256", "error", "mesh",
 )  # fmt: skip
 """Fields of a record that may be null."""
 

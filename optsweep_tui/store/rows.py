@@ -238,7 +238,7 @@ def checked_record(record: RunRecord) -> RunRecord:
         whole = isinstance(value, int) and not isinstance(value, bool) and -_INT64 <= value < _INT64
         if value is not None and not whole and not (isinstance(value, float) and name in numbers):
             raise ValueError(f"{name} = {str(value)[:40]!r} is not a number that fits")
-    for name in ("device", "error", "parameters_sha256"):
+    for name in ("device", "mesh", "error", "parameters_sha256"):
         if not isinstance(getattr(record, name), str | None):
             raise ValueError(f"{name} is not a text")
         (getattr(record, name) or "").encode()

@@ -74,8 +74,11 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
             difference = np.abs(np.subtract(one, list(found.values())))
             assert (difference <= np.maximum(LATER, CONTROLS * drift)).all(), (spec.optimizer, difference.max())
             [record] = [record for run, record in workbench.records(workspace).items() if run == spec.run_id]
-            assert record["status"] == "done" and record["val_loss"] == pytest.approx(min(one), abs=1.0)
+            assert record["status"] == "done" and record["mesh"] == "data=2"
+            assert record["val_loss"] == pytest.approx(min(one), abs=1.0)
         assert workbench.processes(workspace, FOLLOWER) == [], "no process is left"
+        shown = optsweep("show", specs(workspace)[0].run_id, workspace=workspace).stdout
+        assert "   mesh data=2\n" in shown
     finally:
         workbench.stop_everything(workspace)
 

@@ -129,7 +129,7 @@ def test_two_processes_give_the_losses_of_one(dataset: PreparedDataset, data_roo
     said = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)[-3000:]
     record = folder.read_json(attempt / folder.RECORD)
-    assert record["device"].startswith("4 x cpu")
+    assert record["device"].startswith("4 x cpu") and record["mesh"] == "data=2,fsdp=2"
     import json
 
     rows = [json.loads(line) for line in (attempt / folder.METRICS).read_text().splitlines()]

@@ -69,6 +69,8 @@ def test_the_error_of_the_prediction_is_the_time_taken_over_the_time_predicted(t
     elsewhere = dataclasses.replace(record, train_seconds=1.0, device="cuda:0 (NVIDIA H200)")
     found = benches.prediction_error(work, [(one, each) for each in (*took, elsewhere)])
     assert found == {"benches": 1, "runs": 3, "median": 1.2, "low": 0.9, "high": 3.0}
+    spread = dataclasses.replace(record, train_seconds=500.0, mesh="data=2")
+    assert benches.prediction_error(work, [(one, each) for each in (*took, spread)]) == found, "a bench is one process"
     assert benches.prediction_error(work, [])["median"] is None
     # A branch from step 8: 2 of its 10 steps are its own, 2048 of its tokens; at 100 tokens/s 20.48 s.
     branch = dataclasses.replace(record, tokens=10 * 1024, started_from_step=8, train_seconds=20.48 * 1.5)

@@ -197,7 +197,7 @@ class Member(Account):
 
     def close(self, status: Any, error: object = None) -> None:
         """End it, with the parameters that its trainer holds now."""
-        known = {**facts(self.trainer.layout.devices, self.trainer)}
+        known = {**facts(self.trainer.layout, self.trainer)}
         self.ended = self.record(status, error, {**known, "parameters_sha256": self.trainer.parameters_sha256()})
 
 

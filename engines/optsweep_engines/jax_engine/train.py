@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from optsweep_engines.jax_engine.programs import (
 from optsweep_engines.jax_engine.services import Services
 from optsweep_engines.jax_engine.user import entry_of
 from optsweep_engines.loop import Loop, number, require_trainable, runs_root
+from optsweep_engines.mesh import words
 from optsweep_engines.models import initial_parameters, parameter_table
 from optsweep_engines.schedules import lr_factor
 from optsweep_engines.spec import RunRecord, RunSpec
@@ -174,7 +175,7 @@ class Trainer:
 
     def facts(self) -> dict[str, Any]:
         """What a record says of the engine."""
-        return facts(self.layout.devices, self)
+        return facts(self.layout, self)
 
     def parameters_sha256(self) -> str:
         """Hash over the bytes of the parameters to keep, bank by bank in name order."""
@@ -209,7 +210,7 @@ def train(spec: RunSpec, log: RunLog) -> RunRecord:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(word in str(error) for word in OUT_OF_MEMORY):
             raise
-        return run.record("oom", error, facts(place.devices, trainer))
+        return run.record("oom", error, facts(place, trainer))
 
 
 def placed(spec: RunSpec, log: RunLog) -> Layout:
@@ -222,12 +223,13 @@ def placed(spec: RunSpec, log: RunLog) -> Layout:
     return layout(opened(log.device), log.mesh, spec.batch_size // spec.accumulation)
 
 
-def facts(devices: Sequence[jax.Device], trainer: Trainer | None) -> dict[str, Any]:
+def facts(place: Layout, trainer: Trainer | None) -> dict[str, Any]:
     """What a record says of the engine, as far as the run came."""
     held = 0 if trainer is None else sum(leaf.nbytes for leaf in jax.tree.leaves(trainer.states))
     return {
-        "peak_bytes": peak_bytes(devices),
+        "peak_bytes": peak_bytes(place.devices),
         "optimizer_state_bytes": held if trainer else None,
-        "device": description(devices),
+        "device": description(place.devices),
+        "mesh": words({"data": place.data, "fsdp": place.fsdp}),
         "versions": {**versions(), **(trainer.versions if trainer else {})},
     }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from optsweep_engines.mesh import parsed, require_divides
+from optsweep_engines.mesh import dividing, parsed, require_divides
 from optsweep_engines.spec import RunSpec
 
 BUCKET_NUMBERS = 1 << 23
@@ -110,7 +110,7 @@ def wanted(spec: RunSpec, mesh: str | None, gpus: int) -> int:
     """
     rows = spec.batch_size // spec.accumulation
     if mesh is None:
-        return next(count for count in range(max(1, gpus), 0, -1) if rows % count == 0)
+        return dividing(rows, gpus)
     sizes = require_divides(mesh, rows)
     count = sizes["data"] * sizes["fsdp"]
     if gpus and count > gpus:

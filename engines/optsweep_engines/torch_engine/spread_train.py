@@ -30,7 +30,7 @@ from optsweep_engines.torch_engine.spread import Axes, Banks, Spread
 from optsweep_engines.torch_engine.spread_model import SpreadDecoder
 from optsweep_engines.torch_engine.spread_optimizer import SpreadOptimizer, rules_of
 from optsweep_engines.torch_engine.spread_services import SpreadServices
-from optsweep_engines.torch_engine.train import Trainer
+from optsweep_engines.torch_engine.train import Trainer, facts
 from optsweep_engines.torch_engine.user import loaded
 
 Values = Iterable[tuple[str, "np.ndarray[Any, Any]"]]
@@ -143,6 +143,10 @@ class SpreadTrainer(Trainer):
     def set_arrays(self, arrays: Mapping[str, Any]) -> None:
         """As `arrays`."""
         self.arrays()
+
+    def facts(self) -> dict[str, Any]:
+        """As of the base."""
+        return facts(self.device, self.sizes, self)
 
     def parameters_sha256(self) -> str:
         """Hash over the bytes of the parameters to keep, bank by bank in name order; every process takes it."""

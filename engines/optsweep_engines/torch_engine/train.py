@@ -16,6 +16,7 @@ from optsweep_engines.diagnostics import Wanted, wanted
 from optsweep_engines.engine import RunLog
 from optsweep_engines.heldout import HeldOut
 from optsweep_engines.loop import Loop, number, require_trainable, runs_root, z_loss
+from optsweep_engines.mesh import words
 from optsweep_engines.models import initial_parameters, parameter_table
 from optsweep_engines.schedules import lr_factor
 from optsweep_engines.spec import WEIGHTS, RunRecord, RunSpec
@@ -207,7 +208,7 @@ class Trainer:
 
     def facts(self) -> dict[str, Any]:
         """What a record says of the engine."""
-        return facts(self.device, self)
+        return facts(self.device, {"data": self.ranks.count}, self)
 
     def parameters_sha256(self) -> str:
         """Hash over the bytes of the parameters to keep, bank by bank in name order."""
@@ -227,6 +228,7 @@ def train(spec: RunSpec, log: RunLog) -> RunRecord:
         ValueError: the spec cannot be trained here.
     """
     device = opened(log.device, log.threads)
+    sizes = spread_over(log.mesh, joined().count) or {"data": joined().count}
     run = Loop(spec, log)
     trainer: Trainer | None = None
     try:
@@ -234,10 +236,10 @@ def train(spec: RunSpec, log: RunLog) -> RunRecord:
         trainer.observe(wanted(log), log.event)
         return run.run(trainer)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        return run.record("oom", error, facts(device, trainer))
+        return run.record("oom", error, facts(device, sizes, trainer))
     except RuntimeError as error:
         if "can't allocate memory" in str(error):  # torch's CPU allocator has no exception of its own
-            return run.record("oom", error, facts(device, trainer))
+            return run.record("oom", error, facts(device, sizes, trainer))
         raise
 
 
@@ -259,11 +261,16 @@ def made(spec: RunSpec, log: RunLog, device: torch.device) -> Trainer:
     return SpreadTrainer(spec, log.data_root, device, sizes, log.optimizer_file, values)
 
 
-def facts(device: torch.device, trainer: Trainer | None) -> dict[str, Any]:
-    """What a record says of the engine, as far as the run came."""
+def facts(device: torch.device, sizes: Mapping[str, int], trainer: Trainer | None) -> dict[str, Any]:
+    """What a record says of the engine, as far as the run came.
+
+    Args:
+        sizes: of the mesh.
+    """
     return {
         "peak_bytes": peak_bytes(device),
         "optimizer_state_bytes": trainer.optimizer.state_bytes() if trainer else None,
         "device": description(device),
+        "mesh": words(sizes),
         "versions": {**versions(), **(trainer.versions if trainer else {})},
     }

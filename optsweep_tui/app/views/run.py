@@ -129,6 +129,8 @@ def _record_pairs(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         if value is not None:
             found.append((title, f"{value / 2**20:,.1f} MiB"))
     found.append(("device", str(record.get("device"))))
+    if record.get("mesh"):
+        found.append(("mesh", str(record["mesh"])))
     found += [(f"{title} loss", fmt.loss(record.get(name), 4)) for name, title in _LOSSES if record.get(name)]
     digest = record.get("parameters_sha256")
     if digest:
