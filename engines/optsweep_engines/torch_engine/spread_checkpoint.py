@@ -16,8 +16,9 @@ from torch import distributed as dist
 from optsweep_engines.engine import RunLog
 from optsweep_engines.kept import EVALUATED, PARAMETER
 from optsweep_engines.torch_engine.checkpoint import STATE, described, newest, require
+from optsweep_engines.torch_engine.kinds import Kind
 from optsweep_engines.torch_engine.spread import Spread
-from optsweep_engines.torch_engine.spread_optimizer import Kind, SpreadOptimizer
+from optsweep_engines.torch_engine.spread_optimizer import SpreadOptimizer
 from optsweep_engines.torch_engine.streamed import Entry, publish
 
 

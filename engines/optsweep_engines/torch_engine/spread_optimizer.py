@@ -15,17 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
 from optsweep_engines.models import Parameter
 from optsweep_engines.optimizers.base import Hyper, OptimizerEntry, Rule, Service, hyper
 from optsweep_engines.spec import Scalar
+from optsweep_engines.torch_engine.kinds import Kind, exchanged
 from optsweep_engines.torch_engine.optimizer import Optimizer
 from optsweep_engines.torch_engine.ranks import Ranks, to_first
 from optsweep_engines.torch_engine.spread import Spread
 
-Kind = tuple[tuple[int, ...], torch.dtype]
-"""Shape and type of a state of a whole bank."""
 Bound = Callable[[Sequence[Parameter], Mapping[str, Tensor], Sequence[tuple[Rule, Hyper]]], Optimizer]
 """(table, parameters, rules) -> the optimizer of these alone, in this process."""
 
@@ -196,8 +194,7 @@ class SpreadOptimizer:
                     entry: (item.shape if value.shape == slot.param.shape else tuple(value.shape), value.dtype)
                     for entry, value in slot.state.items()
                 }
-        told: list[Any] = [None] * self.spread.axes.count
-        dist.all_gather_object(told, own, group=self.spread.axes.group)
+        told = exchanged(own, self.spread.axes)
         found: dict[str, dict[str, Kind]] = {bank: {} for bank in self.spread.items}
         for banks in reversed(told):  # the first one, which holds some of every tensor, has the last word
             for bank, kinds in banks.items():
