@@ -29,7 +29,7 @@ SPARSE_BELOW = 1e-8
 
 WINDOW = 100
 """Steps that a running median is over."""
-FEWEST = 10
+FEWEST = 3
 """Steps before anything counts as a spike."""
 NORM_FACTOR = 10.0
 """A gradient norm above this many running medians is a spike."""

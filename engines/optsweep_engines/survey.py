@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -70,7 +71,7 @@ def cpu_ticks() -> tuple[int, int]:
 
 
 def memory() -> tuple[int | None, int | None]:
-    """(used, all) bytes of main memory; those of the control group where it allows less."""
+    """(used, all) bytes of main memory; those of the control group, or of `ulimit -v`, where they allow less."""
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         total = int(lines["MemTotal"].split()[0]) * 1024
@@ -80,8 +81,9 @@ def memory() -> tuple[int | None, int | None]:
     with contextlib.suppress(OSError, ValueError):
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         if limit < total:
-            return int(Path("/sys/fs/cgroup/memory.current").read_text()), limit
-    return used, total
+            used, total = int(Path("/sys/fs/cgroup/memory.current").read_text()), limit
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return used, total if limit == resource.RLIM_INFINITY else min(total, limit)
 
 
 def usable_cores() -> int:

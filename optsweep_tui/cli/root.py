@@ -122,6 +122,10 @@ def run_command(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: no complaint at interpreter exit
         return 0
+    except MemoryError:
+        return _complain(
+            "this process gets no more memory (free, ulimit -v). Nothing is lost: optsweep resume, with more", 2
+        )
     except OSError as error:
         place = f": {error.filename}" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

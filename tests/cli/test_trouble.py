@@ -13,6 +13,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from optsweep_tui.cli import root
 from tests.e2e import workbench
 from tests.e2e.workbench import OPTSWEEP, optsweep
 
@@ -226,3 +227,21 @@ def test_a_run_whose_second_attempt_has_not_ended_is_shown_with_why_each_was_mad
     assert any(line.startswith("a2 queued") for line in lines)
     assert "note·[2J word=·]0;title·" in lines and "\x1b" not in "".join(lines)
     assert any(line.endswith("on host cluster: its task 7_3 was started again by the scheduler") for line in lines)
+
+
+def test_a_process_that_may_have_little_memory_counts_that_as_all_there_is_and_ends_in_one_line(
+    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "import resource; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); from optsweep_engines import survey"
+    limited = subprocess.run(
+        [sys.executable, "-c", f"{said}; print(survey.memory()[1])"], capture_output=True, text=True, check=True
+    )
+    assert int(limited.stdout) == 3 << 30
+
+    def starved(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(root, "app", starved)
+    assert root.run_command(["ls", "--workspace", str(copied)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and told.startswith("error: this process gets no more memory")

@@ -163,6 +163,12 @@ def test_a_spike_is_ten_times_the_running_median_and_its_tail_is_no_other() -> N
     assert kept.look(61, 3.0, 30.0) == watch.look(61, 3.0, 30.0) != []
 
 
+def test_an_explosion_in_the_first_steps_is_told() -> None:
+    watch = SpikeWatch()
+    told = [watch.look(step, loss, 1.0) for step, loss in enumerate([6.1, 6.6, 1675.0, 382440.0, 5.545], start=1)]
+    assert [[kind for kind, _ in events] for events in told] == [[], [], [], ["loss_spike"], []]
+
+
 def test_a_norm_that_is_not_finite_is_a_spike_while_the_loss_is() -> None:
     watch = SpikeWatch()
     [(kind, fields)] = watch.look(1, 3.0, math.inf)
