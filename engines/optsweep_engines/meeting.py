@@ -150,7 +150,7 @@ class Meeting:
                 connection, _ = self._socket.accept()
             except OSError:
                 return
-            threading.Thread(target=self._meet, args=(Wire(connection),), daemon=True).start()
+            threading.Thread(target=self._meet, args=(Wire(connection, team.COMER_SECONDS),), daemon=True).start()
 
     def _meet(self, wire: Wire) -> None:
         """One that has come: prove each other, then listen."""
@@ -174,10 +174,9 @@ class Meeting:
         own = team.nonce()
         wire.say(optsweep="meeting", run=self._run_id, attempt=self._attempt, nonce=own)
         said = wire.heard()
-        process, nonces = int(said["process"]), (own, str(said["nonce"]))
-        if not hmac.compare_digest(team.proof(self._key, "worker", process, nonces), str(said["proof"])):
-            return None
-        if not 0 < process < len(self._team.workers):
+        process = team.whole(said["process"], 1, len(self._team.workers) - 1)
+        nonces = own, team.words(said["nonce"], 64)
+        if not hmac.compare_digest(team.proof(self._key, "worker", process, nonces), team.words(said["proof"], 64)):
             return None
         name = self._team.workers[process]
         other = said["code"] != sources.digest()

@@ -13,9 +13,12 @@ import dataclasses
 import hmac
 import json
 import os
+import queue as queues
 import shutil
 import signal
+import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -240,40 +243,62 @@ def follow(shim: FollowShim, file: Path, queue: Path, runs: Path) -> None:
         ValueError: it is none.
     """
     while not shim.stopping() and _waiting(queue, runs):
-        taken, ours = False, team.read(file)
+        ours = team.read(file)
         if ours.leads:
             return
+        connections: list[socket.socket] = []
         with contextlib.suppress(OSError):  # a name that is not known now
-            for connection in team.reached(ours):
-                if taken or shim.stopping():
-                    connection.close()
-                    continue
-                wire = Wire(connection)
-                try:
-                    where = met(wire, ours, runs, shim)
-                except (Gone, KeyError, TypeError, ValueError):
-                    where = None  # somebody else's port
-                if where is None:
-                    wire.close()
-                    continue
-                taken = True
-                shim.take(wire, where, ours.process)
-        if not taken:
+            connections = team.reached(ours)
+        found = first_of([Wire(connection) for connection in connections], ours, runs, shim)
+        if found is None:
             time.sleep(COMING_SECONDS)
+        else:
+            shim.take(*found, ours.process)
+
+
+def first_of(wires: list[Wire], ours: Team, runs: Path, shim: Shim) -> tuple[Wire, Path] | None:
+    """The connection that is the first machine's, and the attempt that it trains; the others are hung up.
+
+    All are heard at once: what listens on a port before the first machine's may be anything, and say nothing.
+    """
+    heard: queues.SimpleQueue[tuple[Wire, Path | None]] = queues.SimpleQueue()
+
+    def hear(wire: Wire) -> None:
+        where = None
+        try:
+            where = met(wire, ours, runs, shim)
+        except (Gone, KeyError, TypeError, ValueError, ArithmeticError, OSError):
+            pass  # somebody else's port
+        finally:
+            heard.put((wire, where))
+
+    for wire in wires:
+        threading.Thread(target=hear, args=(wire,), daemon=True).start()
+    found, limit = None, time.monotonic() + 2 * team.HELLO_SECONDS
+    silent = len(wires)
+    while silent and found is None and not shim.stopping() and time.monotonic() < limit:
+        with contextlib.suppress(queues.Empty):
+            wire, where = heard.get(timeout=POLL_SECONDS)
+            silent -= 1
+            found = None if where is None else (wire, where)
+    for wire in wires:
+        if found is None or wire is not found[0]:
+            wire.close()
+    return found
 
 
 def met(wire: Wire, ours: Team, runs: Path, shim: Shim) -> Path | None:
     """The attempt that the first machine trains, each side having proved itself; None where it cannot be trained here.
 
     Raises:
-        Gone, KeyError, TypeError, ValueError: that is not the first machine.
+        Gone, KeyError, TypeError, ValueError: that is not the first machine. OSError: this machine's disk.
     """
     said = wire.heard()
-    run_id, number = str(said["run"]), int(said["attempt"])
-    if said["optsweep"] != "meeting" or not folder.is_run_id(run_id) or number < 1:
+    run_id, number = team.words(said["run"], 32), team.whole(said["attempt"], 1, team.LARGEST_ATTEMPT)
+    if said["optsweep"] != "meeting" or not folder.is_run_id(run_id):
         raise ValueError("no meeting")
     where = runs / run_id / f"a{number}"
-    key, nonces = ours.key(run_id, number), (str(said["nonce"])[:64], team.nonce())
+    key, nonces = ours.key(run_id, number), (team.words(said["nonce"], 64), team.nonce())
     why = _unfit(where)
     own = team.proof(key, "worker", ours.process, nonces)
     wire.say(
@@ -285,7 +310,7 @@ def met(wire: Wire, ours: Team, runs: Path, shim: Shim) -> Path | None:
         never=(where / folder.EXIT).exists(),
     )
     answer = wire.heard()
-    if not hmac.compare_digest(team.proof(key, "first", ours.process, nonces), str(answer["proof"])):
+    if not hmac.compare_digest(team.proof(key, "first", ours.process, nonces), team.words(answer["proof"], 64)):
         raise ValueError("no meeting of ours")
     if answer.get("leave"):
         shim.stop(0, None)  # a worker from before an update: a controller starts another

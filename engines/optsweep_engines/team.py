@@ -34,6 +34,10 @@ BEAT_SECONDS = 5.0
 SILENT_SECONDS = 40.0
 """A worker that has said nothing for so long is cut off."""
 HELLO_SECONDS = 5.0
+"""How long a worker hears whatever listens on the ports of the first machine, all of it at once."""
+COMER_SECONDS = 15.0
+"""How long the first machine waits for the words of one that has come: longer, so that it is never the one who hangs up."""
+LARGEST_ATTEMPT = 999_999_999
 LARGEST_LINE = 1 << 20
 PIECE = 1 << 20
 SIOCGIFADDR = 0x8915  # linux/sockios.h
@@ -252,7 +256,8 @@ class Wire:
 
     def patience(self, seconds: float) -> None:
         """How long the next words are waited for."""
-        self._connection.settimeout(seconds)
+        self._seconds = seconds
+        self._connection.settimeout(seconds)  # of sending
 
     @property
     def own_address(self) -> str:
@@ -310,13 +315,14 @@ class Wire:
         Raises:
             Gone: there will be none.
         """
+        limit = time.monotonic() + self._seconds  # of the whole line: single bytes now and then are silence, too
         while b"\n" not in self._buffer:
             if len(self._buffer) > LARGEST_LINE:
                 raise Gone("a line without an end")
-            self._fill()
+            self._fill(limit)
         line, _, self._buffer = self._buffer.partition(b"\n")
         try:
-            message = json.loads(line)
+            message = json.loads(line, parse_constant=_no_constant)
         except (ValueError, RecursionError):
             raise Gone("words that are no message") from None
         if not isinstance(message, dict):
@@ -333,7 +339,7 @@ class Wire:
         with open(path, "wb") as file:
             while size:
                 if not self._buffer:
-                    self._fill()
+                    self._fill(time.monotonic() + self._seconds)
                 piece, self._buffer = self._buffer[:size], self._buffer[size:]
                 file.write(piece)
                 digest.update(piece)
@@ -342,11 +348,18 @@ class Wire:
             os.fsync(file.fileno())
         return digest.hexdigest()
 
-    def _fill(self) -> None:
+    def _fill(self, limit: float) -> None:
+        """More bytes, before so many monotonic seconds; the socket's own time limit is that of whoever sends meanwhile."""
         try:
+            waiting = select.poll()
+            waiting.register(self._connection, select.POLLIN)
+            if not waiting.poll(max(0.0, limit - time.monotonic()) * 1000):
+                raise Gone("silence")
             data = self._connection.recv(PIECE)
         except TimeoutError:
             raise Gone("silence") from None
+        except ValueError:  # closed here
+            raise Gone("it was hung up") from None
         except OSError as error:
             raise Gone(str(error)) from None
         if not data:
@@ -358,6 +371,32 @@ class Wire:
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def whole(value: Any, first: int, last: int) -> int:
+    """A number that somebody said.
+
+    Raises:
+        ValueError: it is no whole number from first to last.
+    """
+    if type(value) is not int or not first <= value <= last:
+        raise ValueError("that is no such number")
+    return value
+
+
+def words(value: Any, most: int) -> str:
+    """A text that somebody said.
+
+    Raises:
+        ValueError: it is none of at most so many characters.
+    """
+    if type(value) is not str or len(value) > most:
+        raise ValueError("that is no such text")
+    return value
 
 
 def proof(key: bytes, side: str, process: int, nonces: tuple[str, str]) -> str:

@@ -225,6 +225,100 @@ def test_noise_on_the_port_is_nobody(first: tuple[Team, Meeting]) -> None:
     assert meeting.missing == ["w1"] and meeting.trouble is None
 
 
+@pytest.mark.parametrize("mute", [1, 2])
+def test_what_listens_on_lower_ports_and_says_nothing_keeps_no_worker_away(tmp_path: Path, mute: int) -> None:
+    made = ours()
+    silent = [team.listening(made) for _ in range(mute)]
+    meeting = Meeting(made, attempt(tmp_path / "first"))
+    attempt(tmp_path / "second", beside=True)
+    begun = time.monotonic()
+    try:
+        wires = [Wire(connection) for connection in team.reached(made)]
+        assert len(wires) == mute + 1
+        found = shim_team.first_of(wires, as_worker(made), tmp_path / "second" / "runs", Shim({}))
+        assert found is not None and time.monotonic() - begun < team.HELLO_SECONDS
+        wait_for(lambda: not meeting.missing)
+        assert team.COMER_SECONDS > 2 * team.HELLO_SECONDS, "the first machine does not hang up before"
+    finally:
+        meeting.end()
+        for each in silent:
+            each.close()
+
+
+HOSTILE = [
+    b'{"optsweep": "meeting", "run": "%s", "attempt": %s, "nonce": "x"}\n' % (b"a" * 32, number)
+    for number in (b"Infinity", b"NaN", b"1e999", b"1.0", b"true", b"-1", b"0", b'"1"', b"null", b"9" * 300, b"9" * 9000)
+] + [
+    b'{"optsweep": "meeting", "run": %s, "attempt": 1, "nonce": %s}\n' % words
+    for words in (
+        (b'"../../x"', b'"x"'), (b'"%s"' % (b"a" * 9999), b'"x"'), (b"[]", b'"x"'), (b'"%s"' % (b"a" * 32), b"7"),
+        (b'"%s"' % (b"a" * 32), b'"%s"' % (b"x" * 9999)), (b'"%s"' % (b"a" * 32), b'"\\ud800"'),
+    )
+] + [b"\n", b"[]\n", b"{}\n", b"[" * 100_000 + b"\n", b"\xff\x00\n", b'"' + b"x" * (2 << 20), b"nothing"]  # fmt: skip
+"""What may be said on a port before the first machine's, and says nothing of ours."""
+
+
+@pytest.mark.parametrize("line", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_words_on_another_port_end_a_worker_or_keep_it_away(tmp_path: Path, line: bytes) -> None:
+    attempt(tmp_path / "second", beside=True)
+    meeting = Meeting(made := ours(), attempt(tmp_path / "first"))
+    here, there = socket.socketpair()
+
+    def speak() -> None:
+        try:
+            there.sendall(line)
+            there.shutdown(socket.SHUT_WR)
+            while there.recv(4096):
+                pass
+        except OSError:
+            pass  # it hung up
+
+    threading.Thread(target=speak, daemon=True).start()
+    runs = tmp_path / "second" / "runs"
+    try:
+        assert shim_team.first_of([Wire(here)], as_worker(made), runs, Shim({})) is None
+        wires = [Wire(connection) for connection in team.reached(made)]
+        found = shim_team.first_of(wires, as_worker(made), runs, Shim({}))
+        assert found is not None and found[1] == runs / RUN / "a1"
+    finally:
+        meeting.end()
+        there.close()
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_no_words_of_a_stranger_end_a_thread_of_the_first_machine(first: tuple[Team, Meeting]) -> None:
+    made, meeting = first
+    for process in ("Infinity", "-Infinity", "NaN", "1e999", "1.0", "true", "9" * 9000, '"1"', "[]"):
+        with socket.create_connection(("127.0.0.1", made.ports[0])) as stranger:
+            stranger.sendall(f'{{"process": {process}, "nonce": "x", "proof": "y"}}\n'.encode())
+            stranger.shutdown(socket.SHUT_WR)
+            while stranger.recv(4096):
+                pass
+    assert meeting.missing == ["w1"] and meeting.trouble is None
+
+
+def test_single_bytes_now_and_then_are_silence() -> None:
+    here, there = socket.socketpair()
+    wire, ended = Wire(here, 0.5), threading.Event()
+
+    def drip() -> None:
+        while not ended.wait(0.1):
+            there.sendall(b"x")
+
+    dripping = threading.Thread(target=drip, daemon=True)
+    dripping.start()
+    try:
+        begun = time.monotonic()
+        with pytest.raises(Gone, match="silence"):
+            wire.heard()
+        assert time.monotonic() - begun < 5.0
+    finally:
+        ended.set()
+        dripping.join()
+        here.close()
+        there.close()
+
+
 def test_ports_that_are_taken_are_passed_over_and_none_left_is_said() -> None:
     made = ours()
     held = [team.listening(made) for _ in range(10)]
