@@ -12,7 +12,7 @@ Agreed: TypeAlias = Callable[[Sequence[int]], Sequence[int]]
 """The numbers of the first process, in all of them; every process calls it."""
 
 ASKED_EVERY = 10
-"""Steps between two agreements on whether to stop or to save: each one waits for all devices."""
+"""Steps between two agreements on whether to stop, to save, or to keep what was asked for since: each waits for all devices."""
 STOPS = (None, "cancelled", "preempted")
 
 
@@ -32,10 +32,10 @@ class SharedLog:
         self.diagnostics = getattr(log, "diagnostics", None)
         self.mesh = mesh or log.mesh
         self.runs_root = getattr(log, "runs_root", None)
-        own = sorted(getattr(log, "keeps", set())) if leads else []
-        [count] = agreed([len(own)])
-        self.keeps: set[int] = set(agreed(own or [0] * count)) if count else set()
+        self.keeps: set[int] = set()
         """As the first process found them: all have to save together."""
+        news = self._news()
+        self._agree_on_keeps(news, *agreed([_many(news)]))
         self.asked = 0
         self.due = False
 
@@ -55,9 +55,22 @@ class SharedLog:
         if self.asked % ASKED_EVERY:
             return None
         own = [STOPS.index(self.log.stop_requested()), int(self.log.checkpoint_due())] if self.leads else [0, 0]
-        stop, due = self.agreed(own)
+        news = self._news()
+        stop, due, told = self.agreed([*own, _many(news)])
         self.due = bool(due)
+        self._agree_on_keeps(news, told)
         return STOPS[stop]
+
+    def _news(self) -> list[int] | None:
+        """Steps that the first process is to keep, where the others do not know them."""
+        own = set(getattr(self.log, "keeps", set())) if self.leads else self.keeps
+        return sorted(own) if own != self.keeps else None
+
+    def _agree_on_keeps(self, news: list[int] | None, told: int) -> None:
+        """Take up the news of the first process: `told` is how many steps they are, and 1; 0 without any."""
+        if told:
+            count = told - 1
+            self.keeps = set(self.agreed(news or [0] * count)) if count else set()
 
     def checkpoint_due(self) -> bool:
         """As agreed."""
@@ -86,3 +99,7 @@ class SharedLog:
                     f"this process does not see the state of step {step} that the first one goes on from"
                 )
             yield from own
+
+
+def _many(news: list[int] | None) -> int:
+    return 0 if news is None else len(news) + 1
