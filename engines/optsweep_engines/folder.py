@@ -190,11 +190,21 @@ def pack_of(attempt_folder: Path) -> list[Path]:
 
 def is_beside(attempt_folder: Path) -> bool:
     """Whether another machine leads this attempt: it is never trained alone."""
+    return bool(_intent(attempt_folder).get("beside"))
+
+
+def is_together(attempt_folder: Path) -> bool:
+    """Whether several machines train this attempt, this one the first of them or another."""
+    intent = _intent(attempt_folder)
+    return bool(intent.get("together") or intent.get("beside"))
+
+
+def _intent(attempt_folder: Path) -> dict[str, Any]:
     try:
         intent = read_json(attempt_folder / INTENT)
     except ValueError:
-        return False
-    return isinstance(intent, dict) and bool(intent.get("beside"))
+        return {}
+    return intent if isinstance(intent, dict) else {}
 
 
 def boot_id() -> str:

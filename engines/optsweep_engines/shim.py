@@ -74,8 +74,8 @@ class EngineProcess:
 class Shim:
     """Runs attempts one after the other on one slot."""
 
-    beside = False
-    """Whether it trains attempts that another machine leads."""
+    together = False
+    """Whether it trains attempts together with other machines, and none alone."""
 
     def __init__(self, environment: dict[str, str], job: str | None = None) -> None:
         """Nothing starts yet.
@@ -147,7 +147,7 @@ class Shim:
         locks: dict[Path, int] = {}
         for path in folder.pack_of(attempt_folder):
             run_folder = path.parent
-            if not self.beside and folder.is_beside(path):
+            if folder.is_together(path) is not self.together:
                 continue
             if (run_folder / folder.CANCEL).exists() or (path / folder.EXIT).exists():
                 continue

@@ -47,6 +47,8 @@ def _ending(reason: str, error: str | None = None) -> dict[str, Any]:
 class LeadShim(Shim):
     """The worker of the first machine."""
 
+    together = True
+
     def __init__(self, environment: dict[str, str], file: Path) -> None:
         super().__init__(environment)
         self._own, self._file = dict(environment), file
@@ -132,7 +134,7 @@ class LeadShim(Shim):
 class FollowShim(Shim):
     """The worker of a further machine."""
 
-    beside = True
+    together = True
 
     def __init__(self, environment: dict[str, str]) -> None:
         super().__init__(environment)
@@ -322,6 +324,8 @@ def _unfit(where: Path) -> str:
     """Why an attempt cannot be trained here; empty where it can."""
     if not (where / folder.INTENT).exists():
         return "does not have this run"
+    if not folder.is_beside(where):
+        return "has this run as a host of its own"
     if (where / folder.EXIT).exists():
         return "has ended this attempt already"
     if (where.parent / folder.CANCEL).exists():

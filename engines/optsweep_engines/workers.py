@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import subprocess
 import sys
@@ -56,23 +57,25 @@ def enqueue(queue: Path, name: str) -> None:
     os.close(handle)
 
 
-def waiting(bench: Bench, most: int | None = None) -> int:
-    """Entries that nobody has claimed; counting stops at `most`."""
-    count = 0
+def waiting(bench: Bench) -> int:
+    """Entries that nobody has claimed."""
+    return sum(1 for _ in _unclaimed(bench))
+
+
+def _unclaimed(bench: Bench) -> Iterator[Path]:
     for _, run_id, attempt in entries(bench.queue):
         where = bench.runs / run_id / attempt
         if not (where / folder.CLAIM).exists() and not (where / folder.EXIT).exists():
-            count += 1
-            if most is not None and count >= most:
-                break
-    return count
+            yield where
 
 
 def advance(bench: Bench) -> list[subprocess.Popen[bytes]]:
     """Start a worker for each free slot while entries wait, unless the machine is drained."""
     if (bench.queue / folder.DRAINED).exists():
         return []
-    count = waiting(bench, bench.slots)
+    # The same folder may serve a host alone and together with others: each has workers of its own kind.
+    ours = (where for where in _unclaimed(bench) if folder.is_together(where) is (bench.team is not None))
+    count = sum(1 for _ in itertools.islice(ours, bench.slots))
     started: list[subprocess.Popen[bytes]] = []
     for slot in range(bench.slots):
         if len(started) >= count:

@@ -238,7 +238,7 @@ class TeamSite(SshSite):
             ]
             other.put(own)
             self._ids()
-        return super().put(parcels)
+        return super().put([dataclasses.replace(p, intent={**p.intent, "together": True}) for p in parcels])
 
     def hang_up(self) -> None:
         """All of them."""

@@ -366,13 +366,27 @@ def test_an_engine_that_trains_on_one_machine_says_so(tmp_path: Path, monkeypatc
     log.close()
 
 
-def test_a_worker_that_trains_alone_leaves_what_another_machine_leads(tmp_path: Path) -> None:
-    where = attempt(tmp_path, beside=True)
+@pytest.mark.parametrize("intent", [{}, {"together": True}, {"beside": True}], ids=["plain", "together", "beside"])
+def test_a_machine_alone_and_together_in_one_folder_has_each_run_trained_by_workers_of_its_kind(
+    tmp_path: Path, intent: dict[str, Any], monkeypatch: Any
+) -> None:
+    where = attempt(tmp_path, **intent)
     queue = tmp_path / "queue"
     queue.mkdir()
     workers.enqueue(queue, f"{RUN}.a1")
-    work_queue(Shim({}), queue, tmp_path / "runs")
-    assert not (where / folder.CLAIM).exists() and len(list(workers.entries(queue))) == 1
+    alone = Shim({})
+    lead = shim_team.LeadShim({}, tmp_path / team.FILE)
+    started: list[Any] = []
+    monkeypatch.setattr(workers, "start_worker", lambda bench, slot: started.append(bench.team) or started)
+    for file, shim in ((None, alone), (tmp_path / team.FILE, lead)):
+        started.clear()
+        workers.advance(workers.Bench(queue=queue, runs=tmp_path / "runs", slots=2, team=file))
+        ours = bool(intent) is (file is not None)
+        assert len(started) == ours, "a worker that would leave it is not started for it"
+        if not ours:
+            work_queue(shim, queue, tmp_path / "runs")
+            assert not (where / folder.CLAIM).exists() and len(list(workers.entries(queue))) == 1
+    assert shim_team._unfit(where) == ("" if intent.get("beside") else "has this run as a host of its own")
 
 
 def test_the_first_machine_keeps_its_secret_and_the_others_take_it(tmp_path: Path) -> None:
