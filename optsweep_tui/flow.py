@@ -267,13 +267,14 @@ def launch(
     """
     from optsweep_engines import survey
     from optsweep_engines.optimizers import user_plan
-    from optsweep_tui import cost, diagnosing, keeping, packs
+    from optsweep_tui import cost, diagnosing, keeping, meshes, packs
     from optsweep_tui import plan as planning
     from optsweep_tui.dispatch import placing, waiting
 
     keeping.require_places(workspace, hosts, chosen.specs, keep=bool(keep))
     if "local" in hosts:
         require_engines(chosen.specs)
+        meshes.require_fits(workspace, chosen.specs)
         if tuple(hosts) == ("local",) and not workspace.gpus and workspace.device != "tpu":
             cost.require_memory(chosen.specs, survey.memory()[1])
         new = [spec for spec in chosen.specs if not (workspace.runs / spec.run_id).exists()]
@@ -389,6 +390,8 @@ def cancel(workspace: Workspace, run_ids: Iterable[str]) -> list[str]:
 
 def retry(workspace: Workspace, run_ids: Iterable[str]) -> list[str]:
     """Open a new attempt of each run named that is over, taking a cancel marker away; returns those queued."""
+    from optsweep_tui import meshes
+
     dispatcher = _dispatcher(workspace)
     chosen = []
     wanted = [run_id for run_id in run_ids if not rundir.is_imported(workspace.runs / run_id)]
@@ -396,6 +399,7 @@ def retry(workspace: Workspace, run_ids: Iterable[str]) -> list[str]:
         if state.finished or state.state == "lost":
             if _here_only(workspace, run_id):
                 require_engines([spec_of(workspace, run_id)])
+                meshes.require_fits(workspace, [spec_of(workspace, run_id)])
             chosen.append(run_id)
     _require_data(workspace, chosen)
     for run_id in chosen:
@@ -597,7 +601,9 @@ def tidy_up(
     if not workspace.root.is_dir():
         raise OptsweepError(f"workspace {workspace.root} does not exist", "name another with --workspace DIR")
     found = tidy.tidy(workspace, checkpoints=checkpoints, kept=kept, dry_run=dry_run, states=states)
-    if not dry_run:
+    if dry_run:
+        found += _far_states(workspace)
+    else:
         if checkpoints:
             found += _drop_far_checkpoints(workspace)
         if states:
@@ -617,6 +623,24 @@ def _drop_far_checkpoints(workspace: Workspace) -> list[Removed]:
     return [
         tidy.Removed(what=f"checkpoints of done runs on host {name}", count=count, bytes=size, removed=True, option="")
         for name, (count, size) in kinds.items()
+    ]
+
+
+def _far_states(workspace: Workspace) -> list[Removed]:
+    """The states on hosts that nothing needs, as the attempts there told of them; no host is asked."""
+    from optsweep_tui import states
+    from optsweep_tui.dispatch import tidy
+
+    wanted = states.unneeded_elsewhere(workspace) if workspace.sends_elsewhere else {}
+    return [
+        tidy.Removed(
+            what=f"kept states on host {host}",
+            count=sum(len(steps) for steps in runs.values()),
+            bytes=None,
+            removed=False,
+            option="--states removes them",
+        )
+        for host, runs in wanted.items()
     ]
 
 

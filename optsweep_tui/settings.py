@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optsweep_engines import mesh
 from optsweep_tui.errors import OptsweepError, UnknownName
 
 _KEYS = {"slots", "gpus_per_run", "device", "checkpoint_seconds", "poll_seconds", "sinks", "mesh"}
@@ -160,6 +161,10 @@ def _read(path: Path) -> dict[str, Any]:
         elif key == "mesh":
             if not isinstance(value, str):
                 raise OptsweepError(f"{path}: mesh = {value!r} is not a text", 'write mesh = "data=4,fsdp=2"')
+            try:
+                mesh.parsed(value)
+            except ValueError as error:
+                raise OptsweepError(f"{path}: {error}", 'write mesh = "data=4,fsdp=2"') from None
         elif key == "sinks":
             if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
                 raise OptsweepError(

@@ -35,6 +35,22 @@ def dividing(rows: int, devices: int) -> int:
     return next(count for count in range(max(1, devices), 0, -1) if rows % count == 0)
 
 
+def devices_of(text: str, rows: int, gpus: int) -> int:
+    """How many devices a run of so many sequences in a micro-batch takes.
+
+    Args:
+        gpus: that the run was given; 0 on a CPU, where a process is a device.
+
+    Raises:
+        ValueError: they do not divide the batch, are more than the GPUs, or as `parsed`.
+    """
+    sizes = require_divides(text, rows)
+    count = sizes["data"] * sizes["fsdp"]
+    if gpus and count > gpus:
+        raise ValueError(f'mesh "{text}" takes {count} devices, there are {gpus} GPUs')
+    return count
+
+
 def require_divides(text: str, rows: int) -> dict[str, int]:
     """The sizes of a mesh that divides a micro-batch of so many sequences.
 

@@ -102,7 +102,7 @@ def command(
     Examples: optsweep run --grid quickstart | optsweep run -o adamw,muon -m 130m -c 1,8 --dry-run
     | optsweep run --grid quickstart --host box1,box2 --detach
     """
-    from optsweep_tui import diagnosing, flow, keeping, packs, preview, starting
+    from optsweep_tui import diagnosing, flow, keeping, meshes, packs, preview, starting
     from optsweep_tui.cli import progress
     from optsweep_tui.errors import OptsweepError
 
@@ -134,6 +134,8 @@ def command(
     keeping.require_places(place, hosts, chosen.specs, keep=bool(kept))
     if pack is not None and pack > 1 and kept:
         raise OptsweepError("--keep and --pack do not go together", "leave one of them out")
+    if "local" in hosts:
+        meshes.require_fits(place, chosen.specs)
     if dry_run:
         _show_plan(place, chosen, json_, kept, hosts)
         return

@@ -150,12 +150,12 @@ def test_a_run_over_two_processes_on_a_host_behind_ssh_ends_at_the_bits_of_one_h
         ),
     ],
 )
-def test_a_mesh_that_does_not_fit_is_one_line_of_the_run(mesh: str, optimizer: str, line: str, tmp_path: Path) -> None:
+def test_a_mesh_that_does_not_fit_is_one_line_before_anything_is_written(
+    mesh: str, optimizer: str, line: str, tmp_path: Path
+) -> None:
     workspace = place(tmp_path, "bad", f'mesh = "{mesh}"')
-    try:
-        result = optsweep(*RUN, "-o", optimizer, "-c", "0.005", workspace=workspace, check=False)
-        assert result.returncode == 1 and "Traceback" not in result.stderr
+    for dry in (["--dry-run"], []):
+        result = optsweep(*RUN, "-o", optimizer, "-c", "0.005", *dry, workspace=workspace, check=False)
+        assert result.returncode == 2 and result.stderr.count("\n") == 1
         assert line in result.stderr
-        assert workbench.processes(workspace, FOLLOWER) == []
-    finally:
-        workbench.stop_everything(workspace)
+    assert [path.name for path in workspace.iterdir()] == ["optsweep.toml"]

@@ -13,8 +13,9 @@ from optsweep_engines.data import PreparedDataset
 from optsweep_engines.models import parameter_table
 from optsweep_engines.optimizers.catalogue import optimizer as entry_of_name
 from optsweep_engines.optimizers.catalogue import optimizers, resolve_knobs
+from optsweep_engines.optimizers.spreadable import rules_of
 from optsweep_engines.torch_engine.spread import Rows
-from optsweep_engines.torch_engine.spread_optimizer import owners, rules_of
+from optsweep_engines.torch_engine.spread_optimizer import owners
 from optsweep_engines.torch_engine.spread_train import require_spreadable
 from tests.numerics.toy import shape, spec
 

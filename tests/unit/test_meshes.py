@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from optsweep_engines import folder, mesh
+from optsweep_engines.optimizers import user_plan
 from optsweep_engines.spec import RunRecord, RunSpec
 from optsweep_tui import benches, flow, meshes, preview, settings
+from optsweep_tui.errors import OptsweepError
 from tests.unit.test_benches import row
 from tests.unit.test_spec import spec
 
@@ -82,3 +85,71 @@ def test_an_old_record_is_one_of_one_device() -> None:
         "versions": {},
     }  # fmt: skip
     assert RunRecord.from_dict(old).mesh is None
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [('mesh = "dta=2"', '"dta=2" is not one of data=N'), ('mesh = "data=0"', "is not one of"), ('mesh = ""', "is not one of"),
+     ('mesh = "data=2,data=2"', "data is given twice"), ("mesh = 2", "is not a text")],
+)  # fmt: skip
+def test_a_mesh_that_is_none_is_said_when_settings_are_read(line: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(OptsweepError, match=words) as caught:
+        place(tmp_path, line)
+    assert "optsweep.toml" in str(caught.value) and 'write mesh = "data=4,fsdp=2"' in caught.value.hint
+
+
+UNSPREADABLE = ("prodigy", "adalayer", "adalayer_frozen", "sophia_h")
+
+
+def refused(work: settings.Workspace, run: RunSpec) -> str | None:
+    try:
+        meshes.require_fits(work, [run])
+    except OptsweepError as error:
+        return str(error).removesuffix(f". {error.hint}")
+    return None
+
+
+def planned(work: settings.Workspace, name: str, **changes: Any) -> RunSpec:
+    request = dataclasses.replace(REQUEST, optimizers=(name,), sets=("batch_size=8",))
+    return dataclasses.replace(flow.plan(work, request).specs[0], **changes)
+
+
+@pytest.mark.parametrize("name", [*UNSPREADABLE, "adamw", "muon", "soap"])
+def test_rules_that_cannot_be_spread_are_refused_with_the_words_of_the_engine(name: str, tmp_path: Path) -> None:
+    spread, copied = place(tmp_path / "spread", 'mesh = "fsdp=2"'), place(tmp_path / "copied", 'mesh = "data=2"')
+    run = planned(spread, name)
+    said = refused(spread, run)
+    assert (said is not None) == (name in UNSPREADABLE), said
+    if said is not None:
+        assert said.startswith(f"{name} bench-micro: ") and said.endswith(
+            "it cannot be spread over processes, take fsdp=1"
+        )
+    assert refused(copied, run) is None and refused(place(tmp_path / "one"), run) is None
+    assert refused(spread, dataclasses.replace(run, engine="jax")) is None, "it spreads them otherwise"
+
+
+def test_a_mesh_has_to_divide_the_rows_and_to_find_its_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = place(tmp_path, 'mesh = "data=4"')
+    run = planned(work, "adamw")
+    assert refused(work, run) is None
+    said = 'adamw bench-micro: mesh "data=4" does not divide the batch: 4 devices, 2 sequences in a micro-batch'
+    for engine in ("torch", "jax"):
+        assert refused(work, planned(work, "adamw", accumulation=4, engine=engine)) == said
+    finished(work, planned(work, "adamw", accumulation=4), 1.0)
+    assert refused(work, planned(work, "adamw", accumulation=4)) is None, "it is over"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    said = 'adamw bench-micro: mesh "data=4" takes 4 devices, there are 2 GPUs'
+    assert refused(place(tmp_path, 'mesh = "data=4"', "gpus_per_run = 2"), run) == said
+
+
+def test_a_torch_class_of_a_users_file_cannot_be_spread(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "mine.py").write_text(
+        "import torch\n\n\nclass Mine(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr=0.01):\n        super().__init__(params, lr=lr)\n"
+    )
+    work = place(tmp_path, 'mesh = "fsdp=2"')
+    entry = user_plan.planned("./mine.py:Mine", tmp_path)
+    run = dataclasses.replace(spec(), optimizer=entry.name)
+    said = refused(work, run)
+    assert said is not None and "mine.py: Mine is a torch.optim class" in said and said.endswith("take fsdp=1")

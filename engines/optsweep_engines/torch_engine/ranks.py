@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from optsweep_engines.mesh import dividing, parsed, require_divides
+from optsweep_engines.mesh import devices_of, dividing, parsed
 from optsweep_engines.spec import RunSpec
 
 BUCKET_NUMBERS = 1 << 23
@@ -111,11 +111,7 @@ def wanted(spec: RunSpec, mesh: str | None, gpus: int) -> int:
     rows = spec.batch_size // spec.accumulation
     if mesh is None:
         return dividing(rows, gpus)
-    sizes = require_divides(mesh, rows)
-    count = sizes["data"] * sizes["fsdp"]
-    if gpus and count > gpus:
-        raise ValueError(f'mesh "{mesh}" takes {count} devices, there are {gpus} GPUs')
-    return count
+    return devices_of(mesh, rows, gpus)
 
 
 def spread_over(mesh: str | None, count: int) -> dict[str, int] | None:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from optsweep_engines.models import Parameter
-from optsweep_engines.optimizers.base import Hyper, OptimizerEntry, Rule, Service, hyper
+from optsweep_engines.optimizers.base import Hyper, OptimizerEntry, Rule, Service
+from optsweep_engines.optimizers.spreadable import rules_of
 from optsweep_engines.spec import Scalar
 from optsweep_engines.torch_engine.kinds import Kind, exchanged
 from optsweep_engines.torch_engine.optimizer import Optimizer
@@ -26,35 +27,6 @@ from optsweep_engines.torch_engine.spread import Spread
 
 Bound = Callable[[Sequence[Parameter], Mapping[str, Tensor], Sequence[tuple[Rule, Hyper]]], Optimizer]
 """(table, parameters, rules) -> the optimizer of these alone, in this process."""
-
-
-def rules_of(
-    entry: OptimizerEntry, knobs: Mapping[str, Scalar], table: Sequence[Parameter], **asked: int
-) -> list[tuple[Rule, Hyper]]:
-    """The rule of each tensor at peak learning rate 1.
-
-    Args:
-        asked: as of `hyper`.
-
-    Raises:
-        ValueError: one of them cannot be spread, with the reason; or as `hyper`.
-    """
-    pairs = [hyper(entry, item, knobs, lr=1.0, **asked) for item in table]
-    for rule, hp in pairs:
-        where = f"the rule of {entry.name} for {hp.tensor.name}"
-        apart = rule.scope == "number"
-        if rule.prepare is not None:
-            reason = f"{where} sums over all tensors before each update"
-        elif "hessian_diagonal" in entry.needs:
-            reason = f"{entry.name} differentiates twice"
-        elif not apart and (rule.eval_params is not None or "sampled_gradient" in entry.needs):
-            reason = f"{where} takes whole tensors in more than its update"
-        elif apart and "noise" in rule.events(1, hp.knobs):
-            reason = f"{where} takes noise"
-        else:
-            continue
-        raise ValueError(f"{reason}: it cannot be spread over processes, take fsdp=1")
-    return pairs
 
 
 class Owned:

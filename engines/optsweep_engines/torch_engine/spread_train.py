@@ -21,14 +21,14 @@ from optsweep_engines.models import initial_parameter, parameter_table
 from optsweep_engines.optimizers import user
 from optsweep_engines.optimizers.base import OptimizerEntry
 from optsweep_engines.optimizers.catalogue import optimizer as optimizer_entry
-from optsweep_engines.optimizers.user import OwnOptimizerError
+from optsweep_engines.optimizers.spreadable import refused_class, rules_of
 from optsweep_engines.optimizers.user_rules import entry_of
 from optsweep_engines.spec import RunSpec
 from optsweep_engines.torch_engine import spread_checkpoint
 from optsweep_engines.torch_engine.observe import Observer
 from optsweep_engines.torch_engine.spread import Axes, Banks, Spread
 from optsweep_engines.torch_engine.spread_model import SpreadDecoder
-from optsweep_engines.torch_engine.spread_optimizer import SpreadOptimizer, rules_of
+from optsweep_engines.torch_engine.spread_optimizer import SpreadOptimizer
 from optsweep_engines.torch_engine.spread_services import SpreadServices
 from optsweep_engines.torch_engine.train import Trainer, facts
 from optsweep_engines.torch_engine.user import loaded
@@ -169,10 +169,7 @@ def entry_for(spec: RunSpec, file: Path | None) -> tuple[OptimizerEntry, dict[st
         return optimizer_entry(spec.optimizer), {}
     found, label, versions = loaded(spec.optimizer, file, spec.optimizer_file_hash)
     if found.kind == "class":
-        raise OwnOptimizerError(
-            f"{label}: {found.name} is a torch.optim class, which takes its parameters whole: they cannot be spread "
-            "over processes, take fsdp=1",
-        )
+        raise refused_class(label, found.name)
     return entry_of(found, spec.optimizer, label), versions
 
 
