@@ -107,13 +107,15 @@ class Channel:
         if answer["problem"] == "python":
             return OptsweepError(
                 f"host {name}: {python} is Python {said} there, 3.11 or newer is needed",
-                f"name another in hosts.toml: hosts.{name}.python",
+                f"name another in hosts.toml: hosts.{self.entry.listed}.python",
             )
         if answer["problem"] == "platform":
             return OptsweepError(f"host {name} runs {said}; workers need Linux", "use another host")
         return OptsweepError(
             f"host {name}: {self.entry.root} there cannot be written: {said}",
-            "free some space there" if answer.get("errno") in FULL else f"name another folder: hosts.{name}.root",
+            "free some space there"
+            if answer.get("errno") in FULL
+            else f"name another folder: hosts.{self.entry.listed}.root",
         )
 
     def call(
@@ -230,16 +232,15 @@ def explained(entry: HostEntry, how: str, status: int | None, words: str) -> Opt
     """
     name, target = entry.name, entry.ssh
     refused = status in (255, None)  # ssh's own words: with any other status they are those of a program over there
-    again = f"optsweep hosts add {name} --ssh {target} shows its fingerprint and asks"
     if refused and "HOST IDENTIFICATION HAS CHANGED" in words:
         known = next((line.strip() for line in words.splitlines() if line.startswith("Offending ") and ":" in line), "")
         why = f" ({known})" if known else ""
         return Unreachable(
             f"host {name} ({target}) shows another key than before{why}: a new machine, or somebody in between",
-            f"ask its owner; if it is right: delete that line of known_hosts, then optsweep hosts check {name}",
+            f"ask its owner; if it is right: delete that line of known_hosts, then optsweep hosts check {entry.listed}",
         )
     if refused and ("Host key verification failed" in words or "host key is known" in words):
-        return Unreachable(f"the key of host {name} ({target}) is not known here", again)
+        return Unreachable(f"the key of host {name} ({target}) is not known here", key_step(entry))
     if refused and "Permission denied" in words:
         return Unreachable(f"host {name} ({target}) lets nobody in with the keys at hand", f"try: ssh {target}")
     lines = [line for line in map(told.plain, words.splitlines()) if line]
@@ -247,21 +248,28 @@ def explained(entry: HostEntry, how: str, status: int | None, words: str) -> Opt
     if status == 127 or (status is not None and status != 255 and "not found" in words):
         return OptsweepError(
             f"host {name} has no {entry.python} ({said or 'command not found'})",
-            f"set hosts.{name}.python in hosts.toml to a Python that has torch or jax",
+            f"set hosts.{entry.listed}.python in hosts.toml to a Python that has torch or jax",
         )
     if status == 126:
         return OptsweepError(
-            f"host {name}: {entry.python} cannot be run there", f"set hosts.{name}.python in hosts.toml"
+            f"host {name}: {entry.python} cannot be run there", f"set hosts.{entry.listed}.python in hosts.toml"
         )
     if status not in (None, 0, 3, 4, 255) and "Traceback" in words:
-        return OptsweepError(f"host {name}: the helper ended: {said}", f"optsweep hosts check {name}")
+        return OptsweepError(f"host {name}: the helper ended: {said}", f"optsweep hosts check {entry.listed}")
     if status == 0:  # ssh and the login went well
         return OptsweepError(
             f"host {name}: {entry.python} ended at once there{f': {said}' if said else ''}",
-            f"is it a Python? hosts.{name}.python in hosts.toml names it",
+            f"is it a Python? hosts.{entry.listed}.python in hosts.toml names it",
         )
     how = "cannot be reached" if status == 255 and said else how
     return Unreachable(f"host {name} ({target}) {how}{f': {said}' if said else ''}", f"try: ssh {target}")
+
+
+def key_step(entry: HostEntry) -> str:
+    """How the key of a host becomes known here; a further machine's name is none that can be added by itself."""
+    if entry.name == entry.listed:
+        return f"optsweep hosts add {entry.name} --ssh {entry.ssh} shows its fingerprint and asks"
+    return f"ssh {entry.ssh} once by hand and accept it there, or add the host anew with --worker {entry.ssh}"
 
 
 def _asked(entry: HostEntry) -> dict[str, Any]:
@@ -278,5 +286,5 @@ def _next_step(answer: dict[str, Any], entry: HostEntry, verb: str) -> str:
     if answer.get("errno") in FULL:
         return "its disk is full: free some space there; nothing is lost"
     if verb == "hello" and entry.env_file and "env_file" not in str(answer["refused"]):
-        return f"hosts.{entry.name}.env_file in hosts.toml names a file there"
+        return f"hosts.{entry.listed}.env_file in hosts.toml names a file there"
     return "optsweep hosts check tells more"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optsweep_engines import sources
-from optsweep_tui.dispatch import fingerprint, sky_check, slurm_check, team_check, teamsite, told
+from optsweep_tui.dispatch import channel, fingerprint, sky_check, slurm_check, team_check, teamsite, told
 from optsweep_tui.dispatch.fleet import SKEW_SECONDS
 from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.site import Site
@@ -68,12 +68,7 @@ def _examined(workspace: Workspace, entry: HostEntry) -> Iterator[Finding]:
             yield finding("host key", "bad", error.message, error.hint)
             return
         if not keys:
-            step = f"optsweep hosts add {entry.name} --ssh {entry.ssh} shows it and asks"
-            if " " in entry.name:  # a further machine: its name is none that can be added
-                step = (
-                    f"ssh {entry.ssh} once by hand and accept it there, or add the host anew with --worker {entry.ssh}"
-                )
-            yield finding("host key", "bad", f"the key of {place.lookup} is not known here", step)
+            yield finding("host key", "bad", f"the key of {place.lookup} is not known here", channel.key_step(entry))
             return
         yield finding("host key", "ok", f"{place.lookup} {keys[0].fingerprint}")
         ssh_site = site = SshSite(workspace, entry)
@@ -86,7 +81,7 @@ def _examined(workspace: Workspace, entry: HostEntry) -> Iterator[Finding]:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:  # a host may answer anything
             site.close()
             why = f"host {entry.name} answered with nonsense: {type(error).__name__}: {told.plain(error, 200)}"
-            yield finding("connection", "bad", why, f"is hosts.{entry.name}.python in hosts.toml a Python?")
+            yield finding("connection", "bad", why, f"is hosts.{entry.listed}.python in hosts.toml a Python?")
             return
     else:
         site = site_of(workspace, entry)
@@ -121,7 +116,7 @@ def _machine(site: SshSite, entry: HostEntry, finding: Any) -> Iterator[Finding]
         yield finding("libraries", "ok", there)
     devices = ", ".join(map(str, hello["gpus"])) or f"{hello['cores']} cores"
     if entry.device == "cuda" and not hello["gpus"]:
-        yield finding("devices", "bad", f"no NVIDIA GPU ({devices})", f'set hosts.{entry.name}.device = "cpu"')
+        yield finding("devices", "bad", f"no NVIDIA GPU ({devices})", f'set hosts.{entry.listed}.device = "cpu"')
         engines = []
     else:
         yield finding("devices", "ok", f"{devices}; {hello['slots']} slots on {hello['device']}")
@@ -141,7 +136,7 @@ def _machine(site: SshSite, entry: HostEntry, finding: Any) -> Iterator[Finding]
         else:
             why = told.plain(answer.get("why") or answer.get("error") or "it did not end well", 300)
             yield finding(
-                f"one step, {engine}", "bad", why, f"make {engine} work there, or set hosts.{entry.name}.python"
+                f"one step, {engine}", "bad", why, f"make {engine} work there, or set hosts.{entry.listed}.python"
             )
 
 

@@ -102,6 +102,11 @@ class HostEntry:
     """[hosts.NAME.partition.P]: what differs for one partition."""
     sky: sky_options.SkyOptions = field(default_factory=sky_options.SkyOptions)
 
+    @property
+    def listed(self) -> str:
+        """Its name in hosts.toml; of a further machine, whose own name is for messages: that of the host it works for."""
+        return self.name.partition(" worker ")[0]
+
     def options(self, partition: str | None) -> SlurmOptions:
         """The options of one partition: its own, else the host's."""
         own = self.by_partition.get(partition or "", SlurmOptions())

@@ -130,6 +130,12 @@ class TeamSite(SshSite):
                         f"host {other.name} keeps its files where the first machine does",
                         f"set hosts.{self.name}.root to a folder of each machine's own disk",
                     )
+                for twin in self.others:
+                    if twin is not other and twin.connected and twin.hello.get("host_id") == hello["host_id"]:
+                        raise OptsweepError(
+                            f"host {other.name} keeps its files where worker {twin.entry.ssh} does",
+                            f"one machine under two names? Leave one in hosts.{self.name}.workers, or give each a disk",
+                        )
                 for name in hostsfile.read(self._workspace):
                     known = links.read_link(self._workspace, name) if name != self.name else None
                     if known is not None and known.host_id == hello["host_id"]:

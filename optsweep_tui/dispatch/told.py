@@ -64,7 +64,8 @@ def hello(said: Mapping[str, Any], host: str) -> dict[str, Any]:
 
 def _nonsense(host: str, what: str) -> OptsweepError:
     return OptsweepError(
-        f"host {host} answered with nonsense: its {what}", f"is hosts.{host}.python in hosts.toml a Python?"
+        f"host {host} answered with nonsense: its {what}",
+        f"is hosts.{host.partition(' worker ')[0]}.python in hosts.toml a Python?",
     )
 
 

@@ -6,6 +6,7 @@ The counting engine stands for the others where only its processes matter: it go
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import os
 import re
@@ -340,6 +341,9 @@ def test_check_names_the_worker_at_fault_and_add_shows_the_key_of_each(made: Lab
     assert "first cannot listen at 192.0.2.1" in wrong()
     toml.write_text(whole.replace('workers = ["second"]', 'workers = ["nobody.invalid"]'))
     assert "host pod worker nobody.invalid" in wrong()
+    user = os.environ.get("USER") or getpass.getuser()
+    toml.write_text(whole.replace('workers = ["second"]', f'workers = ["second", "{user}@second"]'))
+    assert re.search(r"host pod worker \S*second keeps its files where worker \S*second does", wrong())
     toml.write_text(whole)
     made.trust("first")
     assert "the key of host pod worker second" in wrong()

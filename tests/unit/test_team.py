@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -21,7 +22,7 @@ from optsweep_engines.membership import Membership
 from optsweep_engines.shim import Shim, work_queue
 from optsweep_engines.team import Gone, Place, Team, Wire
 from optsweep_engines.torch_engine.machines import per_machine
-from optsweep_tui.dispatch import hostsfile, teamsite
+from optsweep_tui.dispatch import channel, hostsfile, teamsite
 from optsweep_tui.errors import OptsweepError
 
 RUN, OTHER = "a" * 32, "b" * 32
@@ -459,6 +460,28 @@ def test_hosts_toml_says_what_is_wrong_with_machines_that_train_together() -> No
             hostsfile.parse(text)
     ports = hostsfile.parse(usual + 'coordinator = "[fd00::1]:5000-5009"')["pod"]
     assert teamsite.coordinator(ports) == ("fd00::1", (5000, 5009))
+
+
+WORDS = [
+    ("hung up", 255, "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!\nOffending ED25519 key in /k:3"),
+    ("hung up", 255, "Host key verification failed."),
+    ("hung up", 127, "python3: not found"),
+    ("hung up", 126, ""),
+    ("hung up", 1, "Traceback"),
+    ("hung up", 0, ""),
+    ("hung up", 255, "Permission denied (publickey)."),
+]
+
+
+@pytest.mark.parametrize(("how", "status", "words"), WORDS)
+def test_what_to_do_about_a_worker_names_what_there_is_in_hosts_toml(how: str, status: int, words: str) -> None:
+    entry = hostsfile.parse('[hosts.pod]\nssh = "a"\nworkers = ["me@b"]\n')["pod"]
+    [other] = teamsite.others_of(entry)
+    error = channel.explained(other, how, status, words)
+    assert "host pod worker me@b" in error.message and error.hint
+    assert "pod worker" not in error.hint and not re.search(r"hosts add pod --ssh", error.hint)
+    assert "pod" in error.hint or "ssh me@b" in error.hint
+    assert "hosts add pod --ssh a" in channel.key_step(entry)
 
 
 def test_machines_with_other_versions_are_told_apart() -> None:
