@@ -40,6 +40,8 @@ def command(
 
     place = options.open_workspace(context, workspace)
     rows = flow.tidy_up(place, checkpoints=checkpoints, kept=kept, dry_run=dry_run, states=states)
+    if dry_run and checkpoints and place.sends_elsewhere:
+        output.say("hosts were not asked: checkpoints of done runs there go too")
     moved = flow.archive(place, dry_run=dry_run) if archive else 0
     if json_:
         documents = [dataclasses.asdict(row) for row in rows]

@@ -27,7 +27,8 @@ class Removed:
 
     what: str
     count: int
-    bytes: int
+    bytes: int | None
+    """None: nobody was asked."""
     removed: bool
     """False: it is still there, because of a dry run or because its option was not given."""
     option: str

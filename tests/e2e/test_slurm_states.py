@@ -95,10 +95,11 @@ def test_behind_ssh_states_stay_on_the_cluster_and_branches_follow_them(node: Sl
         assert refused.returncode == 2 and "add --host cluster" in refused.stderr
         optsweep(*branch, "--host", "cluster", workspace=workspace)
         assert list(hosts_by_hash(workspace, run.name).values()) == [["cluster"]]
-        removed = {
-            row["what"]: row["count"]
-            for row in json.loads(optsweep("gc", "--states", "--checkpoints", "--json", workspace=workspace).stdout)
-        }
+        gc = ("gc", "--states", "--checkpoints", "--json")
+        dry = optsweep(*gc, "--dry-run", workspace=workspace)
+        told = {row["what"]: (row["count"], row["bytes"], row["removed"]) for row in json.loads(dry.stdout)}
+        assert told["kept states on host cluster"] == (1, None, False) and "hosts were not asked" in dry.stderr
+        removed = {row["what"]: row["count"] for row in json.loads(optsweep(*gc, workspace=workspace).stdout)}
         assert (
             removed["kept states on host cluster"] == 1 and removed["checkpoints of done runs on host cluster"] == 2
         ), removed
