@@ -126,7 +126,10 @@ class Helper:
         return path.read_text().strip()
 
     def do_team(self, header: Header, _body: bytes) -> Answer:
-        """With which machines this one trains each run; the first of them makes the secret that all are given."""
+        """With which machines this one trains each run; the first of them makes the secret that all are given.
+
+        "deaf" of the answer says why it cannot listen at its address.
+        """
         path = self.root / team.FILE
         before: Any = None
         with contextlib.suppress(ValueError):
@@ -134,10 +137,16 @@ class Helper:
         kept_secret = before.get("secret") if isinstance(before, dict) else None
         secret = str(header.get("secret") or kept_secret or os.urandom(32).hex())
         data = {name: header[name] for name in ("process", "workers", "address", "ports")} | {"secret": secret}
-        team.made(data)
+        made = team.made(data)
         if data != before:
             folder.write_json(path, data)
-        return {"secret": secret}, b""
+        deaf = ""
+        if made.leads:
+            try:
+                team.bound(made.address, 0).close()
+            except OSError as error:
+                deaf = str(error.strerror or error)
+        return {"secret": secret, "deaf": deaf}, b""
 
     def do_reach(self, header: Header, _body: bytes) -> Answer:
         """Whether the first machine's address works: it listens there for a moment, or this one says a word to it."""
@@ -149,11 +158,11 @@ class Helper:
             return {"heard": made.recv(64).decode(errors="replace")}, b""
 
     def do_listen(self, header: Header, _body: bytes) -> Answer:
-        """Listen for so many words of `do_reach` and answer each, in the background; the port."""
-        ours = team.read(self.root / team.FILE)
-        made = team.listening(ours)
-        threading.Thread(target=_echo, args=(made, min(int(header["words"]), 1024)), daemon=True).start()
-        return {"port": made.getsockname()[1]}, b""
+        """Listen on two ports for so many words of `do_reach` on each and answer them, in the background; the ports."""
+        made = team.two_listening(team.read(self.root / team.FILE))
+        for each in made:
+            threading.Thread(target=_echo, args=(each, min(int(header["words"]), 1024)), daemon=True).start()
+        return {"ports": [each.getsockname()[1] for each in made]}, b""
 
     def do_look(self, _header: Header, _body: bytes) -> Answer:
         """The host as the Hosts screen shows it."""

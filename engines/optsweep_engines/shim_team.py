@@ -59,14 +59,17 @@ class LeadShim(Shim):
         self.close_engine()  # it may hold a place among others that are gone
         try:
             ours = team.read(self._file)  # it may have changed since the attempt before
-        except ValueError as error:
-            raise OSError(str(error)) from None
-        self._meeting = meeting = Meeting(ours, path)
+            self._meeting = meeting = Meeting(ours, path)
+        except (ValueError, OSError) as error:
+            return [self._no_place(error)]
         try:
             ended = self._gathered(path, meeting)
             if ended is not None:
                 return [ended]
-            place = meeting.go()
+            try:
+                place = meeting.go()
+            except OSError as error:
+                return [self._no_place(error)]
             self._environment = {**self._own, team.VARIABLE: json.dumps(dataclasses.asdict(place))}
             endings = super()._train(locks)
             return [self._judged(path, endings[0], meeting)]
@@ -76,6 +79,11 @@ class LeadShim(Shim):
             meeting.end()
             self._meeting = None
             self.close_engine()
+
+    def _no_place(self, error: Exception) -> dict[str, Any]:
+        """The machine's fault, not the run's: nothing else is taken until a controller starts a worker anew."""
+        self._stopping = True
+        return _ending("lost", f"the machines cannot meet: {error}")
 
     def _gathered(self, path: Path, meeting: Meeting) -> dict[str, Any] | None:
         """Wait for all; the ending where they do not come."""

@@ -158,6 +158,20 @@ def listening(team: Team) -> socket.socket:
     raise OSError(f"cannot listen on {team.address} ports {team.ports[0]}-{team.ports[1]}: {why}")
 
 
+def two_listening(team: Team) -> list[socket.socket]:
+    """Sockets on as many ports as a run needs: one for the workers, one for the engine's processes.
+
+    Raises:
+        OSError: the address is none of this machine, or fewer are free.
+    """
+    held = [listening(team)]
+    try:
+        return [*held, listening(team)]
+    except OSError as error:
+        held[0].close()
+        raise OSError(f"one port is free, two are needed: {error}") from None
+
+
 def bound(address: str, port: int) -> socket.socket:
     """A listening socket on this address alone.
 

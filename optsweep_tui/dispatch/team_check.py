@@ -33,13 +33,14 @@ def examine(workspace: Workspace, entry: HostEntry, finding: Any) -> Iterator[An
             f'set hosts.{entry.name}.coordinator = "ADDRESS:FIRST-LAST" to one that the others reach, open these ports'
         )
         try:
-            port = int(site.call("listen", {"words": len(site.others)})[0]["port"])
+            probed = [int(port) for port in site.call("listen", {"words": len(site.others)})[0]["ports"]]
         except (OptsweepError, KeyError, TypeError, ValueError) as error:
             yield finding("coordinator", "bad", f"{entry.ssh} cannot listen at {where}: {_said(error)}", step)
             return
         for other in site.others:
             try:
-                _reached(other, address, port)
+                for port in probed:
+                    _reached(other, address, port)
             except (OptsweepError, KeyError, TypeError, ValueError) as error:
                 yield finding(
                     "coordinator", "bad", f"worker {other.entry.ssh} does not reach {where}: {_said(error)}", step
@@ -55,7 +56,7 @@ def _reached(other: SshSite, address: str, port: int) -> None:
     word = os.urandom(8).hex()
     answer, _ = other.call("reach", {"address": address, "port": port, "word": word})
     if answer.get("heard") != word:
-        raise ValueError("somebody else answers there")
+        raise ValueError(f"somebody else answers at port {port}")
 
 
 def _said(error: Exception) -> str:

@@ -19,6 +19,7 @@ from optsweep_tui.dispatch.hostsfile import HostEntry
 from optsweep_tui.dispatch.mirror import Attempt
 from optsweep_tui.dispatch.site import Parcel, Staged, Unreachable
 from optsweep_tui.dispatch.sshsite import SshSite
+from optsweep_tui.dispatch.told import plain
 from optsweep_tui.errors import OptsweepError
 from optsweep_tui.settings import Workspace
 
@@ -92,7 +93,13 @@ class TeamSite(SshSite):
             hello = self.connect()
             if self._told is not hello:
                 answer, _ = self.call("team", self._team(0))
-                self._secret, self._told = str(answer["secret"]), hello
+                self._secret = str(answer["secret"])
+                if answer.get("deaf"):
+                    raise OptsweepError(
+                        f"{self.entry.ssh} cannot listen at {coordinator(self.entry)[0]}: {plain(answer['deaf'], 200)}",
+                        f'set hosts.{self.name}.coordinator = "ADDRESS:FIRST-LAST" to its own one that the others reach',
+                    )
+                self._told = hello
         except OptsweepError as error:
             return error
         away = [other for other in self.others if not other.connected and time.monotonic() >= other.again]

@@ -403,15 +403,55 @@ def test_the_first_machine_keeps_its_secret_and_the_others_take_it(tmp_path: Pat
         assert "refused" in second.answer({"verb": "team", **told, "process": 1, "secret": secret, **bad}, b"")[0]
 
 
+def test_a_first_machine_says_when_the_address_is_none_of_its_own(tmp_path: Path) -> None:
+    told = {"verb": "team", "process": 0, "workers": ["a", "b"], "ports": [29400, 29409]}
+    helper = Helper(tmp_path)
+    assert helper.answer({**told, "address": "127.0.0.1"}, b"")[0]["deaf"] == ""
+    assert "assign" in helper.answer({**told, "address": "192.0.2.1"}, b"")[0]["deaf"]  # RFC 5737
+    other = {**told, "process": 1, "address": "192.0.2.1", "secret": "s" * 64}
+    assert helper.answer(other, b"")[0]["deaf"] == "", "that is the first one's to say"
+
+
 def test_every_worker_answers_the_question_whether_it_reaches_the_first(tmp_path: Path) -> None:
     made = ours()
     told = {"process": 0, "workers": ["a", "b"], "address": "127.0.0.1", "ports": list(made.ports)}
     helper = Helper(tmp_path)
     helper.answer({"verb": "team", **told}, b"")
-    port = helper.answer({"verb": "listen", "words": 1}, b"")[0]["port"]
-    question = {"verb": "reach", "address": "127.0.0.1", "port": port, "word": "here"}
-    assert helper.answer(question, b"")[0] == {"heard": "here"}
-    wait_for(lambda: "refused" in helper.answer(question, b"")[0])
+    ports = helper.answer({"verb": "listen", "words": 1}, b"")[0]["ports"]
+    assert len(set(ports)) == 2, "one for the workers, one for the engine"
+    for port in ports:
+        question = {"verb": "reach", "address": "127.0.0.1", "port": port, "word": "here"}
+        assert helper.answer(question, b"")[0] == {"heard": "here"}
+        wait_for(lambda: "refused" in helper.answer(question, b"")[0])  # noqa: B023
+    held = [team.listening(made) for _ in range(9)]
+    assert "two are needed" in helper.answer({"verb": "listen", "words": 1}, b"")[0]["refused"]
+    for each in held:
+        each.close()
+
+
+@pytest.mark.parametrize("wrong", ["address", "name", "all ports", "all ports but one"])
+def test_where_the_first_machine_cannot_listen_the_attempt_is_lost_and_the_queue_is_left(
+    tmp_path: Path, wrong: str
+) -> None:
+    made = ours()
+    held = [team.listening(made) for _ in range({"all ports": 10, "all ports but one": 9}.get(wrong, 0))]
+    address = {"address": "192.0.2.1", "name": "nobody.invalid"}.get(wrong, made.address)  # RFC 5737, RFC 2606
+    told = {"process": 0, "workers": ["w0"], "address": address, "ports": list(made.ports), "secret": made.secret}
+    folder.write_json(tmp_path / team.FILE, told)
+    queue = tmp_path / "queue"
+    queue.mkdir()
+    for run_id in (RUN, OTHER):
+        attempt(tmp_path, run_id, together=True)
+        workers.enqueue(queue, f"{run_id}.a1")
+    try:
+        work_queue(shim_team.LeadShim({}, tmp_path / team.FILE), queue, tmp_path / "runs")
+    finally:
+        for each in held:
+            each.close()
+    ended = folder.read_json(tmp_path / "runs" / RUN / "a1" / folder.EXIT)
+    assert isinstance(ended, dict) and ended["reason"] == "lost"
+    assert str(ended["error"]).startswith("the machines cannot meet: "), ended
+    assert [run_id for _, run_id, _ in workers.entries(queue)] == [OTHER]
 
 
 def spec(batch: int) -> Any:
