@@ -107,6 +107,8 @@ def test_a_run_over_two_processes_survives_the_death_of_either(
         [before], [after] = (list(workbench.records(each).values()) for each in (undisturbed, disturbed))
         assert after["status"] == "done" and after["resumed_from_step"] > 0
         assert after["attempt"] == len(victims) + 1
+        [first] = [json.loads(path.read_text()) for path in disturbed.glob("runs/*/a1/record.json")]
+        assert (first["status"], first["error"]) == ("failed", "RuntimeError: process 1 of this run is gone (signal 9)")
         assert after["parameters_sha256"] == before["parameters_sha256"]
         assert workbench.processes(disturbed, FOLLOWER) == [], "no process is left"
     finally:

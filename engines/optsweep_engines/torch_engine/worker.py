@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -31,6 +32,10 @@ from optsweep_engines.torch_engine.train import train
 SILENCE = datetime.timedelta(minutes=10)
 """A process that does not answer for so long is taken for dead: the first step compiles."""
 LOOPBACK = "lo"
+LOOK_SECONDS = 2.0
+"""For a process that died to be seen dead, once words to it came back as an error."""
+END_SECONDS = 10.0
+"""For the first process to say so by itself, once another one was seen dead."""
 
 
 def join(device: str, index: int, count: int, where: str) -> None:
@@ -69,10 +74,15 @@ def leading(log: RunLog, attempt_folder: Path, count: int) -> Iterator[SharedLog
         others = [subprocess.Popen([*command, "--process", str(index)]) for index in range(1, count)]
         over = threading.Event()
         for other in others:
-            threading.Thread(target=_watch, args=(other, over), daemon=True).start()
+            threading.Thread(target=_watch, args=(other, over, END_SECONDS), daemon=True).start()
         try:
             join(device_of(log.device, 0), 0, count, where)
             yield shared(log, 0)
+        except RuntimeError as error:  # the library's own words of it are those of a socket
+            lost = gone(others)
+            if lost is None:
+                raise
+            raise RuntimeError(lost) from error
         finally:
             over.set()
             if dist.is_initialized():
@@ -84,10 +94,27 @@ def leading(log: RunLog, attempt_folder: Path, count: int) -> Iterator[SharedLog
                 other.wait()
 
 
-def _watch(other: subprocess.Popen[bytes], over: threading.Event) -> None:
-    """A process that is gone would be waited for: end with it, and the run goes on from its checkpoint."""
+def gone(others: Sequence[subprocess.Popen[bytes]]) -> str | None:
+    """Which of the further processes was killed, in one line; None where none was."""
+    limit = time.monotonic() + LOOK_SECONDS
+    while True:
+        for index, other in enumerate(others, start=1):
+            status = other.poll()
+            if status is not None and status < 0:
+                return f"process {index} of this run is gone (signal {-status})"
+        if time.monotonic() >= limit:
+            return None
+        time.sleep(0.02)
+
+
+def _watch(other: subprocess.Popen[bytes], over: threading.Event, seconds: float = 0.0) -> None:
+    """A process that is gone would be waited for: end with it, and the run goes on from its checkpoint.
+
+    Args:
+        seconds: that this process has to end by itself.
+    """
     status = other.wait()
-    if not over.is_set() and status != 0:
+    if status != 0 and not over.wait(seconds):
         print(f"process {other.pid} of this run ended with {status}: so does this one", file=sys.stderr, flush=True)
         os._exit(run.EXIT_FAILED)
 
