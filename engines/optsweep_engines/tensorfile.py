@@ -54,7 +54,7 @@ def write_each(
     path: str | os.PathLike[str],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write arrays one at a time.
+    """Write arrays one at a time, into a file that its owner alone may read, as the library makes it.
 
     Args:
         kinds: name -> dtype in the file, shape.
@@ -70,7 +70,7 @@ def write_each(
         start = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
             file.write(np.ascontiguousarray(array(name)).data)

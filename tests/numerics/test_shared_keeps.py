@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from optsweep_engines import kept
+import pytest
+
+from optsweep_engines import folder, kept
 from optsweep_engines.data import PreparedDataset
 from optsweep_engines.run import AttemptLog
 from optsweep_engines.shared_log import ASKED_EVERY
@@ -32,10 +34,15 @@ class Asking:
         AttemptLog.metric = asked  # type: ignore[method-assign]
 
 
-def test_processes_of_a_run_keep_what_is_asked_for_on_the_way(dataset: PreparedDataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mesh", ["data=2", "fsdp=2"])
+def test_processes_of_a_run_keep_what_is_asked_for_on_the_way(
+    mesh: str, dataset: PreparedDataset, tmp_path: Path
+) -> None:
     run = spec(dataset, "adamw", batch_size=8, tokens=40 * 8 * 16, seq_len=16)
-    attempt = spread_processes.prepared(tmp_path / "runs", run, dataset.folder.parent, "data=2")
+    attempt = spread_processes.prepared(tmp_path / "runs", run, dataset.folder.parent, mesh)
     steps = [ASKED_EVERY * 2, ASKED_EVERY * 2 + 5]
     records = spread_processes.together(tmp_path / "where", 2, [attempt], Asking(attempt.parent, steps))
     assert [each[1]["status"] for each in records] == ["done", "done"], json.dumps(records)[-2000:]
     assert sorted(kept.steps(attempt.parent)) == steps
+    modes = {oct(path.stat().st_mode & 0o777) for _, path, _ in kept.listed(attempt.parent / folder.KEPT)}
+    assert modes == {"0o600"}

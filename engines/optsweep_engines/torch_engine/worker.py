@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +26,7 @@ from optsweep_engines.engine import Preempted, RunLog
 from optsweep_engines.shared_log import SharedLog
 from optsweep_engines.spec import RunSpec
 from optsweep_engines.torch_engine import ranks
+from optsweep_engines.torch_engine.meeting import meeting
 from optsweep_engines.torch_engine.train import train
 
 SILENCE = datetime.timedelta(minutes=10)
@@ -67,8 +67,8 @@ def shared(log: RunLog, index: int) -> SharedLog:
 @contextlib.contextmanager
 def leading(log: RunLog, attempt_folder: Path, count: int) -> Iterator[SharedLog]:
     """Start the further processes of a run here and be the first; they are gone when it ends, or when this one dies."""
-    with tempfile.TemporaryDirectory(prefix="optsweep-ranks-") as meeting:
-        where = f"file://{meeting}/store"
+    with meeting() as place:
+        where = f"file://{place}/store"
         command = [sys.executable, "-m", "optsweep_engines.torch_engine.worker", str(attempt_folder)]
         command += ["--processes", str(count), "--meeting", where, "--parent", str(os.getpid())]
         others = [subprocess.Popen([*command, "--process", str(index)]) for index in range(1, count)]
