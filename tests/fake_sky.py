@@ -48,6 +48,7 @@ class Cloud:
     def answer(self, verb: str, mode: str, text: str = "") -> None:
         """How the next commands answer: "lost" (done, then an error), "refused", "away" (nothing done), "" as usual.
 
+        "slow" (launch): after as many seconds as the text says, with its pid in slow/NAME meanwhile.
         "start": with "held", jobs wait for a machine.
         """
         with _state(self.root) as state:
@@ -241,6 +242,10 @@ def main() -> int:
     if mode in ("refused", "away"):
         print(text, file=sys.stderr)
         return 1
+    if mode == "slow":
+        (root / "slow").mkdir(exist_ok=True)
+        (root / "slow" / options.name).write_text(str(os.getpid()))
+        time.sleep(float(text))
     answer = {"launch": _submit, "queue": _queue, "cancel": _cancel, "dryrun": lambda *_: 0}[verb](root, options)
     if mode == "lost":
         print(text, file=sys.stderr)

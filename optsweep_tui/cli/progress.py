@@ -105,6 +105,8 @@ def summary(look: Progress) -> str:
         text += f", {look.elsewhere} of them given by another controller to hosts that are not in hosts.toml here"
     if cancelled:
         text += f", {cancelled} cancelled"
+    if look.awaited:
+        text += f", {look.awaited[0]}" + (f" (and {len(look.awaited) - 1} more)" if look.awaited[1:] else "")
     to_go = "" if look.complete else f", {output.duration_text(look.eta_seconds)} to go"
     return f"{text}   {output.duration_text(look.seconds)} gone{to_go}"
 

@@ -146,6 +146,8 @@ def _story(attempt: dict[str, Any]) -> list[str]:
     if claim.get("pid"):
         job = f", job {claim['job']}" if claim.get("job") else ""
         lines.append(f"claimed by process {claim['pid']} of {claim.get('host')}{job} {_clock(claim.get('claimed_at'))}")
+    if attempt["waits"]:
+        lines.append(str(attempt["waits"]))
     if ending.get("reason") or ending.get("error"):
         error = f": {ending['error']}" if ending.get("error") else ""
         lines.append(f"ended    {_clock(ending.get('ended_at'))} {ending.get('reason')}{error}")

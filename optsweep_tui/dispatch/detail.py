@@ -27,6 +27,7 @@ def everything(workspace: Workspace, run_id: str) -> dict[str, Any]:
                 "folder": str(path),
                 "host": rundir.host_of(path),
                 "claim": _tolerant_json(path / rundir.CLAIM) or (rundir.remote(path) or {}).get("claim") or None,
+                "waits": (rundir.remote(path) or {}).get("waits"),
                 "intent": _tolerant_json(path / rundir.INTENT),
                 "exit": _tolerant_json(path / rundir.EXIT),
                 "last_step": row["step"] if row else 0,

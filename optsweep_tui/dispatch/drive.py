@@ -46,7 +46,8 @@ def drive(workspace: Workspace, dispatcher: Dispatcher, run_ids: Iterable[str]) 
         complete = not added and all(run_id in settled for run_id in wanted)
         specs = [spec_of(workspace, run_id) for run_id in wanted]
         look = progress_of(specs, lines, set(settled), started, meter, complete)
-        yield dataclasses.replace(look, elsewhere=getattr(dispatcher, "elsewhere", 0))
+        elsewhere, awaited = getattr(dispatcher, "elsewhere", 0), tuple(getattr(dispatcher, "awaited", ()))
+        yield dataclasses.replace(look, elsewhere=elsewhere, awaited=awaited)
         if complete:
             dispatcher.gc()
             return

@@ -119,6 +119,12 @@ class Fleet:
         """Runs that another controller has given to a host that is not in hosts.toml here: they are not started twice."""
         return len(self._placements.elsewhere)
 
+    @property
+    def awaited(self) -> list[str]:
+        """Submissions of which it is not known whether they were taken, a line each."""
+        pumps = [getattr(member, "pump", None) for member in self._members.values()]
+        return sorted(words for pump in pumps for words in list(getattr(pump, "awaited", {}).values()))
+
     def _others(self) -> list[Any]:
         """Members behind ssh, every host of hosts.toml among them: they remember where runs are."""
         found = []

@@ -60,6 +60,8 @@ class Progress:
     counts: Mapping[str, int] = field(default_factory=dict)
     elsewhere: int = 0
     """Runs among those that wait that another controller has given to a host that is not known here."""
+    awaited: tuple[str, ...] = ()
+    """What is waited for where an answer was lost, a line each."""
 
 
 _specs: dict[tuple[str, str], RunSpec] = {}

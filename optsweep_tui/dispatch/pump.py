@@ -291,13 +291,14 @@ class Pump:
             ended = any(row.get("phase") == "ended" for row in rows.values())
             left = more if came and (ended or _full(rows)) else []
 
-    def _set(self, attempt: Attempt, state: str, row: Mapping[str, Any]) -> None:
+    def _set(self, attempt: Attempt, state: str, row: Mapping[str, Any], *, waits: str = "") -> None:
+        """Write down what the host last said of an attempt, and what it waits for where that is not plain."""
         data = {
             "host": self.site.name,
             "state": state,
             "claim": told.claim(row.get("claim")),
             "changed_at": time.time(),
-        }
+        } | ({"waits": waits} if waits else {})
         links.write_plain(self.site.mirror.folder_of(attempt) / rundir.REMOTE, data)
         self._states[attempt] = state
         self.changed.add(attempt[0])

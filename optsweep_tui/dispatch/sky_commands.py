@@ -61,11 +61,17 @@ def program() -> str | None:
     return shutil.which("sky") or (str(beside) if beside.exists() else None)
 
 
-def call(arguments: Sequence[str], seconds: float = ASK_SECONDS) -> Said:
-    """Run `sky` with arguments, no shell."""
+def call(arguments: Sequence[str], seconds: float = ASK_SECONDS, *, before: Callable[[], None] | None = None) -> Said:
+    """Run `sky` with arguments, no shell.
+
+    Args:
+        before: called when all is there, just before the process starts; what it raises keeps that from starting.
+    """
     path = program()
     if path is None:
         return Said(returncode=127, out="", error=MISSING)
+    if before is not None:
+        before()
     try:
         ended = subprocess.run(
             [path, *arguments],
@@ -85,7 +91,10 @@ def call(arguments: Sequence[str], seconds: float = ASK_SECONDS) -> Said:
 
 
 class Calls:
-    """Calls in the background that nobody waits for at the end: `sky` goes on by itself, its answer is asked for later."""
+    """Calls in the background that nobody waits for at the end: `sky` goes on by itself, its answer is asked for later.
+
+    Those that have not begun by then never do.
+    """
 
     def __init__(self, workers: int, name: str) -> None:
         """Nothing starts yet.
@@ -97,6 +106,24 @@ class Calls:
         self._queue: queue.SimpleQueue[tuple[Future[Said], Callable[[], Said]]] = queue.SimpleQueue()
         self._workers, self._name = workers, name
         self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """No call begins any more: what another process finds noted from now on is all that was begun."""
+        with self._lock:
+            self._closed = True
+
+    def begin(self, note: Callable[[], None]) -> None:
+        """Note that a call begins.
+
+        Raises:
+            RuntimeError: none may begin any more.
+        """
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("this controller is ending")
+            note()
 
     def submit(self, work: Callable[..., Said], *arguments: Any) -> Future[Said]:
         """Begin a call, or have it wait for its turn."""
@@ -111,6 +138,9 @@ class Calls:
     def _work(self) -> None:
         while True:
             future, work = self._queue.get()
+            if self._closed:
+                future.set_result(Said(returncode=124, out="", error="this controller is ending"))
+                continue
             try:
                 future.set_result(work())
             except Exception as error:  # a full disk here, for one: said like any answer of sky

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -31,7 +32,7 @@ class Try:
     """What is remembered of a submission until it is acknowledged: a file, for this process may die."""
 
     tried_at: float = 0.0
-    """Unix seconds; 0: not submitted yet."""
+    """Unix seconds at which the last process of `sky` was started; 0: none was."""
     tries: int = 0
     error: str = ""
     refused: bool = False
@@ -53,6 +54,8 @@ class Handover(SkyHost):
         """Attempts whose note, if there was one, has been read."""
         self._queued_at: dict[Attempt, float] = {}
         """Monotonic seconds at which a job was acknowledged: what the queue said before says nothing of it."""
+        self.awaited: dict[Attempt, str] = {}
+        """Attempts of which it is not known whether they were submitted -> that in words."""
 
     def _hand_over(self, attempts: list[Attempt]) -> None:
         """Submit what waits, as many as may be; settle what is not known to have been taken."""
@@ -102,13 +105,18 @@ class Handover(SkyHost):
         known = known or Try()
         self._keep(attempt, known)
         self._bring(attempt)
-        known.tried_at, known.tries = time.time(), known.tries + 1
-        known.error, known.refused = "", False
-        self._keep(attempt, known)
+        self._awaits_nothing(attempt)
         path = sky_host.folder_of(self._workspace, self.entry) / f"{sky_task.name_of(attempt)}.yaml"
         text = sky_pieces.yaml_of(self._workspace, self.entry, attempt)
-        self._launching[attempt] = self._calls.submit(sky_host.launched, path, text, self.entry, attempt)
+        before = functools.partial(self._calls.begin, functools.partial(self._starts, attempt, known))
+        self._launching[attempt] = self._calls.submit(sky_host.launched, path, text, self.entry, attempt, before)
         return 1
+
+    def _starts(self, attempt: Attempt, known: Try) -> None:
+        """Note on the disk that `sky` is started now. In a thread of `Calls`; the host's own leaves `known` alone meanwhile."""
+        now, tries = time.time(), known.tries + 1
+        self._write(attempt, dataclasses.replace(known, tried_at=now, tries=tries, error="", refused=False))
+        known.tried_at, known.tries, known.error, known.refused = now, tries, "", False
 
     def _bring(self, attempt: Attempt) -> None:
         """Spec, what lies beside it, datasets, and the intent last."""
@@ -135,6 +143,8 @@ class Handover(SkyHost):
         self.storage.write(attempt_file(run_id, number, folder.INTENT), data)
 
     def _take_answers(self) -> None:
+        if self._stop:
+            return  # the next controller asks by name for what was begun
         for attempt, future in list(self._launching.items()):
             if not future.done():
                 continue
@@ -148,16 +158,14 @@ class Handover(SkyHost):
                 continue
             kind = sky_commands.meaning(said)
             known.error, known.refused = said.words, kind == "refused"
-            if kind == "missing":  # it never started: that is sure
-                known.tried_at = 0.0
-                self._refuse(said)
-            elif known.refused:
+            if kind in ("missing", "refused") or not known.tried_at:  # where it never started, that is sure
                 self._refuse(said)
             self._keep(attempt, known)
 
     def _acknowledge(self, attempt: Attempt) -> None:
         self._queued_at[attempt] = time.monotonic()
         self._refusals = 0
+        self.awaited.pop(attempt, None)
         self._set(attempt, "queued", {})
         self._forget(attempt)
 
@@ -168,10 +176,12 @@ class Handover(SkyHost):
         if known.error and not known.refused:
             words = f"host {self.entry.name}: sky says: {known.error}; asking by name before any retry"
             self._trouble = ("unreachable", words)
-        if snapshot is None:
-            return
-        if name in snapshot.rows:
+        if snapshot is not None and name in snapshot.rows:
             self._acknowledge(attempt)
+            return
+        if not known.refused:
+            self._wait(attempt, known)
+        if snapshot is None:
             return
         there = self.storage.listing(attempt[0]).get(attempt[1], {})
         if folder.CLAIM in there or folder.EXIT in there:
@@ -182,6 +192,24 @@ class Handover(SkyHost):
             self._end_here(attempt, "withdrawn", known.error)
         elif time.time() - known.tried_at > SURE_SECONDS and self._accepts():
             self._begin(attempt, known)
+
+    def _wait(self, attempt: Attempt, known: Try) -> None:
+        """Tell what a run waits for, once, where `show` finds it."""
+        until = known.tried_at + SURE_SECONDS
+        when = time.strftime("until %H:%M", time.localtime(until)) if time.time() < until else "until sky answers"
+        words = f"not known whether managed job {sky_task.name_of(attempt)} was submitted: asked again {when}"
+        if self.awaited.get(attempt) != words:
+            self.awaited[attempt] = words
+            self._set(attempt, "submitting", {}, waits=words)
+
+    def _awaits_nothing(self, attempt: Attempt) -> None:
+        """It is submitted again: nothing is waited for."""
+        if self.awaited.pop(attempt, None):
+            self._set(attempt, "submitting", {})
+
+    def _closed(self, attempt: Attempt) -> None:
+        self.awaited.pop(attempt, None)
+        super()._closed(attempt)
 
     def end_there(self, attempt: Attempt, reason: str, error: str) -> None:
         """Write the end of an attempt into the storage: no task that comes late begins it."""
@@ -210,6 +238,9 @@ class Handover(SkyHost):
 
     def _keep(self, attempt: Attempt, known: Try) -> None:
         self._tries[attempt] = known
+        self._write(attempt, known)
+
+    def _write(self, attempt: Attempt, known: Try) -> None:
         path = self._note(attempt)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.write_json(path, {key: value for key, value in vars(known).items() if key != "asked_after"})

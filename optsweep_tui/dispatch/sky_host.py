@@ -6,7 +6,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -110,6 +110,11 @@ class SkyHost(Pump):
         """Between two looks at the same files."""
         return NEAR_SECONDS if self.storage.local else LOOK_SECONDS
 
+    def leave(self) -> None:
+        """See `Pump.leave`. What waits for its turn at `sky` is left to the next controller."""
+        super().leave()
+        self._calls.close()
+
     # ------------------------------------------------------------ the storage
 
     def _prepared(self) -> None:
@@ -165,9 +170,6 @@ class SkyHost(Pump):
             self._asked_at = time.monotonic()
             self._asking = self._calls.submit(sky_commands.call, sky_commands.QUEUE), self._asked_at
 
-    _away = ""
-    _asked_at = 0.0
-
     def fresh(self, since: float) -> Snapshot | None:
         """The newest answer, if it was asked for after `since` (monotonic seconds)."""
         return self.snapshot if self.snapshot is not None and self.snapshot.started > since else None
@@ -221,12 +223,16 @@ def accepted(workspace: Workspace, entry: HostEntry) -> Said:
     return sky_commands.call(["launch", "--dryrun", "--yes", str(path)], sky_commands.ASK_SECONDS)
 
 
-def launched(path: Path, text: str, entry: HostEntry, attempt: Attempt) -> Said:
-    """Submit a managed job. Its answer may be lost; it is asked for by name before any second one."""
+def launched(path: Path, text: str, entry: HostEntry, attempt: Attempt, before: Callable[[], None]) -> Said:
+    """Submit a managed job. Its answer may be lost; it is asked for by name before any second one.
+
+    Args:
+        before: notes on the disk that `sky` is started now: one that was never started is not asked for.
+    """
     _written(path, text)
     secrets = ["--secret-file", str(Path(entry.env_file).expanduser())] if entry.env_file else []
     argv = ["jobs", "launch", "--yes", "--detach-run", "--name", sky_task.name_of(attempt), *secrets, str(path)]
-    return sky_commands.call(argv, sky_commands.LAUNCH_SECONDS)
+    return sky_commands.call(argv, sky_commands.LAUNCH_SECONDS, before=before)
 
 
 def _written(path: Path, text: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from optsweep_tui import flow, rundir, settings
+from optsweep_tui.cli import progress
 from optsweep_tui.dispatch import fleet, pump, sky_handover, sky_host, sky_pump
 from tests import fake_sky, walker
 from tests.e2e import workbench
@@ -257,6 +258,44 @@ def test_a_controller_that_died_before_the_answer_asks_by_name_and_submits_nothi
     driven(place, [run_id])
     assert_done(place, [run_id])
     assert len(cloud.jobs()) == 1 and cloud.calls("launch") == 1
+
+
+def test_of_many_submissions_a_kill_makes_only_those_wait_that_had_begun(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = workbench.grid_file(
+        tmp_path, str(RATIO), sky_host.WORKERS + 3, name="walks", engine="walker", optimizers=["adamw"]
+    )
+    cloud.answer("launch", "slow", "6")
+    controller = workbench.start("run", "--grid", str(grid), "--host", "cloud", workspace=place)
+    begun = tmp_path / "cloud" / "slow"
+    try:
+        wait_for(
+            lambda: begun.is_dir() and len(list(begun.iterdir())) == sky_host.WORKERS, "sky has begun as many as it may"
+        )
+    finally:
+        controller.kill()
+        controller.wait()
+    killed = min(begun.iterdir())
+    os.kill(int(killed.read_text()), signal.SIGKILL)
+    cloud.answer("launch", "")
+    run_ids = rundir.run_ids(place / "runs")
+    (waits,) = [run_id for run_id in run_ids if f"os-{run_id}-a1" == killed.name]
+    others = [run_id for run_id in run_ids if run_id != waits]
+    looks = []
+    for look in flow.drive(settings.workspace(place), others):
+        looks.append(progress.summary(look))
+        assert len(looks) < 600, "those that had not begun are submitted at once"
+    words = f"not known whether managed job {killed.name} was submitted: asked again until "
+    assert cloud.calls("launch") == len(run_ids), "none twice"
+    assert rundir.state_of(place / "runs" / waits).state == "submitting", "a call that had begun is waited for"
+    assert any(words in look for look in looks)
+    assert words in workbench.optsweep("show", waits, workspace=place).stdout
+    monkeypatch.setattr(sky_handover, "SURE_SECONDS", 0.5)
+    driven(place, run_ids)
+    assert_done(place, run_ids)
+    assert sorted(job["name"] for job in cloud.jobs().values()) == sorted(f"os-{run_id}-a1" for run_id in run_ids)
+    assert words not in workbench.optsweep("show", waits, workspace=place).stdout
 
 
 def test_storage_that_is_away_changes_no_state_and_what_was_written_meanwhile_comes(

@@ -509,6 +509,22 @@ def test_the_folder_of_the_node_is_the_one_that_the_task_mounts() -> None:
     assert "$HOME/optsweep-storage/" in sky_task.SETUP and shutil.which("sha256sum")
 
 
+def test_no_call_begins_once_a_controller_lets_go() -> None:
+    calls, began, go_on, noted = sky_commands.Calls(1, "x"), threading.Event(), threading.Event(), []
+
+    def first() -> Said:
+        began.set()
+        go_on.wait(30)
+        calls.begin(lambda: noted.append("first"))
+        return said(0)
+
+    under_way, waiting = calls.submit(first), calls.submit(lambda: said(0))
+    assert began.wait(30)
+    calls.close()
+    go_on.set()
+    assert under_way.result(30).returncode == 1 and waiting.result(30).returncode == 124 and noted == []
+
+
 def test_a_controller_that_ends_waits_for_no_answer_of_sky(tmp_path: Path) -> None:
     program = tmp_path / "sky"
     program.write_text(f"#!/bin/sh\nsleep 5\ntouch {tmp_path}/submitted\n")
