@@ -28,7 +28,6 @@ cp "$HOME/optsweep-storage/setup/$OPTSWEEP_SETUP.sh" ./optsweep-setup.sh
 echo "$OPTSWEEP_SETUP  ./optsweep-setup.sh" | sha256sum --check --status && bash ./optsweep-setup.sh
 """
 """By reference: the user's own script is run only with the content that it was submitted with."""
-ANY_RUN = "0" * 32
 
 
 def name_of(attempt: Attempt) -> str:
