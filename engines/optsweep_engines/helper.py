@@ -134,7 +134,8 @@ class Helper:
         before: Any = None
         with contextlib.suppress(ValueError):
             before = folder.read_json(path)
-        kept_secret = before.get("secret") if isinstance(before, dict) else None
+        same = isinstance(before, dict) and before.get("workers") == header["workers"]
+        kept_secret = before.get("secret") if same else None  # who is a worker no more is to know none
         secret = str(header.get("secret") or kept_secret or os.urandom(32).hex())
         data = {name: header[name] for name in ("process", "workers", "address", "ports")} | {"secret": secret}
         made = team.made(data)

@@ -57,6 +57,12 @@ def is_state_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def step_of(name: str) -> int | None:
+    """The step in the name of a state; None where it is none."""
+    match = _NAME.fullmatch(name)
+    return int(match.group(1)) if match else None
+
+
 def name_has(path: Path, sha256: str) -> bool:
     """Whether the name of a state tells of this content."""
     match = _NAME.fullmatch(path.name)

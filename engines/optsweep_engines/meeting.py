@@ -181,6 +181,7 @@ class Meeting:
         name = self._team.workers[process]
         other = said["code"] != sources.digest()
         wire.say(proof=team.proof(self._key, "first", process, nonces), leave=other)
+        wire.seal(team.line_key(self._key, process, nonces), "first", "worker")
         why = "has another version of the engine" if other else str(said.get("why") or "")[:300]
         if said.get("never"):
             self._told(f"worker {name} {why}", lost=True)

@@ -322,6 +322,7 @@ def met(wire: Wire, ours: Team, runs: Path, shim: Shim) -> Path | None:
     answer = wire.heard()
     if not hmac.compare_digest(team.proof(key, "first", ours.process, nonces), team.words(answer["proof"], 64)):
         raise ValueError("no meeting of ours")
+    wire.seal(team.line_key(key, ours.process, nonces), "worker", "first")
     if answer.get("leave"):
         shim.stop(0, None)  # a worker from before an update: a controller starts another
         return None

@@ -2,7 +2,7 @@
 
 `team.json` under the root of each machine is written by the controller over ssh, the same secret in all of them. The first
 machine listens on the address that was given, the others come to it. What they say goes in the clear; who says it is
-proved by the secret, for each attempt anew.
+proved by the secret, for each attempt anew, and then with each line.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ HELLO_SECONDS = 5.0
 COMER_SECONDS = 15.0
 """How long the first machine waits for the words of one that has come: longer, so that it is never the one who hangs up."""
 LARGEST_ATTEMPT = 999_999_999
+LARGEST_FILE = 1 << 44
+"""Bytes of a checkpoint, 16 TiB: more is nonsense."""
 LARGEST_LINE = 1 << 20
 PIECE = 1 << 20
 SIOCGIFADDR = 0x8915  # linux/sockios.h
@@ -258,15 +260,37 @@ class Gone(Exception):
 
 
 class Wire:
-    """One connection: lines of JSON, the bytes of files behind some of them. One thread reads, any may send."""
+    """One connection: lines of JSON, the bytes of files behind some of them. One thread reads, any may send.
+
+    Once both sides have proved themselves (`seal`), each line begins with its HMAC-SHA256 over side, number and text, so that
+    nobody on the way can add, change, repeat or leave out one. Files are checked by the hash in their name.
+    """
 
     def __init__(self, connection: socket.socket, seconds: float = HELLO_SECONDS) -> None:
         self._connection = connection
         self._sending = threading.Lock()
         self._buffer = b""
+        self._key: bytes | None = None
+        self._sides = ("", "")
+        self._counts = [0, 0]
+        """Lines sent and heard under the key."""
         self.patience(seconds)
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def seal(self, key: bytes, own: str, other: str) -> None:
+        """From here on every line carries its proof, both ways."""
+        self._key, self._sides = key, (own, other)
+
+    def _mark(self, way: int, text: bytes) -> bytes:
+        assert self._key is not None
+        self._counts[way] += 1
+        head = f"{self._sides[way]} {self._counts[way]} ".encode()
+        return hmac.new(self._key, head + text, "sha256").hexdigest().encode()
+
+    def _line(self, message: Mapping[str, Any]) -> bytes:
+        text = json.dumps(message, allow_nan=False).encode()
+        return (self._mark(0, text) + b" " if self._key is not None else b"") + text + b"\n"
 
     def patience(self, seconds: float) -> None:
         """How long the next words are waited for."""
@@ -285,7 +309,7 @@ class Wire:
             Gone: it cannot be sent.
         """
         with self._sending:
-            self._send((json.dumps(message, allow_nan=False) + "\n").encode())
+            self._send(self._line(message))
 
     def beat(self, side: str) -> None:
         """Say that one is there, unless something is being said already.
@@ -298,7 +322,7 @@ class Wire:
         """
         if self._sending.acquire(blocking=False):
             try:
-                self._send((json.dumps({side: "beat"}) + "\n").encode())
+                self._send(self._line({side: "beat"}))
             finally:
                 self._sending.release()
 
@@ -309,7 +333,7 @@ class Wire:
             Gone: it cannot be sent. OSError: the file cannot be read.
         """
         with self._sending, open(path, "rb") as file:
-            self._send((json.dumps({**message, "size": size}) + "\n").encode())
+            self._send(self._line({**message, "size": size}))
             while size:
                 piece = file.read(min(PIECE, size))
                 if not piece:
@@ -335,6 +359,10 @@ class Wire:
                 raise Gone("a line without an end")
             self._fill(limit)
         line, _, self._buffer = self._buffer.partition(b"\n")
+        if self._key is not None:
+            mark, _, line = line.partition(b" ")
+            if not hmac.compare_digest(mark, self._mark(1, line)):
+                raise Gone("words that are not the other side's")
         try:
             message = json.loads(line, parse_constant=_no_constant)
         except (ValueError, RecursionError):
@@ -416,6 +444,11 @@ def words(value: Any, most: int) -> str:
 def proof(key: bytes, side: str, process: int, nonces: tuple[str, str]) -> str:
     """That one side of a connection knows the key."""
     return hmac.new(key, f"{side} {process} {nonces[0]} {nonces[1]}".encode(), "sha256").hexdigest()
+
+
+def line_key(key: bytes, process: int, nonces: tuple[str, str]) -> bytes:
+    """Of the lines of one connection."""
+    return hmac.digest(key, f"lines {process} {nonces[0]} {nonces[1]}".encode(), "sha256")
 
 
 def nonce() -> str:

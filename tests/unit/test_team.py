@@ -183,16 +183,92 @@ def test_what_a_run_begins_with_comes_whole_and_under_its_own_name_only(
         place = meeting.go()
         wait_for(lambda: member.place)
         assert member.place is not None and member.place.process == 1 and member.place.token == place.token
-        for bad in ("../../x", "spec.json", name + "/.."):
-            with pytest.raises(ValueError, match="file name"):
-                member._target({"name": bad, "run": RUN, "kind": STATE})
-        with pytest.raises(ValueError, match="file name"):
-            member._target({"name": name, "run": "../" + OTHER, "kind": STATE})
-        assert member._target({"name": name, "run": OTHER, "kind": STATE}) == (
-            tmp_path / "second" / "runs" / OTHER / folder.KEPT / name
-        )
     finally:
         member.close()
+
+
+def test_a_file_is_taken_only_where_the_run_begins_with_it(tmp_path: Path) -> None:
+    here, there = socket.socketpair()
+    where = attempt(tmp_path, beside=True)
+    member = Membership(Wire(here), where, 1)
+    name, other = kept.name_of(7, "0" * 64), kept.name_of(8, "0" * 64)
+
+    def told(**changes: Any) -> dict[str, Any]:
+        return {"kind": "checkpoint", "run": RUN, "name": name, "size": 14, **changes}
+
+    state = {"kind": STATE, "run": OTHER}
+    try:
+        assert member._target(member._wanted([told()])[0]) == where / folder.CHECKPOINTS / name
+        for bad in ("../../x", "spec.json", name + "/..", 7, ["x"]):
+            with pytest.raises(ValueError):
+                member._wanted([told(name=bad)])
+        wrong: list[dict[str, Any]] = [{"size": size} for size in (-1, 1.0, float("inf"), True, "1", 1 << 60)]
+        wrong += [{"run": "../" + OTHER}, {"run": OTHER}, {"kind": "spec"}, {"kind": STATE}, state]
+        for changes in wrong:
+            with pytest.raises(ValueError):
+                member._wanted([told(**changes)])
+        folder.write_json(where.parent / folder.SPEC, {"start": {"run_id": OTHER, "step": 7}})
+        assert member._target(told(**state)) == tmp_path / "runs" / OTHER / folder.KEPT / name
+        with pytest.raises(ValueError, match="does not begin with"):
+            member._target(told(**state, name=other))
+        with pytest.raises(ValueError, match="more than one"):
+            member._wanted([told(), told()])
+    finally:
+        member.close()
+        there.close()
+
+
+def test_after_the_proof_nobody_on_the_way_adds_changes_repeats_or_leaves_out_a_line() -> None:
+    def sealed(first: socket.socket, key: bytes = b"k", own: str = "worker", other: str = "first") -> Wire:
+        wire = Wire(first, 2.0)
+        wire.seal(key, own, other)
+        return wire
+
+    here, there = socket.socketpair()
+    speaker = sealed(here)
+    speaker.say(a=1)
+    speaker.say(a=2)
+    speaker.beat("is")
+    here.close()
+    lines = there.recv(9999).splitlines(keepends=True)
+    assert len(lines) == 3
+    one, two, _ = lines
+    for sent, understood in (
+        (lines, 3), ([two], 0), ([one, one], 1), ([one.replace(b": 1", b": 3")], 0), ([b'{"do": "end"}\n'], 0), ([b"\n"], 0),
+    ):  # fmt: skip
+        near, far = socket.socketpair()
+        near.sendall(b"".join(sent))
+        near.close()
+        wire, found = sealed(far, own="first", other="worker"), 0
+        with pytest.raises(Gone) as why:
+            while True:
+                wire.heard()
+                found += 1
+        assert found == understood and ("hung up" in str(why.value)) == (sent is lines)
+        wire.close()
+    for wrong in (
+        {"key": b"l"},
+        {"own": "worker", "other": "first"},
+    ):  # another connection's; what one has said oneself
+        near, far = socket.socketpair()
+        near.sendall(one)
+        with pytest.raises(Gone, match="not the other side's"):
+            sealed(far, **{"own": "first", "other": "worker", **wrong}).heard()  # type: ignore[arg-type]
+        near.close()
+
+
+def test_lines_go_sealed_from_the_proof_on(first: tuple[Team, Meeting], tmp_path: Path) -> None:
+    made, meeting = first
+    attempt(tmp_path / "second", beside=True)
+    wire, where = come(as_worker(made), tmp_path / "second" / "runs")
+    assert where is not None and wire._key is not None
+    wait_for(lambda: not meeting.missing)
+    meeting.begin()
+    assert wire.heard() == {"do": "begin", "files": []}
+    wire._connection.sendall(b'{"is": "ready"}\n')
+    assert wait_for(lambda: meeting.trouble).text == "worker w1 was cut off: words that are not the other side's"
+    assert not meeting.ready
+    wire.close()
 
 
 def test_a_file_with_another_content_than_its_name_says_ends_the_worker(tmp_path: Path) -> None:
@@ -395,6 +471,9 @@ def test_the_first_machine_keeps_its_secret_and_the_others_take_it(tmp_path: Pat
     first, second = Helper(tmp_path / "first"), Helper(tmp_path / "second")
     secret = first.answer({"verb": "team", **told}, b"")[0]["secret"]
     assert len(secret) == 64 and first.answer({"verb": "team", **told}, b"")[0]["secret"] == secret
+    anew = {"verb": "team", **told, "workers": ["a", "c"]}
+    assert first.answer(anew, b"")[0]["secret"] != secret, "who is no worker any more knows none that is of use"
+    first.answer({"verb": "team", **told, "secret": secret}, b"")
     second.answer({"verb": "team", **told, "process": 1, "secret": secret}, b"")
     path = tmp_path / "second" / team.FILE
     assert team.read(path).key(RUN, 1) == team.read(tmp_path / "first" / team.FILE).key(RUN, 1)
