@@ -112,9 +112,14 @@ def certified(
         raise OptsweepError(f"--steps {steps} is not between 1 and the {spec.steps} steps of the spec", "give fewer")
     if mesh is not None:
         try:
-            require_divides(mesh, spec.batch_size // spec.accumulation)
+            sizes = require_divides(mesh, spec.batch_size // spec.accumulation)
         except ValueError as error:
             raise OptsweepError(str(error), "write --mesh data=2, or set batch_size") from None
+        if engines[1] == "torch" and max(sizes.values()) > 1:
+            raise OptsweepError(
+                f'mesh "{mesh}": the torch engine takes one in a run, a certificate trains in a single process',
+                "leave --mesh out, or write --engine torch,jax",
+            )
     with tempfile.TemporaryDirectory(prefix="optsweep-parity-") as place:
         answers = {which: str(Path(place) / f"{which}.npz") for which in ("first", "moved", "second")}
         common = {

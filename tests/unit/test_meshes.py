@@ -12,6 +12,7 @@ from optsweep_engines import folder, mesh
 from optsweep_engines.optimizers import user_plan
 from optsweep_engines.spec import RunRecord, RunSpec
 from optsweep_tui import benches, flow, meshes, preview, settings
+from optsweep_tui.certificates import parity
 from optsweep_tui.errors import OptsweepError
 from tests.unit.test_benches import row
 from tests.unit.test_spec import spec
@@ -153,3 +154,11 @@ def test_a_torch_class_of_a_users_file_cannot_be_spread(tmp_path: Path) -> None:
     run = dataclasses.replace(spec(), optimizer=entry.name)
     said = refused(work, run)
     assert said is not None and "mine.py: Mine is a torch.optim class" in said and said.endswith("take fsdp=1")
+
+
+def test_a_certificate_of_torch_on_a_mesh_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    work, said = place(tmp_path), list[str]()
+    run = planned(work, "adamw")
+    with pytest.raises(OptsweepError, match='mesh "data=2": the torch engine takes one in a run'):
+        parity.certified(work, run, ("torch", "torch"), steps=1, mesh="data=2", say=said.append)
+    assert said == []
