@@ -78,8 +78,8 @@ def examine(workspace: Workspace, libraries: Mapping[str, str]) -> dict[str, Any
             state = "drained" if host.drained else link.state if link else "never asked"
             slots = host.slots or (link.slots if link else None)
             hosts.append({"name": host.name, "slots": slots, "backend": host.backend, "state": state})
-            if link is not None and link.fresh and link.error:
-                todo.append(link.error)
+            if link is not None and link.fresh and (link.error or link.held):
+                todo.append(link.error or link.held)
     except OptsweepError as error:
         todo.append(str(error))
     return {

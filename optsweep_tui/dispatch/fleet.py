@@ -143,6 +143,8 @@ class Fleet:
                 link = member.connect(max(0.0, deadline - time.monotonic()))
                 if link.state != "connected":
                     problems[name] = link.error or f"host {name} did not answer within {seconds:g} s"
+                elif link.held:
+                    problems[name] = link.held
             if getattr(member, "entry", None) is not None and member.entry.drained:
                 problems[name] = f"host {name} is drained. optsweep hosts drain {name} --off lets it start runs again"
         return problems
@@ -468,7 +470,7 @@ def greeting(workspace: Workspace, entry: hostsfile.HostEntry) -> str:
                     f"host {entry.name} keeps its files where host {other.name} does: the same machine, or a shared home",
                     f"another machine with that home needs --root of its own: --root ~/.optsweep-{entry.name}",
                 )
-        return "" if link.state == "connected" else link.error
+        return link.held if link.state == "connected" else link.error
     finally:
         member.close()
 

@@ -154,7 +154,7 @@ class Looker:
             why = "" if entry.backend != "ssh" else f"never asked. optsweep hosts check {entry.name} asks it"
             return HostLook(host=host, drained=entry.drained, problem=why)
         age = max(0.0, time.time() - link.heard_at) if link.heard_at else None
-        problem = link.error if link.state != "connected" else ""
+        problem = link.error if link.state != "connected" else link.held
         seen = self._seen(entry.name)
         engines = tuple(engine for engine in ("jax", "torch") if engine in (link.libraries or {}))
         return dataclasses.replace(

@@ -30,6 +30,8 @@ class Link:
     state: str
     """connected, unreachable, or refused (it answers and cannot be used)."""
     error: str = ""
+    held: str = ""
+    """Why a host that answers can begin no run now: a further machine that trains with it does not answer, for one."""
     heard_at: float = 0.0
     """Unix seconds of the last answer, by this machine's clock; 0 = never."""
     since: float = 0.0

@@ -166,10 +166,7 @@ class Pump:
             self.site.call("advance")
         self._look()
         self.site.mirror.keep()
-        if problem is None:
-            self._say("connected", "")
-        else:
-            self._say("unreachable" if isinstance(problem, Unreachable) else "refused", str(problem))
+        self._say("connected", "", "" if problem is None else str(problem))
         return bool(attempts)
 
     def _greet(self, hello: Mapping[str, Any]) -> None:
@@ -327,14 +324,15 @@ class Pump:
             path = links.folder_of(self._workspace, self.site.name) / "look.json"
             links.write_plain(path, {**told.look(answer), "looked_at": time.time()})
 
-    def _say(self, state: str, error: str) -> None:
+    def _say(self, state: str, error: str, held: str = "") -> None:
         """Write the link down when it changes, and now and then."""
         now = time.time()
-        same = state == self._link.state and error == self._link.error
+        same = (state, error, held) == (self._link.state, self._link.error, self._link.held)
         self._link = dataclasses.replace(
             self._link,
             state=state,
             error=error,
+            held=held,
             heard_at=now if state == "connected" else self._link.heard_at,
             since=self._link.since if same and self._link.since else now,
             written_at=now,

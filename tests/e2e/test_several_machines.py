@@ -25,7 +25,7 @@ from optsweep_engines.engine import load_engine
 from optsweep_engines.spec import RunSpec
 from optsweep_tui import settings
 from optsweep_tui.certificates.parity import CONTROLS, LATER
-from optsweep_tui.dispatch import hostsfile, team_check
+from optsweep_tui.dispatch import hostsfile, links, team_check
 from tests.e2e import remote, workbench
 from tests.e2e.workbench import optsweep
 from tests.sshd import Box, Lab, lab
@@ -313,6 +313,38 @@ def test_machines_given_up_as_lost_are_ended_where_they_answer(made: Lab) -> Non
         require_nobody_left(made)
     finally:
         first.start()
+
+
+def test_a_worker_that_does_not_answer_holds_new_runs_and_what_runs_is_shown_as_it_is(made: Lab) -> None:
+    workspace = place(made, "held", step=0.02)
+    first, second = made.boxes["first"], made.boxes["second"]
+    controller = workbench.start(*counted(made, "held", 1, 600), workspace=workspace)
+    try:
+        [run_id] = wait_for(lambda: training(second, remote.specs(workspace)))
+        for pid in first.processes("optsweep_engines.run"):
+            os.kill(pid, signal.SIGSTOP)
+        second.stop()
+        held = wait_for(lambda: (links.read_link(settings.workspace(workspace), "pod") or links.Link(state="")).held)
+        assert "host pod worker second" in held
+        rows = json.loads(optsweep("ls", "--json", workspace=workspace).stdout)
+        assert [row["state"] for row in rows] == ["running"], "the first machine answers"
+        assert held in optsweep("hosts", "ls", workspace=workspace).stderr
+        more = optsweep(*counted(made, "more", 1, 700), workspace=workspace, check=False)
+        assert more.returncode == 2 and "host pod worker second" in more.stderr
+        second.start()
+        wait_for(
+            lambda: not (links.read_link(settings.workspace(workspace), "pod") or links.Link(state="", held="x")).held
+        )
+        go_on(made)
+        assert controller.wait(timeout=60) == 0
+    finally:
+        go_on(made)
+        controller.kill()
+        controller.wait()
+        if not second.pid:
+            second.start()
+    assert end_of(first, run_id, 1)["reason"] == "finished"
+    require_nobody_left(made)
 
 
 def test_check_names_the_worker_at_fault_and_add_shows_the_key_of_each(made: Lab) -> None:
