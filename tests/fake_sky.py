@@ -59,6 +59,10 @@ class Cloud:
         with _state(self.root) as state:
             return int(state["calls"].get(verb, 0))
 
+    def start(self, job: int) -> None:
+        """A machine is found for a job that was held."""
+        _start(self.root, job)
+
     def preempt(self, job: int, *, notice: float = 0.0, away: float = 0.0) -> None:
         """Take the machine of a job away, and start the task on another.
 

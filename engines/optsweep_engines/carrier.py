@@ -76,7 +76,7 @@ class Carried:
                 if number != self._number and not self._ours():
                     return None  # a later job's
                 if self._claimed(newest):
-                    return self._brought(number)
+                    return self._taken(number, newest)
                 if not self._ours():
                     return None
                 continue  # an earlier start of this very job was quicker
@@ -155,6 +155,19 @@ class Carried:
         return time.monotonic() - self._lease[1] > self._pace.still
 
     # ------------------------------------------------------------ what the attempt needs on this node
+
+    def _taken(self, number: int, there: Path) -> Path:
+        """`_brought`; where that cannot be, the storage is told why at once: a claim alone would be waited for in vain."""
+        try:
+            return self._brought(number)
+        except (OSError, ValueError, TypeError) as error:
+            with contextlib.suppress(OSError):
+                if (self._storage / mounted.MARK).exists() and not (there / folder.EXIT).exists():
+                    reason = (
+                        "lost" if isinstance(error, OSError) else "failed"
+                    )  # a disk or a mount may be well elsewhere
+                    self._end(there, reason, f"its node did not begin it: {error}")
+            raise
 
     def _brought(self, number: int) -> Path:
         """The attempt's folder here, with spec, intent, datasets and the newest checkpoint of the attempts before."""

@@ -242,8 +242,13 @@ _REFUSED = (
 """Words of errors after which the same submission would fail again."""
 _UNREACHABLE = (
     "connectionerror", "connection refused", "failed to connect", "timed out", "name resolution", "temporary failure",
-    "api server is not", "did not end within", "max retries", "502", "503", "504",
+    "api server is not", "did not end within", "max retries",
 )  # fmt: skip
+_GATEWAY = re.compile(
+    r"\b(?:http(?:/[0-9.]+)?|status(?:[ _]code)?|error(?: code)?)[ :=]{1,3}50[234]\b"
+    r"|\b50[234]\b[ ,:]*(?:message=)?['\"]?(?:server error|bad gateway|service unavailable|gateway time-?out)"
+)
+"""An error of HTTP that says that nobody has answered; the same digits in an id or a path say nothing."""
 _HINTS = (
     (MISSING, "uv tool install 'skypilot[aws,gcp]==0.14.*', or pip install 'optsweep[skypilot]' here"),
     ("credential", "sky check says which clouds can be used, and what each needs"),
@@ -261,7 +266,7 @@ def meaning(said: Said) -> str:
     if said.returncode == 127:
         return "missing"
     text = f"{said.error} {said.out}".lower()
-    if said.returncode == 124 or any(words in text for words in _UNREACHABLE):
+    if said.returncode == 124 or any(words in text for words in _UNREACHABLE) or _GATEWAY.search(text):
         return "unreachable"
     return "refused" if any(words in text for words in _REFUSED) else "unknown"
 

@@ -80,6 +80,13 @@ def diagnostics_of(workspace: Workspace, attempt: Attempt) -> bytes | None:
 
 
 def preview(workspace: Workspace, name: str, attempt: Attempt) -> str | None:
-    """The task that a run would be submitted as; None where the host is of another back-end."""
+    """The task that a run would be submitted as; None where the host is of another back-end.
+
+    Raises:
+        OptsweepError: a file that hosts.toml names cannot be used, as at the launch.
+    """
     entry = hostsfile.read(workspace).get(name)
-    return yaml_of(workspace, entry, attempt) if entry is not None and entry.backend == "skypilot" else None
+    if entry is None or entry.backend != "skypilot":
+        return None
+    require_secrets(entry)
+    return yaml_of(workspace, entry, attempt)

@@ -227,6 +227,24 @@ def test_jobs_that_end_before_their_run_begins_end_the_attempts_with_what_sky_sa
     assert len(cloud.jobs()) == submitted
 
 
+def test_what_a_node_refuses_is_told_at_once_and_brought_anew_for_the_next_attempt(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sky_pump, "STILL_SECONDS", 1000.0)
+    cloud.answer("start", "held")
+    (run_id,) = launched(place, tmp_path, 1)
+    wait_for(lambda: rundir.state_of(place / "runs" / run_id).state == "queued", "it waits")
+    there = tmp_path / "bucket" / "runs" / run_id / "spec.json"
+    there.write_text(json.dumps(json.loads(there.read_text()) | {"seed": 99}))
+    cloud.answer("start", "")
+    cloud.start(1)
+    driven(place, [run_id])
+    assert_done(place, [run_id])
+    first = json.loads((place / "runs" / run_id / "a1" / "exit.json").read_text())
+    assert first["reason"] == "failed" and "did not begin it: the spec in the storage is that of run" in first["error"]
+    assert [job["name"] for job in cloud.jobs().values()] == [f"os-{run_id}-a1", f"os-{run_id}-a2"]
+
+
 def test_a_job_that_is_given_up_is_followed_by_another_when_its_lease_has_stood_still(
     place: Path, cloud: fake_sky.Cloud, tmp_path: Path
 ) -> None:
@@ -389,6 +407,27 @@ def test_a_dry_run_shows_the_task_and_writes_nothing(place: Path, cloud: fake_sk
     assert data["tasks"]["cloud"] in said.stdout and f"name: os-{first}-a1\n" in data["tasks"]["cloud"]
     assert "accelerators: H100:1" in said.stdout and "mode: MOUNT" in said.stdout
     assert not (place / "runs").exists() and not list((place.parent / "bucket").iterdir())
+
+
+def test_secrets_that_could_not_be_handed_over_are_told_by_the_dry_run_as_by_the_launch(
+    place: Path, cloud: fake_sky.Cloud, tmp_path: Path
+) -> None:
+    grid = str(workbench.grid_file(place, str(RATIO), 1, name="walks", engine="walker", optimizers=["adamw"]))
+    secrets, hosts = tmp_path / "secrets", place / "hosts.toml"
+    hosts.write_text(f'{hosts.read_text()}env_file = "{secrets}"\n')
+    for words in ("No such file", "can be read by others", "line 1 is not NAME=VALUE"):
+        said = [
+            workbench.optsweep("run", "--grid", grid, "--host", "cloud", *more, workspace=place, check=False)
+            for more in (["--dry-run"], ["--dry-run", "--json"], [])
+        ]
+        assert {(each.returncode, each.stdout, each.stderr.count("\n")) for each in said} == {(2, "", 1)}, said
+        assert all(f"hosts.cloud.env_file: {secrets}: " in each.stderr and words in each.stderr for each in said)
+        secrets.write_text("no sign of equality\n")
+        secrets.chmod(0o644 if words.startswith("No") else 0o600)
+    secrets.write_text("TOKEN=1\n")
+    assert (
+        "name: os-" in workbench.optsweep("run", "--grid", grid, "--host", "cloud", "--dry-run", workspace=place).stdout
+    )
 
 
 def test_what_a_bucket_keeps_of_done_runs_is_cleared_away_on_demand(

@@ -168,6 +168,15 @@ def test_no_answer_is_never_an_empty_queue() -> None:
         (1, "ValueError: Accelerator 'H1000' is not found in catalog", "refused"),
         (2, "Usage: sky jobs launch [OPTIONS] ENTRYPOINT...", "refused"),
         (1, "Segmentation fault", "unknown"),
+        (
+            1,
+            "requests.exceptions.HTTPError: 503 Server Error: Service Unavailable for url: http://h/api",
+            "unreachable",
+        ),
+        (1, "aiohttp.ClientResponseError: 502, message='Bad Gateway', url=http://h/api", "unreachable"),
+        (1, "RuntimeError: request failed with status code 504", "unreachable"),
+        (1, "sky.exceptions.NoCloudAccessError: project 150266 has no cloud access (request 7f502, id 503)", "refused"),
+        (1, "ValueError: vpc-0a504 does not exist. http: see /tmp/503/log", "refused"),
     ],
 )
 def test_what_an_error_says_of_the_submission(code: int, error: str, kind: str) -> None:
@@ -352,9 +361,26 @@ def test_a_node_runs_nothing_from_the_bucket_that_is_not_what_was_sent(tmp_path:
         start = carried(other, "job")
         start._diagnostics = "d" * 64 if name.startswith(folder.DIAGNOSTICS) else ""
         mounted.put(start.there / name, content)
-        with pytest.raises((ValueError, TypeError)):
+        with pytest.raises((ValueError, TypeError)) as refused:
             start.next(Shim({}))
+        ending = json.loads((start.there / "a1" / folder.EXIT).read_text())
+        assert ending["reason"] == "failed" and ending["error"].endswith(str(refused.value)), "the controller is told"
         assert not (start.here / folder.OPTIMIZER).exists() or (start.here / folder.OPTIMIZER).read_bytes() == b"# mine"
+
+
+def test_a_node_that_cannot_read_what_it_needs_says_so_but_not_into_a_folder_that_is_no_mount(tmp_path: Path) -> None:
+    start = carried(tmp_path, "job")
+    (start.there / folder.OPTIMIZER).unlink()
+    with pytest.raises(FileNotFoundError):
+        start.next(Shim({}))
+    ending = json.loads((start.there / "a1" / folder.EXIT).read_text())
+    assert ending["reason"] == "lost" and folder.OPTIMIZER in ending["error"], "another node may be well"
+    (start.there / "a1" / folder.EXIT).unlink()
+    (start.there / "a1" / folder.CLAIM).unlink()
+    (tmp_path / "bucket" / mounted.MARK).unlink()
+    with pytest.raises(FileNotFoundError):
+        start.next(Shim({}))
+    assert not (start.there / "a1" / folder.EXIT).exists()
 
 
 def test_nothing_begins_against_a_cancel_marker_a_record_or_an_end(tmp_path: Path) -> None:
