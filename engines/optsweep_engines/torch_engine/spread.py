@@ -51,7 +51,7 @@ class Axes:
             group=own.get_group(),
         )
 
-    def any(self, own: bool) -> bool:
+    def in_any(self, own: bool) -> bool:
         """Whether it holds in one of the processes of a replica; all of them call it."""
         found = torch.tensor(int(own), device=self.mesh.device_type)
         dist.all_reduce(found, group=self.group)

@@ -52,7 +52,7 @@ def keep(
         for bank, parts in spread.parts.items()
         for part, value in zip(parts, evaluated[bank], strict=True)
     )
-    if spread.axes.any(other):
+    if spread.axes.in_any(other):
         held += [_parameter(spread, EVALUATED, bank, parts) for bank, parts in evaluated.items()]
     metadata = described(log, run_id, step, progress) | {"parameters_sha256": parameters_sha256}
     publish(log.save_kept, step, held, metadata, leads=not dist.get_rank())

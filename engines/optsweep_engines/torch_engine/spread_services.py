@@ -23,7 +23,7 @@ class SpreadServices(Services):
 
     def __init__(self, spec: RunSpec, decoder: SpreadDecoder, ranks: Ranks, names: Sequence[str]) -> None:
         super().__init__(spec, {}, decoder.dtype)
-        self.decoder = self.spread_decoder = decoder
+        self.decoder: SpreadDecoder = decoder
         self.ranks = ranks
         self.names = names
 
@@ -51,7 +51,7 @@ class SpreadServices(Services):
     @torch.no_grad()
     def labels(self, x_BT: Tensor, uniform_BT: Tensor) -> Tensor:
         """As of the base."""
-        found: Tensor = self.spread_decoder.through(x_BT, lambda hidden, head: drawn(hidden, head, uniform_BT))
+        found: Tensor = self.decoder.through(x_BT, lambda hidden, head: drawn(hidden, head, uniform_BT))
         return found
 
     @torch.enable_grad()

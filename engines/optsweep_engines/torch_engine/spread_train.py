@@ -55,17 +55,15 @@ class SpreadTrainer(Trainer):
             initial: bank by bank, for memory's sake.
         """
         self.sizes = sizes
-        self.initial = initial
-        super().__init__(spec, data_root, device, optimizer_file)
+        super().__init__(spec, data_root, device, optimizer_file, initial)  # type: ignore[arg-type]  # `build` takes it
 
-    def build(self, optimizer_file: Path | None, initial: Mapping[str, Any] | None) -> None:
+    def build(self, optimizer_file: Path | None, initial: Any) -> None:
         """Parameters, model and optimizer."""
         spec = self.spec
         table = parameter_table(spec.shape)
-        values = self.initial or ((item.name, initial_parameter(spec.shape, spec.seed, item)) for item in table)
+        values: Values = initial or ((item.name, initial_parameter(spec.shape, spec.seed, item)) for item in table)
         axes = Axes.joined(self.sizes, self.device)
         self.spread = Spread(table, axes, self.device, self.dtype, values)
-        self.initial = None
         self.names = [name for bank in self.spread.items for name in self.spread.names(bank)]
         parts = [part for bank in self.spread.items for part in self.spread.parts[bank]]
         self.params = dict(zip(self.names, parts, strict=True))
