@@ -13,6 +13,7 @@ import pytest
 from optsweep_engines.certify import NoLog, Request
 from optsweep_engines.spec import RunSpec
 from optsweep_engines.torch_engine import TorchEngine
+from optsweep_tui import rundir
 from optsweep_tui.certificates.parity import CONTROLS, LATER
 from tests.e2e import workbench
 from tests.e2e.workbench import optsweep
@@ -107,8 +108,11 @@ def test_a_run_over_two_processes_survives_the_death_of_either(
         [before], [after] = (list(workbench.records(each).values()) for each in (undisturbed, disturbed))
         assert after["status"] == "done" and after["resumed_from_step"] > 0
         assert after["attempt"] == len(victims) + 1
-        [first] = [json.loads(path.read_text()) for path in disturbed.glob("runs/*/a1/record.json")]
-        assert (first["status"], first["error"]) == ("failed", "RuntimeError: process 1 of this run is gone (signal 9)")
+        [first] = disturbed.glob("runs/*/a1")
+        ending = json.loads((first / "exit.json").read_text())
+        assert (ending["reason"], ending["signal"]) == ("died", 9), "as if a run of one process had been killed"
+        told = [event for event in rundir.events(first) if event["kind"] == "process_killed"]
+        assert [(event["process"], event["signal"]) for event in told] == [(1, 9)]
         assert after["parameters_sha256"] == before["parameters_sha256"]
         assert workbench.processes(disturbed, FOLLOWER) == [], "no process is left"
     finally:

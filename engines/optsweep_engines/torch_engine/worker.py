@@ -82,7 +82,13 @@ def leading(log: RunLog, attempt_folder: Path, count: int) -> Iterator[SharedLog
             lost = gone(others)
             if lost is None:
                 raise
-            raise RuntimeError(lost) from error
+            index, number = lost
+            print(f"process {index} of this run was killed by signal {number}: {error}", file=sys.stderr, flush=True)
+            log.event("process_killed", process=index, signal=number)
+            os.kill(
+                os.getpid(), number
+            )  # a death as of the one process of other runs: they go on, with the same patience
+            raise
         finally:
             over.set()
             if dist.is_initialized():
@@ -94,14 +100,14 @@ def leading(log: RunLog, attempt_folder: Path, count: int) -> Iterator[SharedLog
                 other.wait()
 
 
-def gone(others: Sequence[subprocess.Popen[bytes]]) -> str | None:
-    """Which of the further processes was killed, in one line; None where none was."""
+def gone(others: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
+    """(number, signal) of a further process that was killed; None where none was."""
     limit = time.monotonic() + LOOK_SECONDS
     while True:
         for index, other in enumerate(others, start=1):
             status = other.poll()
             if status is not None and status < 0:
-                return f"process {index} of this run is gone (signal {-status})"
+                return index, -status
         if time.monotonic() >= limit:
             return None
         time.sleep(0.02)
@@ -116,6 +122,8 @@ def _watch(other: subprocess.Popen[bytes], over: threading.Event, seconds: float
     status = other.wait()
     if status != 0 and not over.wait(seconds):
         print(f"process {other.pid} of this run ended with {status}: so does this one", file=sys.stderr, flush=True)
+        if status < 0:
+            os.kill(os.getpid(), -status)
         os._exit(run.EXIT_FAILED)
 
 
