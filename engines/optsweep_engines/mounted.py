@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,21 @@ _NO_RENAME = (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL, errno.E
 
 def put(path: Path, data: bytes) -> None:
     """Write a whole file: by a rename where the mount can do that, else by one open and close (objects appear at the close)."""
+    _put(path, lambda target: _write(target, data))
+
+
+def _put(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
-        _write(temporary, data)
+        write(temporary)
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if error.errno not in _NO_RENAME:
             raise
-        _write(path, data)
+        write(path)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -61,17 +65,7 @@ def put_json(path: Path, data: Any) -> None:
 
 def put_file(path: Path, source: Path) -> None:
     """`put` of a large file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
-    try:
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if error.errno not in _NO_RENAME:
-            raise
-        shutil.copyfile(source, path)
+    _put(path, lambda target: shutil.copyfile(source, target))
 
 
 def read_table(path: Path) -> dict[str, Any] | None:

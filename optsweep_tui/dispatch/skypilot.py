@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from optsweep_engines.shim_batch import CONTINUED
@@ -106,20 +106,12 @@ class SkyDispatcher(PumpedDispatcher):
         self.pump.start()
         return True
 
-    def poll(self, run_ids: Iterable[str]) -> Mapping[str, RunState]:
-        """States as the storage last told them; a run whose job will go on is queued."""
-        states = {}
-        changed, self.pump.changed = self.pump.changed, set()
-        for run_id in run_ids:
-            known = self._cached.get(run_id)
-            fixed = known is not None and self.pump.holds and known.state in ("submitting", "queued", "running")
-            if known is None or run_id in changed or not fixed:
-                known = rundir.state_of(self._workspace.runs / run_id)
-                if known.state == "lost" and self._goes_on(known):
-                    known = dataclasses.replace(known, state="queued")
-                self._cached[run_id] = known
-            states[run_id] = known
-        return states
+    def _state(self, run_id: str) -> RunState:
+        """As the storage last told it; a run whose job will go on is queued."""
+        state = super()._state(run_id)
+        if state.state == "lost" and self._goes_on(state):
+            return dataclasses.replace(state, state="queued")
+        return state
 
     def cancel(self, run_ids: Iterable[str]) -> None:
         """Leave the marker here; the pump takes it into the storage, and jobs that wait out of the queue."""

@@ -172,17 +172,6 @@ class SlurmDispatcher(PumpedDispatcher):
         self.pump.start()
         return True
 
-    def poll(self, run_ids: Iterable[str]) -> Mapping[str, RunState]:
-        """States now: files say them, the pump what it knows beyond; a run whose task will be started again is queued."""
-        states = {}
-        changed, self.pump.changed = self.pump.changed, set()
-        for run_id in run_ids:
-            known = self._cached.get(run_id)
-            if known is None or run_id in changed or not self._unchanged(known):
-                known = self._cached[run_id] = self._state(run_id)
-            states[run_id] = known
-        return states
-
     def _unchanged(self, known: RunState) -> bool:
         """Whether a state can be taken as it was: the pump would have told, or two looks at files say so."""
         if self.pump.holds and self.pump.state((known.run_id, known.attempt)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from optsweep_tui import rundir
@@ -14,7 +14,6 @@ from optsweep_tui.dispatch.links import Link
 from optsweep_tui.dispatch.pump import Pump
 from optsweep_tui.dispatch.pumped import PumpedDispatcher
 from optsweep_tui.dispatch.teamsite import site_of
-from optsweep_tui.rundir import RunState
 from optsweep_tui.settings import Workspace
 
 CONNECT_SECONDS = 40.0
@@ -83,23 +82,6 @@ class SshDispatcher(PumpedDispatcher):
                     submitted.append(run_id)
         self.advance()
         return submitted
-
-    def poll(self, run_ids: Iterable[str]) -> Mapping[str, RunState]:
-        """States as the host last told them; read again where the pump has changed something."""
-        states = {}
-        changed, self.pump.changed = self.pump.changed, set()
-        trusted = self.pump.holds
-        for run_id in run_ids:
-            known = self._cached.get(run_id)
-            if (
-                known is None
-                or run_id in changed
-                or not trusted
-                or known.state not in ("submitting", "queued", "running")
-            ):
-                known = self._cached[run_id] = rundir.state_of(self._workspace.runs / run_id)
-            states[run_id] = known
-        return states
 
     def cancel(self, run_ids: Iterable[str]) -> None:
         """Leave the marker here; the pump takes it there."""
